@@ -1,0 +1,3 @@
+"""Vidsieve: fewer visual tokens for video LLMs in transformers, with no training."""
+
+__version__ = "0.1.0"
