@@ -1,0 +1,147 @@
+"""What a stage may decide, and the two ways a ratio becomes a count.
+
+A stage returns one of these frozen records; the core checks and applies it. Flat indices count `frame * tokens + token`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class KeepFrames:
+    """Units (frames, or temporal patches) that the vision tower must encode. True stays."""
+
+    mask: Bool[Tensor, " units"]
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Which frames belong together: one segment number a frame, starting at 0 and never falling."""
+
+    labels: Int[Tensor, " frames"]
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """How the token total is shared over frames.
+
+    `share` is relative (only proportions matter) and independent of the retention ratio. `group`, if given, says
+    which frames share one budget line. `counts` fixes the tokens per frame instead; a policy file allows it only
+    with `exact: false`.
+    """
+
+    share: Float[Tensor, " frames"] | None = None
+    group: Int[Tensor, " frames"] | None = None
+    counts: Int[Tensor, " frames"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """How much each token matters; higher means keep. Finite or +inf, float32.
+
+    On video tokens the axes are frames and tokens; from `prune_layer` one axis, the visual tokens of the video.
+    """
+
+    values: Float[Tensor, "*tokens"]
+
+
+@dataclass(frozen=True, eq=False)
+class Keep:
+    """Which tokens stay. `scores` lets the core mend rounding; `protected` tokens are never touched by that."""
+
+    mask: Bool[Tensor, "*tokens"]
+    scores: Float[Tensor, "*tokens"] | None = None
+    protected: Bool[Tensor, "*tokens"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """Which tokens melt into which: pairs of flat indices, and what each source brings.
+
+    A target lists itself as a source; a living token in no pair is dropped. The merged feature is the weighted mean
+    of its sources in float32; without `weight` each source brings the number of originals it stands for.
+    """
+
+    source: Int[Tensor, " pairs"]
+    target: Int[Tensor, " pairs"]
+    weight: Float[Tensor, " pairs"] | None = None
+
+    @classmethod
+    def assign(cls, into: Int[Tensor, "*tokens"]) -> "Merge":
+        """The merge in which token i melts into flat token `into[i]`; −1 drops it, itself keeps it."""
+        flat = into.flatten()
+        source = torch.nonzero(flat >= 0).squeeze(1)
+        return cls(source=source, target=flat[source])
+
+
+@dataclass(frozen=True, eq=False)
+class KeepKV:
+    """Which visual KV entries the layers after the prune point attend to in this decode step.
+
+    `index` holds visual token numbers of the row (0 = first visual token), −1 where a row keeps fewer than the
+    widest; the width is fixed for a request. A row with `active` False attends to everything. `state` is handed to
+    the next step: batch-first tensors, or None.
+    """
+
+    index: Int[Tensor, "rows kept"]
+    active: Bool[Tensor, " rows"]
+    state: dict[str, Any] | None = None
+
+
+def tokens_to_keep(count: int, ratio: float) -> int:
+    """How many of `count` tokens a ratio keeps: `max(1, floor(round(count * ratio, 6)))`, never more than `count`.
+
+    The rounding to six digits keeps 0.29 * 100 from becoming 28.
+    """
+    if count <= 0:
+        return 0
+    return min(count, max(1, int(round(count * ratio, 6))))
+
+
+def apportion(
+    share: Float[Tensor, " groups"] | Sequence[float], total: int, cap: Int[Tensor, " groups"] | Sequence[int]
+) -> Int[Tensor, " groups"]:
+    """Integer counts in proportion to `share` that sum to `min(total, sum(cap))`, none above its `cap`.
+
+    Largest-remainder rounding; what a cap cuts off is shared again over the rest in proportion; ties go to the lower
+    index. Shares must be finite and not negative; if all are zero, they count as equal.
+    """
+    share = torch.as_tensor(share, dtype=torch.float64)
+    cap = torch.as_tensor(cap, dtype=torch.int64, device=share.device)
+    counts = torch.zeros_like(cap)
+    room = cap.clone()
+    left = (cap.sum().clamp(max=total)).to(torch.int64)
+    # Each round fills at least one group to its cap or places all that is left, so `groups` rounds are enough; the
+    # usual case needs one, and the loop leaves as soon as nothing is left.
+    for _ in range(cap.numel() + 1):
+        counts, room, left = _apportion_round(share, counts, room, left)
+        if not bool(left > 0):
+            break
+    return counts
+
+
+def _apportion_round(
+    share: Float[Tensor, " groups"], counts: Int[Tensor, " groups"], room: Int[Tensor, " groups"], left: Int[Tensor, ""]
+) -> tuple[Int[Tensor, " groups"], Int[Tensor, " groups"], Int[Tensor, ""]]:
+    """One round of largest-remainder sharing of `left` over the groups that have room."""
+    open_share = torch.where(room > 0, share, torch.zeros_like(share))
+    open_share = torch.where(open_share.sum() > 0, open_share, (room > 0).to(share.dtype))
+    wanted = open_share / open_share.sum().clamp(min=1e-300) * left
+    # 1e-9 forgives 2.9999999996, which is 3 in exact arithmetic
+    base = torch.floor(wanted + 1e-9).to(torch.int64)
+    capped = torch.minimum(base, room)
+    if bool((capped < base).any()):
+        placed = capped
+    else:
+        remainder = torch.where(room > base, (wanted - base).clamp(min=0), torch.full_like(wanted, -1.0))
+        order = torch.argsort(remainder, descending=True, stable=True)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(order.numel(), device=order.device)
+        extra = (rank < left - base.sum()) & (room > base)
+        placed = base + extra.to(torch.int64)
+    return counts + placed, room - placed, left - placed.sum()

@@ -1,0 +1,130 @@
+"""What a stage is shown. Everything here is read-only; a stage answers with a plan from `plans`.
+
+Axes: `frames` are the units the vision tower encodes (for Qwen-VL a temporal patch of two source frames), `tokens`
+the visual tokens of one frame after projector and merger, `dim` the width of the language model.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidsieve.framework.plans import Budget, Scores, Segments
+
+Signal = Literal["pixel_difference", "vision_attention", "pre_merger_features"]
+SIGNALS: tuple[str, ...] = get_args(Signal)
+"""Extra tensors a stage may ask an adapter for. The list is closed."""
+
+INPUTS: tuple[str, ...] = ("token_grid", "timestamps_s", "question")
+"""Optional fields of `VideoTokens` a stage may need, beside the signals."""
+
+
+@dataclass(frozen=True)
+class VideoShape:
+    """The sizes that decide which retention ratios are attainable.
+
+    `frames` and `tokens` (per frame) count what the vision tower makes; `layers` the decoder layers. `alive`, if
+    given, is how many tokens of each frame earlier stages left.
+    """
+
+    frames: int
+    tokens: int
+    layers: int = 1
+    alive: tuple[int, ...] | None = None
+
+    @property
+    def per_frame(self) -> tuple[int, ...]:
+        """Tokens offered in each frame."""
+        return self.alive if self.alive is not None else (self.tokens,) * self.frames
+
+    @property
+    def total(self) -> int:
+        """Tokens offered in all."""
+        return sum(self.per_frame)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FrameBatch:
+    """Step 1, before the vision tower: the pixels of one video, a unit per row (a frame or a temporal patch)."""
+
+    pixels: Float[Tensor, "units frames channels height width"]
+    timestamps_s: Float[Tensor, " units"] | None = None
+    keep_budget: int | None = None
+    rng: torch.Generator | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VideoTokens:
+    """Steps 3 to 7: the visual tokens of one video, as projected to the language model's width.
+
+    `keep` marks the tokens still alive; features of dead tokens must not influence a decision. `weight` counts the
+    originals a token stands for. `budget`, `scores` and `segments` hold what earlier stages made, or None.
+    `token_budget` is the number of tokens to leave, given to the last reducing stage only; `retention_ratio` is what
+    the policy was asked for. `token_grid` is (t, h, w) in visual tokens. `frame_index` numbers the original units.
+    `question` holds the input embeddings of the text after the last visual token. `rng` lives on the CPU and is
+    seeded from the seed, the index of the video in its own request and the position of the stage. `state` carries
+    what a stage kept from earlier chunks of a stream.
+    """
+
+    features: Float[Tensor, "frames tokens dim"]
+    keep: Bool[Tensor, "frames tokens"]
+    weight: Float[Tensor, "frames tokens"]
+    frame_index: Int[Tensor, " frames"]
+    rng: torch.Generator
+    token_budget: int | None = None
+    retention_ratio: float | None = None
+    token_grid: tuple[int, int, int] | None = None
+    timestamps_s: Float[Tensor, " frames"] | None = None
+    question: Float[Tensor, "words dim"] | None = None
+    budget: Budget | None = None
+    scores: Scores | None = None
+    segments: Segments | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
+    state: Any = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LayerTokens:
+    """Step 9, in prefill: the visual tokens of one video after decoder layer `layer` (zero-based) of `layers`.
+
+    `hidden` is what the coming layer would read, `hidden_before` what `layer` read; both in order of appearance.
+    `text` holds the hidden states of the prompt's text tokens. `attention(rows, of=...)` gives softmaxed attention of
+    query rows ("last", or indices into the prompt) to the visual tokens: of the "previous" layer, or of the "next"
+    one (its norm, queries and keys). `count` is how many tokens to leave, or None when the stage's setting decides.
+    """
+
+    hidden: Float[Tensor, "visual dim"]
+    hidden_before: Float[Tensor, "visual dim"]
+    text: Float[Tensor, "words dim"]
+    frame: Int[Tensor, " visual"]
+    token: Int[Tensor, " visual"]
+    weight: Float[Tensor, " visual"]
+    layer: int
+    layers: int
+    attention: Callable[..., Float[Tensor, "heads rows visual"]]
+    rng: torch.Generator
+    count: int | None = None
+    budget: Budget | None = None
+    scores: Scores | None = None
+    segments: Segments | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DecodeStep:
+    """Step 10: one decode step of a batch, seen from the prune point of a stage.
+
+    `attention` is the softmaxed attention of the newest token to the visual tokens of its row: the softmax runs over
+    all keys and is not renormalised; float32. `valid` marks real visual tokens (rows differ in number); `counts` says
+    the same in Python integers, so that widths need no read-back from the device. `state` is what the stage returned
+    for the step before, or None at the first. `keys` and `query` of the prune point's layer are there for methods
+    that rank without attention.
+    """
+
+    attention: Float[Tensor, "rows heads visual"]
+    valid: Bool[Tensor, "rows visual"]
+    counts: tuple[int, ...]
+    layer: int
+    state: dict[str, Any] | None = None
