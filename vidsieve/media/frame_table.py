@@ -1,0 +1,111 @@
+"""When the frames of a video are shown: found from its packets, without decoding one of them.
+
+A packet is a frame in nearly every file. Where it is not (no timestamps, hidden reference frames), the
+table is made by decoding once, keeping nothing.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.stream import VideoStream
+from jaxtyping import Int64
+
+from vidsieve.framework.errors import MediaError
+
+UNKNOWN_FPS = Fraction(24)  # what transformers assumes of a video that does not say
+LOST_SHARE, LOST_S = 0.05, 0.5  # a file without a frame count may end this much before its header says
+
+
+@dataclass(frozen=True, eq=False)
+class FrameTable:
+    """Frames of a video in the order they are shown.
+
+    pts: time of each in ticks of `time_base` seconds.  end: ticks at which the last one goes.
+    keyframes: pts of those that can be decoded alone; empty if seeking cannot be relied upon.
+    """
+
+    pts: Int64[np.ndarray, " frames"]
+    end: int
+    keyframes: Int64[np.ndarray, " keyframes"]
+    time_base: Fraction
+    fps: Fraction
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from the first frame to the end of the last."""
+        return (self.end - int(self.pts[0])) * self.time_base
+
+
+def table_from_packets(container: InputContainer, stream: VideoStream, path: Path) -> FrameTable | None:
+    """The table, or None where packets do not tell. A file cut short raises MediaError."""
+    shown: list[tuple[int | None, int, bool]] = []
+    packets, end_s = 0, Fraction(0)
+    for packet in container.demux():
+        if packet.size == 0:
+            continue
+        if packet.pts is not None and packet.time_base:
+            end_s = max(end_s, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.stream.index != stream.index:
+            continue
+        packets += 1
+        if not packet.is_discard:
+            shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+    times = [pts for pts, _, _ in shown if pts is not None]
+    _check_whole(container, stream, path, packets, end_s)
+    if not times or len(set(times)) != len(shown) or stream.time_base is None:
+        return None
+    last = max(shown)
+    keyframes = sorted(pts for pts, _, key in shown if key and pts is not None)
+    fps = source_fps(stream)
+    step = last[1] or max(1, round(1 / fps / stream.time_base))
+    return FrameTable(
+        np.array(sorted(times), dtype=np.int64),
+        max(times) + step,
+        np.array(keyframes, dtype=np.int64),
+        stream.time_base,
+        fps,
+    )
+
+
+def table_from_frames(container: InputContainer, stream: VideoStream) -> FrameTable | None:
+    """The table by decoding everything and keeping nothing; None for a video without a frame.
+
+    Times are those of the frames where all have one, else frame numbers over the frame rate.
+    """
+    times = [frame.pts for frame in container.decode(stream)]
+    if not times:
+        return None
+    fps, none = source_fps(stream), np.empty(0, dtype=np.int64)
+    if stream.time_base is None or any(t is None for t in times) or len(set(times)) != len(times):
+        return FrameTable(np.arange(len(times), dtype=np.int64), len(times), none, 1 / fps, fps)
+    step = max(1, round(1 / fps / stream.time_base))
+    ticks = np.array(times, dtype=np.int64)
+    return FrameTable(ticks, int(ticks.max()) + step, none, stream.time_base, fps)
+
+
+def source_fps(stream: VideoStream) -> Fraction:
+    """Frames per second of the source; 24 where the file does not say."""
+    return stream.average_rate or stream.guessed_rate or stream.base_rate or UNKNOWN_FPS
+
+
+def _check_whole(
+    container: InputContainer, stream: VideoStream, path: Path, packets: int, end_s: Fraction
+) -> None:
+    """Refuse a file that ends before its header says."""
+    if stream.frames and stream.duration and stream.time_base:
+        # Both must fall short: an edit list hides frames that the header still counts.
+        promised_s = (stream.duration + (stream.start_time or 0)) * stream.time_base
+        cut = packets < stream.frames and promised_s - end_s > 1 / source_fps(stream) / 2
+    else:
+        promised_s = Fraction((container.duration or 0) + max(0, container.start_time or 0), av.time_base)
+        cut = promised_s - end_s > max(LOST_S, LOST_SHARE * promised_s)
+    if cut:
+        promised = f"{stream.frames} frames, " if stream.frames else ""
+        raise MediaError(
+            f"{path}: the header promises {promised}{float(promised_s):.2f} s, but the file ends after "
+            f"{packets} frames, {float(end_s):.2f} s: it was cut short; copy or download it again"
+        )

@@ -1,0 +1,161 @@
+"""A video file to a Clip, through PyAV (FFmpeg): only the frames asked for are kept in memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from vidsieve.framework.errors import MediaError
+from vidsieve.media.clip import Clip
+from vidsieve.media.frame_table import FrameTable, table_from_frames, table_from_packets
+from vidsieve.media.sampling import check_request, choose_frames
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),
+    *(".ts", ".m2ts", ".flv", ".wmv", ".3gp", ".ogv", ".gif"),
+)
+
+
+def read_video(
+    path: str | Path,
+    *,
+    frames: int | None = None,
+    fps: float | int | None = None,
+    max_frames: int | None = None,
+) -> Clip:
+    """Frames of the video at `path`, spread evenly over it: `frames` of them, or `fps` a second.
+
+    With neither, 16 frames. A video with fewer frames gives all it has. `max_frames` caps either way; by
+    fps the cap is 768 unless said. Rotation in the file is applied. The same file gives the same frames.
+
+    Raises UsageError for a request that contradicts itself, MediaError for a file that is missing, is no
+    video, has no frame, or ends before its header says.
+    """
+    check_request(frames, fps, max_frames)
+    file = _existing_file(path)
+    with _opened(file) as (container, stream):
+        table = table_from_packets(container, stream, file)
+    if table is not None:
+        index = choose_frames(table, frames, fps, max_frames)
+        with _opened(file) as (container, stream):
+            pictures = _at_times(container, stream, table, index)
+        if pictures is not None:
+            return _clip(file, table, index, pictures)
+    with _opened(file) as (container, stream):
+        table = table_from_frames(container, stream)
+    if table is None:
+        raise MediaError(f"{file}: no frame could be decoded; check the file with a player")
+    index = choose_frames(table, frames, fps, max_frames)
+    with _opened(file) as (container, stream):
+        pictures = _at_positions(container, stream, index)
+    return _clip(file, table, index, pictures)
+
+
+def list_videos(folder: str | Path) -> list[Path]:
+    """The video files directly in `folder`, sorted by name; hidden ones are left out."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise MediaError(f"{root}: a folder of videos was asked for, it is not there; check the path")
+    found = [f for f in root.iterdir() if f.is_file() and f.suffix.lower() in VIDEO_SUFFIXES]
+    videos = sorted(f for f in found if not f.name.startswith("."))
+    if not videos:
+        raise MediaError(f"{root}: no video in this folder; known are {', '.join(VIDEO_SUFFIXES)}")
+    return videos
+
+
+def _existing_file(path: str | Path) -> Path:
+    file = Path(path)
+    if file.is_dir():
+        raise MediaError(f"{file}: a video file was asked for, this is a folder; name one file in it")
+    if not file.exists():
+        raise MediaError(f"{file}: no such file; check the path")
+    return file
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first video stream; FFmpeg's errors become MediaError."""
+    try:
+        with av.open(str(file)) as container:
+            pictures = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
+            if not pictures:
+                kinds = sorted({s.type for s in container.streams})
+                raise MediaError(
+                    f"{file}: no video stream, only {', '.join(kinds) or 'nothing'}; choose another file"
+                )
+            pictures[0].thread_type = "AUTO"
+            yield container, pictures[0]
+    except (av.error.FFmpegError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"{file}: not a readable video ({reason}); is it complete, and a video?") from error
+
+
+def _at_times(
+    container: InputContainer, stream: VideoStream, table: FrameTable, index: Int64[np.ndarray, " chosen"]
+) -> dict[int, UInt8[np.ndarray, "height width 3"]] | None:
+    """The chosen frames by index, leaping to keyframes on the way; None if the file's times do not hold."""
+    if len(table.keyframes) == 0:
+        return None
+    pictures: dict[int, np.ndarray] = {}
+    reached, decoder = int(table.keyframes[0]), container.decode(stream)
+    for i in np.unique(index):
+        wanted = int(table.pts[i])
+        before = table.keyframes[table.keyframes <= wanted]
+        if len(before) and before[-1] > reached:
+            container.seek(int(before[-1]), stream=stream)
+            decoder = container.decode(stream)
+        frame = next((f for f in decoder if f.pts is None or f.pts >= wanted), None)
+        if frame is None or frame.pts != wanted:
+            return None
+        reached = wanted
+        pictures[int(i)] = _upright(frame)
+    return pictures
+
+
+def _at_positions(
+    container: InputContainer, stream: VideoStream, index: Int64[np.ndarray, " chosen"]
+) -> dict[int, UInt8[np.ndarray, "height width 3"]]:
+    """The chosen frames by index, decoding from the start."""
+    wanted = set(index.tolist())
+    numbered = enumerate(container.decode(stream))
+    return {i: _upright(frame) for i, frame in numbered if i in wanted}
+
+
+def _upright(frame: VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
+    """The frame as RGB, turned as the file asks (by quarter turns)."""
+    turns = round(frame.rotation / 90) % 4
+    return np.rot90(frame.to_ndarray(format="rgb24"), turns)
+
+
+def _clip(
+    file: Path,
+    table: FrameTable,
+    index: Int64[np.ndarray, " chosen"],
+    pictures: dict[int, UInt8[np.ndarray, "height width 3"]],
+) -> Clip:
+    shapes = {p.shape for p in pictures.values()}
+    if len(shapes) > 1:
+        raise MediaError(f"{file}: the frame size changes within the video {sorted(shapes)}; re-encode it")
+    frames = torch.from_numpy(np.stack([pictures[int(i)] for i in index]).transpose(0, 3, 1, 2).copy())
+    return Clip(
+        frames=frames,
+        timestamps_s=_seconds(table, index),
+        fps=float(table.fps),
+        duration_s=float(table.duration),
+        source=str(file),
+        frame_index=torch.from_numpy(index),
+        source_frames=len(table.pts),
+    )
+
+
+def _seconds(table: FrameTable, index: Int64[np.ndarray, " chosen"]) -> Tensor:
+    ticks = torch.from_numpy(table.pts[index] - table.pts[0])
+    return (ticks.double() * float(table.time_base)).float()
