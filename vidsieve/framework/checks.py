@@ -1,0 +1,158 @@
+"""The door every plan passes: shape, dtype, device and content, checked always, one read-back a plan.
+
+Each function raises PlanError: *which stage: what was expected, what came, what to do*.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from vidsieve.framework.errors import PlanError
+from vidsieve.framework.plans import Budget, Keep, KeepFrames, KeepKV, Merge, Scores, Segments
+
+_ALLOWED: dict[str, tuple[type, ...]] = {
+    "reduce_frames": (KeepFrames,),
+    "segment_frames": (Segments,),
+    "budget_frames": (Budget,),
+    "score_tokens": (Scores,),
+    "select_tokens": (Keep,),
+    "merge_tokens": (Merge, Keep),
+    "prune_layer": (Scores, Keep, Merge),
+    "prune_kv": (KeepKV,),
+}
+
+
+def check_type(where: str, hook: str, plan: object) -> None:
+    """The plan must be of a kind the hook may return; None gets its own sentence."""
+    allowed = _ALLOWED[hook]
+    if isinstance(plan, allowed):
+        return
+    names = " or ".join(kind.__name__ for kind in allowed)
+    if plan is None:
+        raise PlanError(f"{where}: returned nothing; return {names}. To change nothing, return a plan that says so.")
+    raise PlanError(f"{where}: must return {names}, got {type(plan).__name__}.")
+
+
+def check_tensor(where: str, what: str, value: object, shape: Sequence[int | None], dtype: str, like: Tensor) -> None:
+    """`value` must be a tensor of `shape` (None: any size), of kind `dtype`, on the device of `like`."""
+    if not isinstance(value, Tensor):
+        raise PlanError(f"{where}: {what} must be a tensor, got {type(value).__name__}.")
+    fits = value.dim() == len(shape) and all(n is None or n == m for n, m in zip(shape, value.shape, strict=True))
+    if not fits:
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise PlanError(f"{where}: {what} must have shape ({wanted}), got {tuple(value.shape)}.")
+    kinds = {"bool": (torch.bool,), "float32": (torch.float32,), "int": (torch.int64, torch.int32)}
+    if dtype == "float":
+        wrong = not value.dtype.is_floating_point
+    else:
+        wrong = value.dtype not in kinds[dtype]
+    if wrong:
+        hint = " Score in float32 whatever the model's dtype: features.float()." if dtype == "float32" else ""
+        raise PlanError(f"{where}: {what} must be {dtype}, got {str(value.dtype).removeprefix('torch.')}.{hint}")
+    if value.device != like.device:
+        raise PlanError(f"{where}: {what} must be on {like.device}, where the tokens are, got {value.device}.")
+
+
+def _refuse(where: str, faults: Sequence[tuple[Tensor, str]]) -> None:
+    """Raise for the first fault whose flag is set; all flags are read back at once."""
+    flags = torch.stack([flag.reshape(()) for flag, _ in faults]).tolist()
+    for flag, (_, text) in zip(flags, faults, strict=True):
+        if flag:
+            raise PlanError(f"{where}: {text}")
+
+
+def check_segments(where: str, plan: Segments, frames: int, like: Tensor) -> None:
+    """Labels start at 0 and never fall."""
+    check_tensor(where, "Segments.labels", plan.labels, (frames,), "int", like)
+    _refuse(
+        where,
+        [
+            (plan.labels[0] != 0, "Segments.labels must start at 0."),
+            ((plan.labels.diff() < 0).any(), "Segments.labels must never fall from one frame to the next."),
+        ],
+    )
+
+
+def check_budget(where: str, plan: Budget, frames: int, like: Tensor, *, exact: bool) -> None:
+    """Exactly one of share and counts; counts only where exact totals are switched off."""
+    if (plan.share is None) == (plan.counts is None):
+        raise PlanError(f"{where}: Budget takes either share or counts, got {'both' if plan.counts is not None else 'none'}.")
+    if plan.group is not None:
+        check_tensor(where, "Budget.group", plan.group, (frames,), "int", like)
+    if plan.counts is not None:
+        if exact:
+            raise PlanError(f"{where}: Budget.counts would break the exact total; return a share, or set `exact: false`.")
+        check_tensor(where, "Budget.counts", plan.counts, (frames,), "int", like)
+        _refuse(where, [((plan.counts < 0).any(), "Budget.counts has a negative count.")])
+        return
+    check_tensor(where, "Budget.share", plan.share, (frames,), "float", like)
+    assert plan.share is not None
+    bad = ~torch.isfinite(plan.share) | (plan.share < 0)
+    _refuse(where, [(bad.any(), "Budget.share must be finite and not negative, got NaN, infinity or less than 0.")])
+
+
+def check_scores(where: str, plan: Scores, alive: Bool[Tensor, "*tokens"]) -> None:
+    """float32; finite or +inf on living tokens. What dead tokens score does not matter."""
+    check_tensor(where, "Scores.values", plan.values, tuple(alive.shape), "float32", alive)
+    bad = (torch.isnan(plan.values) | (plan.values == -torch.inf)) & alive
+    _refuse(where, [(bad.any(), "Scores.values must be finite or +inf, got NaN or -inf on a living token.")])
+
+
+def check_keep(where: str, plan: Keep, alive: Bool[Tensor, "*tokens"]) -> None:
+    """A subset of the living tokens that is not empty."""
+    shape = tuple(alive.shape)
+    check_tensor(where, "Keep.mask", plan.mask, shape, "bool", alive)
+    faults = [
+        ((plan.mask & ~alive).any(), "Keep.mask keeps a token that an earlier stage dropped; AND it with tokens.keep."),
+        (~plan.mask.any(), "Keep.mask drops every visual token; keep at least one."),
+    ]
+    if plan.scores is not None:
+        check_tensor(where, "Keep.scores", plan.scores, shape, "float", alive)
+        faults.append(((torch.isnan(plan.scores) & alive).any(), "Keep.scores has NaN on a living token."))
+    if plan.protected is not None:
+        check_tensor(where, "Keep.protected", plan.protected, shape, "bool", alive)
+        faults.append(((plan.protected & ~plan.mask).any(), "Keep.protected marks a token that Keep.mask drops."))
+    _refuse(where, faults)
+
+
+def check_merge(where: str, plan: Merge, alive: Bool[Tensor, "frames tokens"]) -> None:
+    """Pairs within bounds, living tokens only, every target lists itself, no chains, positive weights."""
+    total = alive.numel()
+    check_tensor(where, "Merge.source", plan.source, (None,), "int", alive)
+    check_tensor(where, "Merge.target", plan.target, tuple(plan.source.shape), "int", alive)
+    if plan.source.numel() == 0:
+        raise PlanError(f"{where}: Merge has no pair, which drops every visual token; keep at least one.")
+    both = torch.cat([plan.source, plan.target])
+    _refuse(where, [(((both < 0) | (both >= total)).any(), f"Merge indices must be in 0 to {total - 1}.")])
+    flat = alive.flatten()
+    is_target = torch.zeros(total, dtype=torch.bool, device=alive.device)
+    is_target[plan.target] = True
+    lists_itself = torch.zeros_like(is_target)
+    same = plan.source == plan.target
+    lists_itself[plan.source[same]] = True
+    faults = [
+        (~flat[both].all(), "Merge names a token that an earlier stage dropped."),
+        ((is_target & ~lists_itself).any(), "a Merge target must list itself as a source."),
+        ((is_target[plan.source] & ~same).any(), "Merge has a chain: a target melts into another target."),
+    ]
+    if plan.weight is not None:
+        check_tensor(where, "Merge.weight", plan.weight, tuple(plan.source.shape), "float", alive)
+        mass = torch.zeros(total, dtype=torch.float32, device=alive.device)
+        mass.index_add_(0, plan.target.long(), plan.weight.float())
+        faults.append(((~torch.isfinite(plan.weight) | (plan.weight < 0)).any(), "Merge.weight must be finite and >= 0."))
+        faults.append(((is_target & (mass <= 0)).any(), "Merge.weight sums to 0 on a target."))
+    _refuse(where, faults)
+
+
+def check_keep_frames(where: str, plan: KeepFrames, units: int, like: Tensor) -> None:
+    """At least one unit stays."""
+    check_tensor(where, "KeepFrames.mask", plan.mask, (units,), "bool", like)
+    _refuse(where, [(~plan.mask.any(), "KeepFrames.mask drops every unit; keep at least one.")])
+
+
+def check_keep_kv(where: str, plan: KeepKV, rows: int, like: Tensor) -> None:
+    """Shape, dtype and device only: this runs every decode step, so nothing is read back."""
+    check_tensor(where, "KeepKV.index", plan.index, (rows, None), "int", like)
+    check_tensor(where, "KeepKV.active", plan.active, (rows,), "bool", like)

@@ -1,0 +1,316 @@
+"""`Policy`: ordered stages, the ratio they are asked for, and the rules of a composition that makes sense."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from pydantic import ValidationError
+
+from vidsieve.framework.errors import PolicyError, UnknownNameError, UsageError
+from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
+from vidsieve.framework.stage import Stage
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from vidsieve.framework.pipeline import TokenPlan
+    from vidsieve.framework.records import VideoShape
+
+FORMAT = 1
+Positions = Literal["original", "compact"]
+
+
+@dataclass(frozen=True, eq=False)
+class BoundStage:
+    """A stage at its place in a policy: `label` addresses its settings, `use` is its registered name."""
+
+    label: str
+    use: str
+    stage: Stage
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the setting that decides this stage's count is given."""
+        solves = self.stage.solves
+        return solves is not None and getattr(self.stage, solves) is not None
+
+    def runs(self, *hooks: str) -> bool:
+        """Whether the stage implements one of `hooks`."""
+        return any(name in hooks for name in self.stage.hooks())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stage as it stands in a policy file, every setting written out."""
+        head = {"use": self.use} | ({"as": self.label} if self.label != self.use else {})
+        return head | {key: value for key, value in self.stage.model_dump().items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Policy:
+    """An ordered list of stages and the retention ratio they are asked for. Immutable; `with_` makes variants.
+
+    Raises:
+        PolicyError: the stages do not fit together (a reader before its writer, something made and never read, a
+            count nobody decides); all faults in one message.
+    """
+
+    name: str
+    summary: str = ""
+    sources: tuple[str, ...] = ()
+    reference: str = ""
+    requires: tuple[str, ...] = ()
+    retention_ratio: float | None = None
+    positions: Positions = "original"
+    exact: bool = True
+    stages: tuple[BoundStage, ...] = ()
+    search: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        faults = [text for _, text in composition_faults(self)]
+        if faults:
+            raise PolicyError("\n".join(f"policy {self.name!r}: {fault}" for fault in faults))
+
+    def _having(self, *hooks: str) -> tuple[BoundStage, ...]:
+        return tuple(bound for bound in self.stages if bound.runs(*hooks))
+
+    @cached_property
+    def frame_stages(self) -> tuple[BoundStage, ...]:
+        """Stages that drop frames before the vision tower (step 1)."""
+        return self._having("reduce_frames")
+
+    @cached_property
+    def video_stages(self) -> tuple[BoundStage, ...]:
+        """Stages that work on projected visual tokens (steps 3 to 7)."""
+        return self._having(*VIDEO_HOOKS)
+
+    @cached_property
+    def layer_stages(self) -> tuple[BoundStage, ...]:
+        """Stages that prune inside the language model in prefill (step 9)."""
+        return self._having("prune_layer")
+
+    @cached_property
+    def kv_stages(self) -> tuple[BoundStage, ...]:
+        """Stages that choose KV entries in decode (step 10)."""
+        return self._having("prune_kv")
+
+    @cached_property
+    def closer(self) -> BoundStage | None:
+        """The last reducing stage; it answers for the total. None if nothing reduces."""
+        layer = self._having("prune_layer")
+        return layer[-1] if layer else next(iter(self._having(*REDUCING_HOOKS)[::-1]), None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to run: the model must then be bit-identical to the unpatched one."""
+        return not self.stages
+
+    def needs(self) -> frozenset[str]:
+        """Inputs and signals some stage cannot do without."""
+        return frozenset().union(*(bound.stage.needs() for bound in self.stages))
+
+    def wants(self) -> frozenset[str]:
+        """Inputs and signals some stage uses when they are there."""
+        return frozenset().union(*(bound.stage.wants() for bound in self.stages))
+
+    def attainable(self, shape: "VideoShape") -> tuple[float, float]:
+        """Lowest and highest retention ratio this policy can reach on videos of this shape."""
+        from vidsieve.framework.solve import attainable
+
+        return attainable(self, shape)
+
+    def plan(
+        self,
+        features: "Float[Tensor, 'frames tokens dim']",
+        *,
+        token_grid: tuple[int, int, int] | None = None,
+        timestamps_s: "Float[Tensor, ' frames'] | None" = None,
+        question: "Float[Tensor, 'words dim'] | None" = None,
+        signals: "Mapping[str, Tensor] | None" = None,
+        frame_index: "Tensor | None" = None,
+        layers: int = 1,
+        seed: int = 0,
+        video_index: int = 0,
+    ) -> "TokenPlan":
+        """Run steps 3 to 8 on the projected visual tokens of one video.
+
+        Stages of other steps are named in `plan.report.not_run`. `layers` is the decoder's depth, `video_index` the
+        place of the video in its own request (it seeds the random numbers with `seed`).
+
+        Raises:
+            PolicyError: a stage needs an input that is missing, returned a plan the core refuses, or raised.
+            RetentionError: the ratio is out of reach for this shape.
+        """
+        from vidsieve.framework.pipeline import VideoInput, plan_video
+
+        video = VideoInput(
+            features=features,
+            token_grid=token_grid,
+            timestamps_s=timestamps_s,
+            question=question,
+            signals=dict(signals or {}),
+            frame_index=frame_index,
+            layers=layers,
+            seed=seed,
+            video_index=video_index,
+        )
+        return plan_video(self, video)
+
+    def with_(self, *, retention_ratio: float | None = None, settings: Mapping[str, Any] | None = None) -> "Policy":
+        """A variant with another retention ratio or other settings (`{"stage-label.setting": value}`).
+
+        Fixing the setting that decides the last reducing stage's count lets go of the file's ratio, unless a ratio
+        is given too; both together must agree when the policy runs.
+
+        Raises:
+            UsageError: the ratio is not in (0, 1], a label or setting is unknown, or a value does not fit.
+        """
+        settings = settings or {}
+        ratio = self.retention_ratio
+        if self.closer is not None and settings.get(f"{self.closer.label}.{self.closer.stage.solves}") is not None:
+            ratio = None
+        if retention_ratio is not None:
+            ratio = check_ratio("retention_ratio", retention_ratio)
+        return replace(self, stages=_with_settings(self, settings), retention_ratio=ratio)
+
+    def to_dict(self, *, provenance: bool = True) -> dict[str, Any]:
+        """The policy as a document: what `to_yaml` writes."""
+        document: dict[str, Any] = {"format": FORMAT, "name": self.name, "summary": self.summary}
+        document |= {"sources": list(self.sources)} if self.sources else {}
+        document |= {"reference": self.reference} if self.reference else {}
+        document |= {"requires": list(self.requires)} if self.requires else {}
+        document |= {"retention_ratio": self.retention_ratio} if self.retention_ratio is not None else {}
+        document |= {"positions": self.positions} if self.positions != "original" else {}
+        document |= {"exact": False} if not self.exact else {}
+        document["stages"] = [bound.to_dict() for bound in self.stages]
+        document |= {"search": dict(self.search)} if self.search else {}
+        if provenance and self.provenance:
+            document["provenance"] = dict(self.provenance)
+        return document
+
+    def to_yaml(self) -> str:
+        """The policy file, provenance included."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the canonical YAML without provenance, every setting written out; first 16 digits."""
+        canonical = yaml.safe_dump(self.to_dict(provenance=False), sort_keys=True, allow_unicode=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def check_ratio(where: str, value: Any) -> float:
+    """`value` as a ratio in (0, 1]. Raises UsageError with what to do."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= 1:
+        raise UsageError(f"{where}: must be in (0, 1], got {value!r}. Ratios are fractions kept: 0.25 is a quarter.")
+    return float(value)
+
+
+def _with_settings(policy: Policy, settings: Mapping[str, Any]) -> tuple[BoundStage, ...]:
+    """The stages of `policy` with `settings` applied; keys are split at the last dot."""
+    changes: dict[str, dict[str, Any]] = {}
+    labels = [bound.label for bound in policy.stages]
+    for key, value in settings.items():
+        label, _, setting = key.rpartition(".")
+        if label not in labels:
+            raise UnknownNameError(f"policy {policy.name!r}, setting {key!r}", "stage", label or key, labels)
+        changes.setdefault(label, {})[setting] = value
+    return tuple(_changed(policy.name, bound, changes.get(bound.label, {})) for bound in policy.stages)
+
+
+def _changed(policy_name: str, bound: BoundStage, change: Mapping[str, Any]) -> BoundStage:
+    """`bound` with some settings replaced and validated."""
+    if not change:
+        return bound
+    where = f"policy {policy_name!r}, stage {bound.label!r}"
+    for setting in change:
+        if setting not in bound.stage.settings():
+            raise UnknownNameError(where, "setting", setting, bound.stage.settings())
+    try:
+        stage = type(bound.stage).model_validate(bound.stage.model_dump() | dict(change))
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{where}: {text}" for _, text in setting_faults(error))) from None
+    return replace(bound, stage=stage)
+
+
+def setting_faults(error: ValidationError) -> list[tuple[str, str]]:
+    """Pydantic's complaints as (setting, sentence) pairs: what was expected and what came."""
+    faults = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"][:1]) or "settings"
+        came = f", got {item['input']!r}" if item["type"] != "missing" else ""
+        faults.append((name, f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}{came}."))
+    return faults
+
+
+def composition_faults(policy: Policy) -> list[tuple[int | None, str]]:
+    """What is wrong with a composition: (index of the stage or None, sentence) pairs."""
+    faults: list[tuple[int | None, str]] = []
+    seen: set[str] = set()
+    for index, bound in enumerate(policy.stages):
+        if bound.label in seen:
+            faults.append((index, f"stage {bound.label!r} stands twice; give one of them a label with `as:`."))
+        seen.add(bound.label)
+        if not bound.stage.hooks():
+            faults.append((index, f"stage {bound.label!r} implements no hook, so it would do nothing."))
+    return faults + _flow_faults(policy) + _count_faults(policy)
+
+
+def _flow_faults(policy: Policy) -> list[tuple[int | None, str]]:
+    """Readers before their writers, and things made that nobody reads."""
+    faults: list[tuple[int | None, str]] = []
+    alive: dict[str, tuple[int, str, bool]] = {}  # what -> (stage index, label, has been read)
+
+    def spend(*names: str) -> None:
+        for name in names:
+            index, label, was_read = alive.pop(name, (0, "", True))
+            if not was_read:
+                faults.append((index, f"stage {label!r} makes {name} that no later stage reads."))
+
+    steps = [(i, b, h) for i, b in enumerate(policy.stages) for h in b.stage.hooks() if h in VIDEO_HOOKS]
+    steps += [(i, b, h) for i, b in enumerate(policy.stages) for h in b.stage.hooks() if h == "prune_layer"]
+    for index, bound, hook in steps:
+        writes = {"segment_frames": "segments", "budget_frames": "budget", "score_tokens": "scores"}.get(hook)
+        own = bound.stage.writes()
+        for name in bound.stage.reads:
+            if name not in alive and name not in own:
+                faults.append((index, f"stage {bound.label!r} reads {name}, but no earlier stage makes it."))
+        # the core itself applies a live Budget to the Scores of a layer stage
+        implicit = ("budget",) if hook == "prune_layer" else ()
+        for name in (*bound.stage.reads, *bound.stage.reads_if_made, *implicit):
+            if name in alive:
+                alive[name] = (*alive[name][:2], True)
+        if writes:
+            spend(writes)
+            alive[writes] = (index, bound.label, False)
+        elif hook != "prune_layer":
+            spend("budget", "scores")
+    spend("budget", "scores", "segments")
+    return faults
+
+
+def _count_faults(policy: Policy) -> list[tuple[int | None, str]]:
+    """Counts that nobody decides, or that cannot be met."""
+    faults: list[tuple[int | None, str]] = []
+    closer = policy.closer
+    ratio = policy.retention_ratio
+    for index, bound in enumerate(policy.stages):
+        if not bound.runs(*REDUCING_HOOKS) or bound is closer or bound.stage.solves is None or bound.fixed:
+            continue
+        faults.append(
+            (
+                index,
+                f"stage {bound.label!r} is not the last reducing stage, so its {bound.stage.solves} must be given "
+                f"(only {closer.label if closer else ''!r} is solved for the retention ratio).",
+            )
+        )
+    if closer is None and not policy.frame_stages and ratio is not None and ratio < 1:
+        faults.append((None, f"retention_ratio is {ratio:g}, but no stage removes visual tokens before decode."))
+    if closer is not None and ratio is None and not closer.fixed and not closer.stage.data_dependent:
+        setting = f" or {closer.label}.{closer.stage.solves}" if closer.stage.solves else ""
+        faults.append((None, f"nothing says how many tokens stay: give retention_ratio{setting}."))
+    return faults

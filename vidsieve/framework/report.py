@@ -1,0 +1,129 @@
+"""What a policy did: filled without reading anything back from the device; read-backs happen when looked at."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+
+class Stopwatch:
+    """Milliseconds of a stretch of work, without a device sync: CUDA events there, the wall clock elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._start: Any = None
+        self._end: Any = None
+
+    def __enter__(self) -> "Stopwatch":
+        self._start = self._mark()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._end = self._mark()
+
+    def _mark(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    @property
+    def ms(self) -> float:
+        """Elapsed milliseconds; on CUDA this waits for the work to end."""
+        if self._cuda:
+            self._end.synchronize()
+            return float(self._start.elapsed_time(self._end))
+        return (self._end - self._start) * 1e3
+
+
+@dataclass(eq=False, kw_only=True)
+class Report:
+    """What one policy did to the videos of one request.
+
+    `keeps` holds one mask of kept visual tokens per video (axes frames and tokens; for merges the targets).
+    Structural tokens (newlines, timestamps, vision start and end) count nowhere. Ratios are fractions kept.
+    `kv_ratio` is the mean share of visual KV entries attended to over decode steps and decoder layers, or None when
+    no KV stage ran.
+    """
+
+    policy_name: str
+    policy_hash: str
+    requested_ratio: float | None
+    keeps: tuple[Bool[Tensor, "frames tokens"], ...] = ()
+    not_run: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    stopwatches: tuple[Stopwatch, ...] = ()
+    kv_ratio: float | None = None
+    layer_ratio: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def combine(cls, reports: Sequence["Report"]) -> "Report":
+        """One report over several videos of the same policy, in order."""
+        first = reports[0]
+        notes = tuple(dict.fromkeys(note for report in reports for note in report.notes))
+        return cls(
+            policy_name=first.policy_name,
+            policy_hash=first.policy_hash,
+            requested_ratio=first.requested_ratio,
+            keeps=tuple(keep for report in reports for keep in report.keeps),
+            not_run=first.not_run,
+            notes=notes,
+            stopwatches=tuple(watch for report in reports for watch in report.stopwatches),
+            kv_ratio=first.kv_ratio,
+            layer_ratio=first.layer_ratio,
+        )
+
+    @property
+    def baseline_tokens(self) -> int:
+        """Visual tokens of the uncompressed model."""
+        return sum(keep.numel() for keep in self.keeps)
+
+    @property
+    def kept_tokens(self) -> int:
+        """Visual tokens the language model saw."""
+        return sum(int(keep.sum()) for keep in self.keeps)
+
+    @property
+    def attained_ratio(self) -> float:
+        """Kept over baseline; 1.0 when there was no video. With in-LLM pruning the mean over layers."""
+        if self.layer_ratio is not None:
+            return self.layer_ratio
+        return self.kept_tokens / self.baseline_tokens if self.baseline_tokens else 1.0
+
+    @property
+    def per_frame(self) -> tuple[tuple[int, ...], ...]:
+        """Kept tokens of each frame, one tuple a video."""
+        return tuple(tuple(keep.sum(dim=1).tolist()) for keep in self.keeps)
+
+    @property
+    def kept(self) -> tuple[list[tuple[int, int]], ...]:
+        """(frame, token) of every kept visual token, one list a video."""
+        return tuple([(int(f), int(t)) for f, t in keep.nonzero().tolist()] for keep in self.keeps)
+
+    @property
+    def compress_ms(self) -> float:
+        """Milliseconds spent deciding and gathering, all videos together."""
+        return sum(watch.ms for watch in self.stopwatches)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and text, ready for JSON."""
+        return {
+            "policy": self.policy_name,
+            "policy_hash": self.policy_hash,
+            "requested_ratio": self.requested_ratio,
+            "attained_ratio": self.attained_ratio,
+            "baseline_tokens": self.baseline_tokens,
+            "kept_tokens": self.kept_tokens,
+            "per_frame": [list(frames) for frames in self.per_frame],
+            "kv_ratio": self.kv_ratio,
+            "layer_ratio": self.layer_ratio,
+            "not_run": list(self.not_run),
+            "notes": list(self.notes),
+            "compress_ms": self.compress_ms,
+        }

@@ -1,0 +1,98 @@
+"""Which ratios a policy can reach, and the setting that reaches the one asked for."""
+
+from functools import lru_cache
+
+from vidsieve.framework.errors import RetentionError
+from vidsieve.framework.hookspecs import REDUCING_HOOKS
+from vidsieve.framework.plans import tokens_to_keep
+from vidsieve.framework.policy import BoundStage, Policy
+from vidsieve.framework.records import VideoShape
+from vidsieve.framework.stage import Stage
+
+
+def attainable(policy: Policy, shape: VideoShape) -> tuple[float, float]:
+    """Lowest and highest retention ratio of `policy` on this shape: the product over its reducing stages.
+
+    A layer stage counts by the mean over decoder layers of the visual tokens entering each.
+    """
+    low = high = 1.0
+    for bound in policy.stages:
+        if not bound.runs(*REDUCING_HOOKS):
+            continue
+        stage_low, stage_high = bound.stage.attainable(shape)
+        if bound.runs("prune_layer"):
+            stage_low, stage_high = (_over_layers(bound.stage, shape, end) for end in (stage_low, stage_high))
+        low, high = low * stage_low, high * stage_high
+    return low, high
+
+
+def _over_layers(stage: Stage, shape: VideoShape, share: float) -> float:
+    """Mean over layers of what enters them when `share` is left after the stage's first prune point."""
+    first = min(stage.layers(shape.layers), default=shape.layers - 1)
+    before = first + 1
+    return (before + share * (shape.layers - before)) / shape.layers
+
+
+def check_attainable(policy: Policy, shape: VideoShape) -> None:
+    """Refuse a ratio the policy cannot reach on this shape.
+
+    Raises:
+        RetentionError: with the attainable range.
+    """
+    ratio, closer = policy.retention_ratio, policy.closer
+    if ratio is None or closer is None or shape.total == 0:
+        return
+    low, high = attainable(policy, shape)
+    wanted = tokens_to_keep(shape.total, ratio)
+    # a fixed setting may differ from the ratio by the rounding of one token per frame
+    slack = shape.frames if closer.fixed else 0.5
+    below = wanted < low * shape.total - slack
+    above = closer.fixed and wanted > high * shape.total + slack
+    if not below and not above:
+        return
+    reach = f"{low:.4g} to {high:.4g}" if high - low > 1e-9 else f"{low:.4g} only"
+    setting = f"; {closer.label}.{closer.stage.solves} is fixed, leave it out to have it solved" if closer.fixed else ""
+    raise RetentionError(
+        f"policy {policy.name!r}: retention ratio {ratio:g} asked, but on {shape.frames} frames of {shape.tokens} "
+        f"visual tokens it reaches {reach}{setting}. Ask for a ratio in that range or use another policy."
+    )
+
+
+def solved(bound: BoundStage, shape: VideoShape, token_budget: int) -> Stage:
+    """The stage with the setting it names in `solves` chosen so that it leaves nearest to `token_budget` tokens.
+
+    Bisection on `attainable` with the setting fixed, which must be monotone in it.
+    """
+    return _solved(bound.stage, shape, token_budget)
+
+
+@lru_cache(maxsize=256)
+def _solved(stage: Stage, shape: VideoShape, token_budget: int) -> Stage:
+    name = stage.solves
+    assert name is not None
+    extra = type(stage).model_fields[name].json_schema_extra
+    assert isinstance(extra, dict), f"{type(stage).__name__}.{name} must be declared with tunable(low=, high=)"
+    low, high = (float(extra[end]) for end in ("low", "high"))  # type: ignore[arg-type]
+
+    def fixed(value: float) -> Stage:
+        return stage.model_copy(update={name: value})
+
+    def count(value: float) -> int:
+        return round(fixed(value).attainable(shape)[0] * shape.total)
+
+    if count(low) > count(high):
+        fewer, more = high, low
+    else:
+        fewer, more = low, high
+    if count(fewer) >= token_budget:
+        return fixed(fewer)
+    if count(more) <= token_budget:
+        return fixed(more)
+    for _ in range(48):
+        middle = (fewer + more) / 2
+        if count(middle) <= token_budget:
+            fewer = middle
+        else:
+            more = middle
+    best = fewer if token_budget - count(fewer) <= count(more) - token_budget else more
+    return fixed(best)
