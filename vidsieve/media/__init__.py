@@ -5,12 +5,14 @@ from typing import Any
 
 _HOME = {
     "Clip": "clip",
+    "Processor": "processor",
     "list_videos": "video",
+    "load_processor": "loading",
     "read_video": "video",
     "write_video": "writing",
 }
 
-__all__ = ["Clip", "list_videos", "read_video", "write_video"]
+__all__ = ["Clip", "Processor", "list_videos", "load_processor", "read_video", "write_video"]
 
 
 def __getattr__(name: str) -> Any:

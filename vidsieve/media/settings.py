@@ -1,0 +1,106 @@
+"""The preprocessing settings that a checkpoint carries beside its weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidsieve.framework.errors import MediaError
+
+# Where the settings of a video processor stand, as transformers looks for them: the first that has them wins.
+NESTED = ("processor_config.json", "video_processor")
+FLAT = ("video_preprocessor_config.json", "preprocessor_config.json")
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+
+UNSUPPORTED = {"do_resize": True, "do_rescale": True, "do_normalize": True}
+RESAMPLE_MODES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """video: the video processor's settings.  processor: those of the processor around it.
+
+    chat_template: the checkpoint's own Jinja template, if it stands in a file of its own.
+    """
+
+    video: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+
+    @property
+    def resample(self) -> str:
+        """The interpolation by torch's name (see `check_supported`)."""
+        return RESAMPLE_MODES.get(self.video.get("resample") or 3, "bicubic")
+
+    def normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
+        """Keyword arguments for `normalise`, with the family's `mean` and `std` where none are given."""
+        return {
+            "image_mean": tuple(self.video.get("image_mean") or mean),
+            "image_std": tuple(self.video.get("image_std") or std),
+            "rescale_factor": self.video.get("rescale_factor") or 1 / 255,
+        }
+
+
+def load_settings(checkpoint: str | Path, *, revision: str | None = None) -> Settings:
+    """The settings in the folder or hub repository `checkpoint`; empty where it has none.
+
+    Raises MediaError for a file that is no JSON and for a setting that our own preprocessing cannot follow.
+    """
+    processor = _read_json(checkpoint, NESTED[0], revision)
+    video = processor.get(NESTED[1])
+    for name in FLAT:
+        video = video or _read_json(checkpoint, name, revision)
+    template = processor.get("chat_template") or _read_template(checkpoint, revision)
+    return Settings(video or {}, processor, template)
+
+
+def check_supported(settings: Settings, checkpoint: str | Path) -> None:
+    """MediaError, naming the setting, where only transformers' own processor would do as asked."""
+    wrong = [k for k, only in UNSUPPORTED.items() if settings.video.get(k, only) not in (only, None)]
+    if (settings.video.get("resample") or 3) not in RESAMPLE_MODES:
+        wrong.append("resample")
+    if wrong:
+        came = ", ".join(f"{k}={settings.video[k]}" for k in wrong)
+        raise MediaError(
+            f"{checkpoint}: its video settings {came} are not supported here; "
+            "install a working torchvision, so that transformers' own processor is used"
+        )
+
+
+def find_file(checkpoint: str | Path, name: str, revision: str | None = None) -> Path | None:
+    """The file `name` of a folder or hub repository (from the local cache where it is there), or None."""
+    from transformers.utils import cached_file
+
+    if Path(checkpoint).is_dir():
+        file = Path(checkpoint) / name
+        return file if file.is_file() else None
+    found = cached_file(
+        str(checkpoint),
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found else None
+
+
+def _read_json(checkpoint: str | Path, name: str, revision: str | None) -> dict[str, Any]:
+    file = find_file(checkpoint, name, revision)
+    if file is None:
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MediaError(f"{file}: JSON settings were expected ({error}); repair the file") from error
+    if not isinstance(content, dict):
+        raise MediaError(f"{file}: a JSON object was expected, got {type(content).__name__}; repair the file")
+    return content
+
+
+def _read_template(checkpoint: str | Path, revision: str | None) -> str | None:
+    raw = find_file(checkpoint, TEMPLATES[0], revision)
+    if raw is not None:
+        return raw.read_text(encoding="utf-8")
+    return _read_json(checkpoint, TEMPLATES[1], revision).get("chat_template")
