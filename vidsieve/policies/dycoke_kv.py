@@ -1,0 +1,111 @@
+"""DyCoke's dynamic pruning in decode: later layers read the visual KV entries that the newest token attends to."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from vidsieve.framework.errors import PolicyError
+from vidsieve.framework.hookspecs import hookimpl
+from vidsieve.framework.plans import KeepKV
+from vidsieve.framework.records import DecodeStep
+from vidsieve.framework.stage import Stage, tunable
+
+
+class DynamicKV(Stage):
+    """Let the later layers read, in each decode step, only the visual KV entries the newest token attends to most.
+
+    The attention of the layer before `layer`, averaged over heads in float32, ranks the visual tokens; of n the
+    `int((1 - drop_ratio) * n)` highest are read (0 allowed; the paper code's own rounding). A new choice is made when
+    the cosine similarity to earlier attention falls below `threshold`. With `refresh: reuse` that is the attention
+    the last choice was made from, and the choice stays until then; with `refresh: full`, as in the released code, it
+    is the step before, and a step without a new choice reads everything.
+
+    This frees no memory: nothing is evicted, the cache keeps every entry so that a later step can choose it again.
+    A step only reads fewer keys and values, and gathering them costs time too.
+
+    Source: DyCoke, arXiv 2411.15024, section 3.3; counts as in its code (github.com/KD-TAO/DyCoke at dd74634).
+    """
+
+    layer: int | float = Field(
+        3,
+        gt=0,
+        description="first layer that sees fewer (the paper's L, zero-based); a fraction below 1 counts by depth",
+    )
+    drop_ratio: float = tunable(
+        0.7, low=0.0, high=1.0, help="the paper's P, visual KV entries not read ÷ all"
+    )
+    threshold: float = tunable(
+        0.9, low=0.0, high=1.0, help="cosine similarity of attention that counts as unmoved"
+    )
+    refresh: Literal["reuse", "full"] = Field(
+        "reuse", description="what a step whose attention has not moved reads"
+    )
+    keep_last: bool = Field(False, description="always read the last visual token, as the released code does")
+
+    def layers(self, num_layers: int) -> tuple[int, ...]:
+        """After the layer before the first that sees fewer."""
+        first = self.layer if self.layer >= 1 else max(1, round(self.layer * num_layers))
+        if first != int(first) or not 1 <= first < num_layers:
+            raise PolicyError(
+                f"dycoke.kv: layer {self.layer:g} asked, on a model of {num_layers} decoder layers; the first layer "
+                f"that sees fewer must be a whole number from 1 to {num_layers - 1}, or a fraction of the depth below 1."
+            )
+        return (int(first) - 1,)
+
+    @hookimpl
+    def prune_kv(self, step: DecodeStep) -> KeepKV:
+        rankable = step.valid & ~_last(step.valid) if self.keep_last else step.valid
+        attention = torch.where(rankable, step.attention.float().mean(dim=1), 0.0)
+        before = step.state
+        count = self._counts(step) if before is None else before["count"]
+        index = self._choose(step, torch.where(rankable, attention, -1.0), count)
+        moved = torch.ones(len(index), dtype=torch.bool, device=index.device)
+        if before is not None:
+            moved = cosine_similarity(attention, before["attention"], dim=1) < self.threshold
+        if self.refresh == "full" or before is None:
+            return KeepKV(index, moved, state={"attention": attention, "index": index, "count": count})
+        index = torch.where(moved.unsqueeze(1), index, before["index"])
+        attention = torch.where(moved.unsqueeze(1), attention, before["attention"])
+        state = {"attention": attention, "index": index, "count": count}
+        return KeepKV(index, torch.ones_like(moved), state=state)
+
+    def _kept_of(self, visual: int) -> int:
+        """How many of a row's visual tokens are chosen, the spared last one not counted."""
+        # not plans.tokens_to_keep: the paper's code truncates the float product, and may keep none
+        return int(max(0, visual - int(self.keep_last)) * (1 - self.drop_ratio))
+
+    def _counts(self, step: DecodeStep) -> Int[Tensor, " rows"]:
+        """`_kept_of` for every row; made once and kept in the state, so that later steps copy nothing to the device."""
+        return torch.tensor([self._kept_of(visual) for visual in step.counts], device=step.valid.device)
+
+    def _choose(
+        self, step: DecodeStep, ranking: Float[Tensor, "rows visual"], count: Int[Tensor, " rows"]
+    ) -> Int[Tensor, "rows kept"]:
+        """Visual token numbers of each row's choice, ascending, then −1; equal attention goes to the lower number."""
+        visual = ranking.shape[1]
+        width = max(self._kept_of(row) for row in step.counts)
+        order = torch.argsort(ranking, dim=1, descending=True, stable=True)[:, :width]
+        place = torch.arange(visual, device=ranking.device)
+        chosen = torch.where(place[:width] < count.unsqueeze(1), order, visual)
+        if self.keep_last:
+            last = torch.where(_last(step.valid), place, visual).amin(dim=1, keepdim=True)
+            chosen = torch.cat([chosen, last], dim=1)
+        chosen = chosen.sort(dim=1).values
+        return torch.where(chosen == visual, -1, chosen)
+
+
+def _last(valid: Bool[Tensor, "rows visual"]) -> Bool[Tensor, "rows visual"]:
+    """The last valid place of each row; none in an empty row."""
+    place = torch.arange(1, valid.shape[1] + 1, device=valid.device)
+    furthest = (valid * place).amax(dim=1, keepdim=True)
+    return valid & (place == furthest)
+
+
+@hookimpl
+def register_stages(register: Callable[[str, type], None]) -> None:
+    register("dycoke.kv", DynamicKV)
