@@ -44,10 +44,7 @@ def check_tensor(where: str, what: str, value: object, shape: Sequence[int | Non
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise PlanError(f"{where}: {what} must have shape ({wanted}), got {tuple(value.shape)}.")
     kinds = {"bool": (torch.bool,), "float32": (torch.float32,), "int": (torch.int64, torch.int32)}
-    if dtype == "float":
-        wrong = not value.dtype.is_floating_point
-    else:
-        wrong = value.dtype not in kinds[dtype]
+    wrong = not value.dtype.is_floating_point if dtype == "float" else value.dtype not in kinds[dtype]
     if wrong:
         hint = " Score in float32 whatever the model's dtype: features.float()." if dtype == "float32" else ""
         raise PlanError(f"{where}: {what} must be {dtype}, got {str(value.dtype).removeprefix('torch.')}.{hint}")
@@ -78,19 +75,26 @@ def check_segments(where: str, plan: Segments, frames: int, like: Tensor) -> Non
 def check_budget(where: str, plan: Budget, frames: int, like: Tensor, *, exact: bool) -> None:
     """Exactly one of share and counts; counts only where exact totals are switched off."""
     if (plan.share is None) == (plan.counts is None):
-        raise PlanError(f"{where}: Budget takes either share or counts, got {'both' if plan.counts is not None else 'none'}.")
+        raise PlanError(
+            f"{where}: Budget takes either share or counts, got {'both' if plan.counts is not None else 'none'}."
+        )
     if plan.group is not None:
         check_tensor(where, "Budget.group", plan.group, (frames,), "int", like)
     if plan.counts is not None:
         if exact:
-            raise PlanError(f"{where}: Budget.counts would break the exact total; return a share, or set `exact: false`.")
+            raise PlanError(
+                f"{where}: Budget.counts would break the exact total; return a share, or set `exact: false`."
+            )
         check_tensor(where, "Budget.counts", plan.counts, (frames,), "int", like)
         _refuse(where, [((plan.counts < 0).any(), "Budget.counts has a negative count.")])
         return
     check_tensor(where, "Budget.share", plan.share, (frames,), "float", like)
     assert plan.share is not None
     bad = ~torch.isfinite(plan.share) | (plan.share < 0)
-    _refuse(where, [(bad.any(), "Budget.share must be finite and not negative, got NaN, infinity or less than 0.")])
+    _refuse(
+        where,
+        [(bad.any(), "Budget.share must be finite and not negative, got NaN, infinity or less than 0.")],
+    )
 
 
 def check_scores(where: str, plan: Scores, alive: Bool[Tensor, "*tokens"]) -> None:
@@ -105,7 +109,10 @@ def check_keep(where: str, plan: Keep, alive: Bool[Tensor, "*tokens"]) -> None:
     shape = tuple(alive.shape)
     check_tensor(where, "Keep.mask", plan.mask, shape, "bool", alive)
     faults = [
-        ((plan.mask & ~alive).any(), "Keep.mask keeps a token that an earlier stage dropped; AND it with tokens.keep."),
+        (
+            (plan.mask & ~alive).any(),
+            "Keep.mask keeps a token that an earlier stage dropped; AND it with tokens.keep.",
+        ),
         (~plan.mask.any(), "Keep.mask drops every visual token; keep at least one."),
     ]
     if plan.scores is not None:
@@ -141,7 +148,12 @@ def check_merge(where: str, plan: Merge, alive: Bool[Tensor, "frames tokens"]) -
         check_tensor(where, "Merge.weight", plan.weight, tuple(plan.source.shape), "float", alive)
         mass = torch.zeros(total, dtype=torch.float32, device=alive.device)
         mass.index_add_(0, plan.target.long(), plan.weight.float())
-        faults.append(((~torch.isfinite(plan.weight) | (plan.weight < 0)).any(), "Merge.weight must be finite and >= 0."))
+        faults.append(
+            (
+                (~torch.isfinite(plan.weight) | (plan.weight < 0)).any(),
+                "Merge.weight must be finite and >= 0.",
+            )
+        )
         faults.append(((is_target & (mass <= 0)).any(), "Merge.weight sums to 0 on a target."))
     _refuse(where, faults)
 

@@ -1,20 +1,20 @@
 """Every error a user can meet. Each message reads: where: what was asked, what came, what to do.
 
-    VidsieveError
-    ├── UsageError           a request that contradicts itself or names something unknown      (exit code 2)
-    │   └── UnknownNameError a name nobody registered; offers the nearest
-    ├── PolicyError          a policy that cannot do what it says
-    │   ├── PolicyFileError  a policy file with faults; lists all of them, with their lines
-    │   ├── RetentionError   a retention ratio the policy cannot reach
-    │   ├── PlanError        a stage returned a plan the core refuses
-    │   └── StageError       a stage raised; the cause is chained
-    ├── PluginError          a plugin that cannot be imported or registered
-    ├── ModelError           a model, checkpoint or adapter that is not there
-    ├── InputError           model inputs that do not fit (placeholders, missing tensors)
-    ├── MediaError           a video file that cannot be read
-    ├── DataError            labelled or unlabelled data that cannot be used
-    └── TuneError            a search that cannot go on
-        └── TargetUnreachableError  the floor is above the target                              (exit code 3)
+VidsieveError
+├── UsageError           a request that contradicts itself or names something unknown      (exit code 2)
+│   └── UnknownNameError a name nobody registered; offers the nearest
+├── PolicyError          a policy that cannot do what it says
+│   ├── PolicyFileError  a policy file with faults; lists all of them, with their lines
+│   ├── RetentionError   a retention ratio the policy cannot reach
+│   ├── PlanError        a stage returned a plan the core refuses
+│   └── StageError       a stage raised; the cause is chained
+├── PluginError          a plugin that cannot be imported or registered
+├── ModelError           a model, checkpoint or adapter that is not there
+├── InputError           model inputs that do not fit (placeholders, missing tensors)
+├── MediaError           a video file that cannot be read
+├── DataError            labelled or unlabelled data that cannot be used
+└── TuneError            a search that cannot go on
+    └── TargetUnreachableError  the floor is above the target                              (exit code 3)
 """
 
 from __future__ import annotations

@@ -10,7 +10,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from vidsieve.framework.calls import call
-from vidsieve.framework.checks import check_budget, check_keep, check_merge, check_scores, check_segments, check_type
+from vidsieve.framework.checks import (
+    check_budget,
+    check_keep,
+    check_merge,
+    check_scores,
+    check_segments,
+    check_type,
+)
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, tokens_to_keep
@@ -163,8 +170,10 @@ class _Video:
             self.made["scores"] = Scores(plan.values.masked_fill(~self.keep, -torch.inf))
         elif isinstance(plan, Keep):
             check_keep(where, plan, self.keep)
-            exact = token_budget is not None and self.policy.exact
-            self.keep = reconcile(where, plan, self.keep, token_budget) if exact else plan.mask
+            if token_budget is not None and self.policy.exact:
+                self.keep = reconcile(where, plan, self.keep, token_budget)
+            else:
+                self.keep = plan.mask
             self.spend()
         elif isinstance(plan, Merge):
             check_merge(where, plan, self.keep)

@@ -126,7 +126,10 @@ def apportion(
 
 
 def _apportion_round(
-    share: Float[Tensor, " groups"], counts: Int[Tensor, " groups"], room: Int[Tensor, " groups"], left: Int[Tensor, ""]
+    share: Float[Tensor, " groups"],
+    counts: Int[Tensor, " groups"],
+    room: Int[Tensor, " groups"],
+    left: Int[Tensor, ""],
 ) -> tuple[Int[Tensor, " groups"], Int[Tensor, " groups"], Int[Tensor, ""]]:
     """One round of largest-remainder sharing of `left` over the groups that have room."""
     open_share = torch.where(room > 0, share, torch.zeros_like(share))

@@ -68,7 +68,9 @@ def _find(name_or_path: str | Path, registry: Registry) -> Path:
     if path.is_file():
         return path
     if isinstance(name_or_path, Path) or path.suffix in (".yaml", ".yml") or "/" in text:
-        raise PolicyError(f"policy file {text}: no such file. Published policies: {', '.join(sorted(registry.policies))}.")
+        raise PolicyError(
+            f"policy file {text}: no such file. Published policies: {', '.join(sorted(registry.policies))}."
+        )
     raise UnknownNameError("load_policy", "policy", text, registry.policies)
 
 
@@ -144,7 +146,9 @@ class _Reader:
 
     def _format(self, node: yaml.Node) -> None:
         if not (node.tag.endswith(":int") and python(node) == FORMAT):
-            self.faults.add(node, f"format must be {FORMAT}, got {kind(node)}. This version reads format {FORMAT} only.")
+            self.faults.add(
+                node, f"format must be {FORMAT}, got {kind(node)}. This version reads format {FORMAT} only."
+            )
 
     def _text(self, node: yaml.Node, key: str) -> str | None:
         if node.tag.endswith(":str") and isinstance(node, yaml.ScalarNode):
@@ -184,7 +188,8 @@ class _Reader:
         value = python(node)
         if not 0 < value <= 1:
             self.faults.add(
-                node, f"retention_ratio must be in (0, 1], got {value:g}. Ratios are fractions kept: 0.25 is a quarter."
+                node,
+                f"retention_ratio must be in (0, 1], got {value:g}. Ratios are fractions kept: 0.25 is a quarter.",
             )
             return None
         return float(value)
@@ -248,7 +253,9 @@ class _Reader:
     def _unknown_stage(self, use: str) -> str:
         required = getattr(self, "_required", None)
         hint = f" The file says it needs: {', '.join(required)}; install it first." if required else ""
-        broken = "".join(f" Plugin {name} could not be imported: {why}." for name, why in self.registry.failures.items())
+        broken = "".join(
+            f" Plugin {name} could not be imported: {why}." for name, why in self.registry.failures.items()
+        )
         return f"no stage named {use!r}.{hint}{broken} {suggest(use, self.registry.stages)}"
 
     def _build(self, what: str, label: str, use: str, stage: Any, entries: dict[str, Any]) -> BoundStage | None:
@@ -264,6 +271,7 @@ class _Reader:
         except ValidationError as error:
             for name, sentence in setting_faults(error):
                 value = settings[name][1] if name in settings else entries["use"][1]
-                came = f" The file has {kind(value)}." if name in settings else ""
+                trap = kind(value) if name in settings else ""
+                came = f" The file has {trap}." if "which" in trap else ""
                 self.faults.add(value, f"{what} ({use}).{sentence}{came}")
         return None

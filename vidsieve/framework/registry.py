@@ -83,12 +83,19 @@ class Registry:
         """
         file = Path(path).expanduser().resolve()
         if not file.is_file():
-            raise PluginError(f"plugin {path}: no such file. Give the path of a Python file with register_stages in it.")
+            raise PluginError(
+                f"plugin {path}: no such file. Give the path of a Python file with register_stages in it."
+            )
         self._discover()
-        if any(Path(getattr(plugin, "__file__", None) or "").resolve() == file for plugin in self._manager.get_plugins()):
+        if any(
+            Path(getattr(plugin, "__file__", None) or "").resolve() == file for plugin in self._manager.get_plugins()
+        ):
             return
         module = _import_file(file)
-        if not any(callable(getattr(module, name, None)) for name in ("register_stages", "register_policies", "register_models")):
+        if not any(
+            callable(getattr(module, name, None))
+            for name in ("register_stages", "register_policies", "register_models")
+        ):
             raise PluginError(
                 f"plugin {path}: registers nothing. Add a function register_stages(register) marked with @hookimpl."
             )

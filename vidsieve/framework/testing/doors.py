@@ -1,0 +1,107 @@
+"""Doors for checks against outside results: recorded attention in, kept indices out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidsieve.framework.calls import call
+from vidsieve.framework.checks import check_keep_kv, check_type
+from vidsieve.framework.layer import kept_after
+from vidsieve.framework.plans import Budget, KeepKV, Scores
+from vidsieve.framework.records import DecodeStep, LayerTokens
+from vidsieve.framework.stage import Stage
+
+
+def select_kv(
+    stage: Stage,
+    attention_rows: Float[Tensor, "heads keys"],
+    visual_span: tuple[int, int],
+    state: Mapping[str, Any] | None = None,
+    *,
+    num_layers: int = 32,
+) -> tuple[Int[Tensor, " kept"], dict[str, Any] | None]:
+    """What a KV stage lets one decode step of one request attend to.
+
+    Args:
+        stage: a stage with `prune_kv`.
+        attention_rows: softmaxed attention of the newest token over all keys, one row a query head.
+        visual_span: (start, length) of the visual tokens among the keys.
+        state: what the previous step returned; None at the first.
+        num_layers: depth of the model the stage believes to be in.
+
+    Returns:
+        Sorted absolute key indices (everything outside the span is always kept; all keys when the step is left
+        alone), and the state for the next step.
+    """
+    start, length = visual_span
+    keys = attention_rows.shape[1]
+    step = DecodeStep(
+        attention=attention_rows[None, :, start : start + length].float(),
+        valid=torch.ones(1, length, dtype=torch.bool, device=attention_rows.device),
+        counts=(length,),
+        layer=stage.layers(num_layers)[0],
+        state=dict(state) if state is not None else None,
+    )
+    where = f"stage {type(stage).__name__}, prune_kv"
+    plan = call(where, stage, "prune_kv", step)
+    check_type(where, "prune_kv", plan)
+    assert isinstance(plan, KeepKV)
+    check_keep_kv(where, plan, 1, step.attention)
+    everything = torch.arange(keys, device=attention_rows.device)
+    if not bool(plan.active[0]):
+        return everything, plan.state
+    chosen = plan.index[0][plan.index[0] >= 0] + start
+    outside = everything[(everything < start) | (everything >= start + length)]
+    return torch.cat([outside, chosen]).sort().values, plan.state
+
+
+def rank_layer(
+    stage: Stage,
+    attention_rows: Float[Tensor, "heads rows visual"],
+    *,
+    count: int | None = None,
+    hidden: Float[Tensor, "visual dim"] | None = None,
+    hidden_before: Float[Tensor, "visual dim"] | None = None,
+    text: Float[Tensor, "words dim"] | None = None,
+    frame: Int[Tensor, " visual"] | None = None,
+    token: Int[Tensor, " visual"] | None = None,
+    weight: Float[Tensor, " visual"] | None = None,
+    budget: Budget | None = None,
+    scores: Scores | None = None,
+    layer: int = 2,
+    layers: int = 32,
+    seed: int = 0,
+) -> Int[Tensor, " kept"]:
+    """Sorted indices of the visual tokens that a layer stage lets go on.
+
+    `attention_rows` answers `LayerTokens.attention`: "last" gives its last row, indices give those rows, whichever
+    layer is asked for. What is left out is made of zeros, one frame, and weights of one.
+    """
+    visual = attention_rows.shape[-1]
+    device = attention_rows.device
+
+    def attention(rows: Any, of: str = "previous") -> Tensor:
+        return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
+
+    nothing = torch.zeros(visual, 1, device=device)
+    record = LayerTokens(
+        hidden=nothing if hidden is None else hidden,
+        hidden_before=nothing if hidden_before is None else hidden_before,
+        text=torch.zeros(0, 1, device=device) if text is None else text,
+        frame=torch.zeros(visual, dtype=torch.int64, device=device) if frame is None else frame,
+        token=torch.arange(visual, device=device) if token is None else token,
+        weight=torch.ones(visual, device=device) if weight is None else weight,
+        layer=layer,
+        layers=layers,
+        attention=attention,
+        rng=torch.Generator().manual_seed(seed),
+        count=count,
+        budget=budget,
+        scores=scores,
+    )
+    where = f"stage {type(stage).__name__}, prune_layer"
+    plan = call(where, stage, "prune_layer", record)
+    return kept_after(where, plan, record).nonzero().squeeze(1)
