@@ -1,6 +1,7 @@
 """What a stage may decide, and the two ways a ratio becomes a count.
 
-A stage returns one of these frozen records; the core checks and applies it. Flat indices count `frame * tokens + token`.
+A stage returns one of these frozen records; the core checks and applies it. Flat indices are
+`frame * tokens + token`.
 """
 
 from collections.abc import Sequence

@@ -31,8 +31,8 @@ def reconcile(
     moves = abs(missing)
     if moves > int(frames.sum()):
         raise PlanError(
-            f"{where}: kept {kept} visual tokens where token_budget asks for {token_budget}; the core mends rounding of "
-            "one token a frame, no more. Use tokens.token_budget, or set `exact: false` in the policy."
+            f"{where}: kept {kept} visual tokens where token_budget asks for {token_budget}; the core mends "
+            "rounding of one token a frame, no more. Use tokens.token_budget, or set `exact: false` in the policy."
         )
     value = _order(plan, movable) * sign
     value = value.masked_fill(~movable, -torch.inf)

@@ -61,7 +61,7 @@ class Registry:
         Raises:
             UnknownNameError: with the nearest name, and any plugin that failed to import.
         """
-        table = {"stage": lambda: self.stages, "policy": lambda: self.policies, "model": lambda: self.models}[kind]()
+        table: dict[str, Any] = getattr(self, {"stage": "stages", "policy": "policies", "model": "models"}[kind])
         if name in table:
             return table[name]
         broken = "".join(f" (plugin {plugin} could not be imported: {why})" for plugin, why in self.failures.items())
@@ -141,7 +141,7 @@ class Registry:
         where = f"plugin {origin}"
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise PluginError(
-                f"{where}: {kind} name {name!r} must be lower case words joined by '.', '-' or '_', such as 'feature-norm'."
+                f"{where}: {kind} name {name!r} must be lower case words joined by '.', '-' or '_' ('feature-norm')."
             )
         if kind == "stage":
             from vidsieve.framework.stage import Stage
