@@ -1,7 +1,7 @@
 """The built-in stages, one method a file, and the published policies.
 
-Every stage file is written as a stranger's plugin would be: it ends with its own `register_stages`. This package finds
-those files by itself, so that adding a stage is adding a file.
+Every stage file is written as a stranger's plugin would be: it ends with its own `register_stages`. This
+package finds those files by itself, so that adding a stage is adding a file.
 """
 
 import importlib

@@ -4,8 +4,8 @@
     g = mean of y          over the video, or over the frame
     K = sum over a of exp(-|y - g|² / 2a),  a in {1/8, 1/4, 1/2, 1, 2}      high = redundant
 
-Source: VidCom² (arXiv 2505.14454) as its code computes it (github.com/xuyang-liu16/VidCom2 at 944a17d, Apache-2.0). The
-paper has cosine similarity over all channels; the published numbers come from the code.
+Source: VidCom² (arXiv 2505.14454) as its code computes it (github.com/xuyang-liu16/VidCom2 at 944a17d,
+Apache-2.0). The paper has cosine similarity over all channels; the published numbers come from the code.
 """
 
 import weakref
@@ -22,7 +22,7 @@ BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
 class Likeness(NamedTuple):
-    """Kernel similarity of each token to the centre of its video and of its frame, in (0, 5]; high = redundant."""
+    """Kernel similarity of each token to the centres of its video and frame, in (0, 5]; high = redundant."""
 
     video: Float[Tensor, "frames tokens"]
     frame: Float[Tensor, "frames tokens"]
@@ -39,7 +39,7 @@ def likeness(tokens: VideoTokens, channel_ratio: float) -> Likeness:
 
 
 class _Remembered:
-    """The last answer, recognised by the very tensors it was asked about, unwritten since. Keeps no features alive.
+    """The last answer, known by the very tensors it was asked about, unwritten since. Keeps no features alive.
 
     The mask of living tokens is new in every plan, so an answer never outlives its plan.
     """
@@ -93,7 +93,7 @@ def measure(
 def steady_channels(
     living: Float[Tensor, "frames tokens dim"], mass: Float[Tensor, "frames tokens 1"], channel_ratio: float
 ) -> Int[Tensor, " channels"]:
-    """The `channel_ratio` of the channels with the smallest variance over the video, ascending; ties to the lower."""
+    """The `channel_ratio` of the channels that vary least over the video, ascending; ties to the lower."""
     total = mass.sum().clamp(min=1.0)
     mean = (living * mass).sum((0, 1)) / total
     variance = ((living - mean).square() * mass).sum((0, 1)) / total

@@ -1,4 +1,4 @@
-"""DyCoke's dynamic pruning in decode: later layers read the visual KV entries that the newest token attends to."""
+"""DyCoke's dynamic pruning in decode: later layers read the visual KV entries the newest token attends to."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -17,34 +17,29 @@ from vidsieve.framework.stage import Stage, tunable
 
 
 class DynamicKV(Stage):
-    """Let the later layers read, in each decode step, only the visual KV entries the newest token attends to most.
+    """Let later layers read, in each decode step, only the visual KV entries the newest token attends to most.
 
-    The attention of the layer before `layer`, averaged over heads in float32, ranks the visual tokens; of n the
-    `int((1 - drop_ratio) * n)` highest are read (0 allowed; the paper code's own rounding). A new choice is made when
-    the cosine similarity to earlier attention falls below `threshold`. With `refresh: reuse` that is the attention
-    the last choice was made from, and the choice stays until then; with `refresh: full`, as in the released code, it
-    is the step before, and a step without a new choice reads everything.
+    The attention of the layer before `layer`, averaged over heads in float32, ranks the visual tokens; of n
+    the `int((1 - drop_ratio) * n)` highest are read (0 allowed; the paper code's own rounding). A new choice
+    is made when the cosine similarity to earlier attention falls below `threshold`. With `refresh: reuse` that
+    is the attention the last choice was made from, and the choice stays until then, so that slow drift is
+    noticed too. With `refresh: full`, as in the released code, it is the attention of the step before, and a
+    step without a new choice reads everything.
 
-    This frees no memory: nothing is evicted, the cache keeps every entry so that a later step can choose it again.
-    A step only reads fewer keys and values, and gathering them costs time too.
+    This frees no memory: nothing is evicted, the cache keeps every entry so that a later step can choose it
+    again. A step only reads fewer keys and values, and gathering them costs time too.
 
-    Source: DyCoke, arXiv 2411.15024, section 3.3; counts as in its code (github.com/KD-TAO/DyCoke at dd74634).
+    Source: DyCoke, arXiv 2411.15024, and its code (github.com/KD-TAO/DyCoke at dd74634, Apache-2.0).
     """
 
     layer: int | float = Field(
         3,
         gt=0,
-        description="first layer that sees fewer (the paper's L, zero-based); a fraction below 1 counts by depth",
+        description="first layer that sees fewer (the paper's L, zero-based); below 1, a fraction of the depth",
     )
-    drop_ratio: float = tunable(
-        0.7, low=0.0, high=1.0, help="the paper's P, visual KV entries not read ÷ all"
-    )
-    threshold: float = tunable(
-        0.9, low=0.0, high=1.0, help="cosine similarity of attention that counts as unmoved"
-    )
-    refresh: Literal["reuse", "full"] = Field(
-        "reuse", description="what a step whose attention has not moved reads"
-    )
+    drop_ratio: float = tunable(0.7, low=0.0, high=1.0, help="visual KV entries not read ÷ all, the paper's P")
+    threshold: float = tunable(0.9, low=0.0, high=1.0, help="cosine similarity at which attention has not moved")
+    refresh: Literal["reuse", "full"] = Field("reuse", description="what a step reads if attention has not moved")
     keep_last: bool = Field(False, description="always read the last visual token, as the released code does")
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
@@ -52,8 +47,9 @@ class DynamicKV(Stage):
         first = self.layer if self.layer >= 1 else max(1, round(self.layer * num_layers))
         if first != int(first) or not 1 <= first < num_layers:
             raise PolicyError(
-                f"dycoke.kv: layer {self.layer:g} asked, on a model of {num_layers} decoder layers; the first layer "
-                f"that sees fewer must be a whole number from 1 to {num_layers - 1}, or a fraction of the depth below 1."
+                f"dycoke.kv: layer {self.layer:g} asked, on a model of {num_layers} decoder layers; the first "
+                f"layer that sees fewer must be a whole number from 1 to {num_layers - 1}, or a fraction of the "
+                "depth below 1."
             )
         return (int(first) - 1,)
 
@@ -80,13 +76,13 @@ class DynamicKV(Stage):
         return int(max(0, visual - int(self.keep_last)) * (1 - self.drop_ratio))
 
     def _counts(self, step: DecodeStep) -> Int[Tensor, " rows"]:
-        """`_kept_of` for every row; made once and kept in the state, so that later steps copy nothing to the device."""
+        """`_kept_of` for every row; made once and kept in the state: later steps copy nothing to the device."""
         return torch.tensor([self._kept_of(visual) for visual in step.counts], device=step.valid.device)
 
     def _choose(
         self, step: DecodeStep, ranking: Float[Tensor, "rows visual"], count: Int[Tensor, " rows"]
     ) -> Int[Tensor, "rows kept"]:
-        """Visual token numbers of each row's choice, ascending, then −1; equal attention goes to the lower number."""
+        """Visual token numbers of each row's choice, ascending, then −1; equal attention: the lower number."""
         visual = ranking.shape[1]
         width = max(self._kept_of(row) for row in step.counts)
         order = torch.argsort(ranking, dim=1, descending=True, stable=True)[:, :width]

@@ -19,18 +19,18 @@ Windows = Literal["complete", "released"]
 
 
 class TemporalMerge(Stage):
-    """Drop, in windows of four frames, the visual tokens most similar to those at the same place in an earlier frame.
+    """Drop, in windows of four frames, the visual tokens most like those at the same place in an earlier frame.
 
-    The first frame of a window stays whole. Its second and third frame are compared with the first, its fourth with
-    the uncompressed third, by cosine similarity in float32, and each keeps the `int((1 - drop_ratio) * n)` least
-    similar of its n living tokens (0 allowed; the paper code's own rounding). A token whose counterpart was dropped
-    earlier shows something new and goes first. Despite its name the method drops and averages nothing. A shorter
-    last window is treated alike; a frame with nothing before it in its window stays whole.
+    The first frame of a window stays whole. Its second and third frame are compared with the first, its fourth
+    with the uncompressed third, by cosine similarity in float32, and each keeps the `int((1 - drop_ratio) * n)`
+    least similar of its n living tokens (0 allowed; the paper code's own rounding). A token whose counterpart
+    was dropped by an earlier stage is kept first. Despite its name the method drops and averages nothing. A
+    shorter last window is treated alike; a frame with nothing before it in its window stays whole.
 
-    `windows: released` is what the released code does: the last window's third frame stays whole, an odd last frame
-    is lost, and four frames or fewer are a PolicyError.
+    `windows: released` is what the released code does: in a last window of four the third frame stays whole,
+    an odd last frame is lost, and four frames or fewer are a PolicyError.
 
-    Source: DyCoke, arXiv 2411.15024, section 3.2; counts as in its code (github.com/KD-TAO/DyCoke at dd74634).
+    Source: DyCoke, arXiv 2411.15024, and its code (github.com/KD-TAO/DyCoke at dd74634, Apache-2.0).
     """
 
     solves = "drop_ratio"
@@ -39,11 +39,9 @@ class TemporalMerge(Stage):
         None,
         low=0.0,
         high=1.0,
-        help="the paper's K, dropped ÷ offered in each compared frame; left out, solved",
+        help="dropped ÷ offered in each compared frame, the paper's K; left out, it is solved",
     )
-    windows: Windows = Field(
-        "complete", description="every window in full, or as the released code leaves them"
-    )
+    windows: Windows = Field("complete", description="all windows in full, or as the released code does")
 
     def attainable(self, shape: VideoShape) -> tuple[float, float]:
         roles = frame_roles(shape.frames, self.windows)
@@ -58,8 +56,8 @@ class TemporalMerge(Stage):
     def select_tokens(self, tokens: VideoTokens) -> Keep:
         if self.drop_ratio is None:
             raise PolicyError(
-                "dycoke.temporal-merge: drop_ratio was left out and nothing solves it; set drop_ratio, or make this "
-                "the last reducing stage of a policy with a retention_ratio."
+                "dycoke.temporal-merge: drop_ratio was left out and nothing solves it; set drop_ratio, or make "
+                "this the last reducing stage of a policy with a retention_ratio."
             )
         alive = tokens.keep
         roles = frame_roles(alive.shape[0], self.windows)
@@ -75,7 +73,7 @@ class TemporalMerge(Stage):
 
 
 class FrameRoles(NamedTuple):
-    """Frame numbers by what happens to them; `reference[i]` is what `pruned[i]` is compared with. The rest is lost."""
+    """Frame numbers by what becomes of them; `pruned[i]` is compared with `reference[i]`. The rest is lost."""
 
     whole: Int[Tensor, " whole"]
     pruned: Int[Tensor, " pruned"]
@@ -86,8 +84,9 @@ def frame_roles(frames: int, windows: Windows) -> FrameRoles:
     """Who stays whole and who is compared with whom; PolicyError where the released code fails."""
     if windows == "released" and frames <= 4:
         raise PolicyError(
-            f"dycoke.temporal-merge: windows 'released' on {frames} frames: the released code fails on four frames or "
-            "fewer (RuntimeError: stack expects a non-empty TensorList). Give it five or more, or use windows 'complete'."
+            f"dycoke.temporal-merge: windows 'released' asked, {frames} frames came; the released code fails on "
+            "four frames or fewer (RuntimeError: stack expects a non-empty TensorList). Give it five or more, or "
+            "use windows 'complete'."
         )
     frame = torch.arange(frames)
     place = frame % 4

@@ -15,7 +15,7 @@ class RandomScores(Stage):
 
     @hookimpl
     def score_tokens(self, tokens: VideoTokens) -> Scores:
-        # a permutation rather than uniform draws: float32 draws tie now and then, and ties favour early tokens
+        # a permutation, not uniform draws: float32 draws tie now and then, and ties favour early tokens
         order = torch.randperm(tokens.keep.numel(), generator=tokens.rng)
         return Scores(order.view(tokens.keep.shape).float().to(tokens.features.device))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from vidsieve.framework.hookspecs import hookimpl
@@ -29,7 +29,7 @@ class TopK(Stage):
         None,
         low=0.01,
         high=1.0,
-        help="kept ÷ offered; left out on the last reducing stage, the retention decides",
+        help="kept ÷ offered; left out, the retention ratio decides",
     )
 
     def attainable(self, shape: VideoShape) -> tuple[float, float]:
@@ -41,9 +41,7 @@ class TopK(Stage):
         values = tokens.scores.values.float()
         lines, counts = self._budget_lines(tokens)
         token_lines = lines.unsqueeze(1).expand_as(tokens.keep).flatten()
-        rank = rank_in_line(
-            torch.where(tokens.keep, values, -torch.inf).flatten(), token_lines, counts.numel()
-        )
+        rank = rank_in_line(torch.where(tokens.keep, values, -torch.inf).flatten(), token_lines, counts.numel())
         mask = (rank < counts[token_lines]).view_as(tokens.keep) & tokens.keep
         return Keep(mask, scores=torch.where(tokens.keep, values, 0.0))
 
@@ -85,9 +83,7 @@ def _lines(budget: Budget, frames: int, device: torch.device) -> Int[Tensor, " f
     return torch.unique(budget.group, return_inverse=True)[1]
 
 
-def _per_line(
-    amount: Float[Tensor, " frames"] | Int[Tensor, " frames"], lines: Int[Tensor, " frames"]
-) -> Tensor:
+def _per_line(amount: Num[Tensor, " frames"], lines: Int[Tensor, " frames"]) -> Num[Tensor, " frames"]:
     """Sum of the frames' amounts in each line; lines that no frame draws on hold zero."""
     return torch.zeros_like(amount).scatter_add_(0, lines, amount)
 

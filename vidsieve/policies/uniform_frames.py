@@ -14,7 +14,7 @@ from vidsieve.policies._counting import attainable_by_ratio, tokens_to_leave
 
 
 class UniformFrames(Stage):
-    """Keep whole frames, evenly spaced over the video; the remainder goes to the last of them, evenly spaced in it.
+    """Keep whole frames, evenly spaced over the video; the last of them takes the remainder, spread evenly in it.
 
     Frames without a living token are passed over.
     """
@@ -25,7 +25,7 @@ class UniformFrames(Stage):
         None,
         low=0.01,
         high=1.0,
-        help="kept ÷ offered; left out on the last reducing stage, the retention decides",
+        help="kept ÷ offered; left out, the retention ratio decides",
     )
 
     def attainable(self, shape: VideoShape) -> tuple[float, float]:
@@ -56,7 +56,7 @@ def evenly_spaced_counts(alive: list[int], total: int) -> list[int]:
 def _evenly_spaced_tokens(
     alive: Bool[Tensor, "frames tokens"], counts: Int[Tensor, " frames"]
 ) -> Bool[Tensor, "frames tokens"]:
-    """`counts` of the living tokens of each frame, spread evenly over them: the multiples of n ÷ count, rounded up."""
+    """`counts` of the living tokens of each frame, spread evenly over them."""
     place = alive.cumsum(dim=1)
     share, offered = counts.unsqueeze(1), place[:, -1:].clamp(min=1)
     # the k-th of n is taken when k * count / n passes a whole number there: exactly `count` times

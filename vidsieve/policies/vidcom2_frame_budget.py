@@ -19,20 +19,21 @@ from vidsieve.policies._vidcom2 import likeness
 class FrameBudget(Stage):
     """Give frames that are unlike the rest of the video a larger share of the token total.
 
-    With u the mean unlikeness of a frame's tokens to the video and T the number of frames, share = (1 + σ − 1/T) / T,
-    σ = softmax(u / temperature): between (1 − 1/T) and (2 − 1/T) times the average. At the paper's temperature σ is
-    nearly one-hot. `counting: released` returns the released code's own integer counts instead, which miss the
-    total asked by rounding each frame alone and by cutting at a full frame; it needs `exact: false`.
+    With u the mean unlikeness of a frame's tokens to the video and T the number of frames,
 
-    Source: VidCom², arXiv 2505.14454, section 3.2, Eq. 5 to 7; constants and counts as in its code at 944a17d.
+        share = (1 + σ − 1/T) / T      σ = softmax(u / temperature)
+
+    which is between (1 − 1/T) and (2 − 1/T) times the average; at the paper's temperature σ is nearly one-hot.
+    `counting: released` returns the released code's own integer counts instead. They miss the total asked, as
+    each frame is rounded and cut at its own size alone; a policy file needs `exact: false` for them.
+
+    Source: VidCom², arXiv 2505.14454, "Frame Compression Adjustment", and its code at 944a17d.
     """
 
     temperature: float = tunable(
         0.01, low=0.003, high=1.0, log=True, help="softmax temperature; high shares the total evenly"
     )
-    channel_ratio: float = tunable(
-        0.5, low=0.125, high=1.0, help="share of the channels compared, steadiest first"
-    )
+    channel_ratio: float = tunable(0.5, low=0.125, high=1.0, help="channels compared ÷ all, the steadiest first")
     counting: Literal["share", "released"] = Field(
         "share", description="shares of an exact total, or the counts of the released code"
     )

@@ -12,12 +12,10 @@ from vidsieve.policies._vidcom2 import likeness
 class TokenScore(Stage):
     """Score each visual token by how little it resembles the centre of its video and the centre of its frame.
 
-    Source: VidCom², arXiv 2505.14454, section 3.3; kernel, channels and centres as in its code at 944a17d.
+    Source: VidCom², arXiv 2505.14454, "Adaptive Token Compression", and its code at 944a17d.
     """
 
-    channel_ratio: float = tunable(
-        0.5, low=0.125, high=1.0, help="share of the channels compared, steadiest first"
-    )
+    channel_ratio: float = tunable(0.5, low=0.125, high=1.0, help="channels compared ÷ all, the steadiest first")
     frame_weight: float = tunable(
         1.0, low=0.0, high=2.0, help="weight of likeness to the frame beside likeness to the video"
     )
