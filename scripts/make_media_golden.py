@@ -197,7 +197,7 @@ def expected(case: Case) -> dict[str, np.ndarray]:
         video_metadata=[
             {"total_num_frames": v.total, "fps": v.fps, "frames_indices": v.frame_index.tolist()} for v in videos
         ],
-        padding=True, padding_side="left", return_tensors="pt", return_mm_token_type_ids=True,
+        padding=True, padding_side="left", return_tensors="pt",
     )  # fmt: skip
     arrays = {k: v.numpy() for k, v in inputs.items() if k != "token_type_ids"}
     if case.big:

@@ -25,6 +25,7 @@ class Encoder(ABC):
     """One family's way from frames to tensors."""
 
     resolution_is_fixed: ClassVar[bool]  # every frame becomes the same square, whatever its size was
+    takes_token_types: ClassVar[bool]  # M-RoPE needs mm_token_type_ids; the others refuse them in generate
 
     @abstractmethod
     def encode(self, clips: Sequence[Clip]) -> Encoded:
@@ -35,9 +36,7 @@ class Encoder(ABC):
         """The frame size in a few words."""
 
 
-def build_encoder(
-    model_config: PretrainedConfig, settings: Settings, max_pixels: int | None
-) -> Encoder | None:
+def build_encoder(model_config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> Encoder | None:
     """The encoder for a model, None for a family without one. `max_pixels` caps the pixels of a frame."""
     from vidsieve.media.llava_encoder import LlavaNextVideoEncoder, LlavaOnevisionEncoder
     from vidsieve.media.qwen2_vl_encoder import Qwen2VLEncoder

@@ -92,9 +92,7 @@ def source_fps(stream: VideoStream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or stream.base_rate or UNKNOWN_FPS
 
 
-def _check_whole(
-    container: InputContainer, stream: VideoStream, path: Path, packets: int, end_s: Fraction
-) -> None:
+def _check_whole(container: InputContainer, stream: VideoStream, path: Path, packets: int, end_s: Fraction) -> None:
     """Refuse a file that ends before its header says."""
     if stream.frames and stream.duration and stream.time_base:
         # Both must fall short: an edit list hides frames that the header still counts.

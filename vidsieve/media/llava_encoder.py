@@ -29,6 +29,7 @@ class LlavaOnevisionEncoder(Encoder):
     normalisation: dict[str, Any]
 
     resolution_is_fixed: ClassVar[bool] = True
+    takes_token_types: ClassVar[bool] = False
 
     @classmethod
     def from_settings(
@@ -64,6 +65,7 @@ class LlavaNextVideoEncoder(Encoder):
     normalisation: dict[str, Any]
 
     resolution_is_fixed: ClassVar[bool] = True
+    takes_token_types: ClassVar[bool] = False
 
     @classmethod
     def from_settings(

@@ -1,5 +1,6 @@
 """The processor of a checkpoint: transformers' own where it can be built, else ours."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
@@ -36,11 +37,11 @@ def load_processor(
     prompter = Prompter.build(_tokenizer(model_dir_or_id, revision), model_config, settings.chat_template)
     encoder = build_encoder(model_config, settings, max_pixels)
     reason = ""
-    if prefer_hf:
+    if prefer_hf and find_spec("torchvision") is None:
+        reason = "torchvision is not installed, nor needed"
+    elif prefer_hf:
         try:
-            return TransformersProcessor.build(
-                model_dir_or_id, model_config, prompter, encoder, max_pixels, revision
-            )
+            return TransformersProcessor.build(model_dir_or_id, model_config, prompter, encoder, max_pixels, revision)
         except Exception as error:  # whatever is wrong there, ours gives the same tensors
             reason = f"transformers' own cannot be used: {_first_line(error)}"
     if encoder is None:

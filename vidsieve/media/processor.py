@@ -32,7 +32,8 @@ class Processor(ABC):
 
         prompts: questions, put into the chat template; or finished prompts with one placeholder a video.
         clips: for each prompt the videos it is about, perhaps none.
-        Rows are padded on the left; `mm_token_type_ids` is 0 for text, 1 for image, 2 for video.
+        Rows are padded on the left. `mm_token_type_ids` (0 text, 1 image, 2 video) is there for the families
+        with M-RoPE, which need it; the others' `generate` refuses it.
         Raises InputError where prompts, clips and placeholders do not fit together.
         """
         if len(prompts) != len(clips) or not prompts:
@@ -73,4 +74,7 @@ class VidsieveProcessor(Processor):
             self.prompter.expand(self.prompter.token_ids(text), [next(counts) for _ in row])
             for text, row in zip(texts, clips, strict=True)
         ]
-        return {**self.prompter.pad(rows), **(encoded.tensors if encoded else {})}
+        inputs = {**self.prompter.pad(rows), **(encoded.tensors if encoded else {})}
+        if self.encoder.takes_token_types:
+            inputs["mm_token_type_ids"] = self.prompter.token_types(inputs["input_ids"])
+        return inputs

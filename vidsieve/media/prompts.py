@@ -80,16 +80,16 @@ class Prompter:
         return row.repeat_interleave(repeats)
 
     def pad(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask` and `mm_token_type_ids`, padded on the left to the longest row."""
+        """`input_ids` and `attention_mask`, padded on the left to the longest row."""
         ids = torch.nn.utils.rnn.pad_sequence(
             list(rows), batch_first=True, padding_value=self._pad_id(), padding_side="left"
         )
         masks = [torch.ones_like(row) for row in rows]
         mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True, padding_side="left")
-        return {"input_ids": ids, "attention_mask": mask, "mm_token_type_ids": self.types(ids)}
+        return {"input_ids": ids, "attention_mask": mask}
 
-    def types(self, ids: Tensor) -> Tensor:
-        """0 for text, 1 for image and 2 for video placeholders."""
+    def token_types(self, ids: Tensor) -> Tensor:
+        """`mm_token_type_ids`: 0 for text, 1 for image and 2 for video placeholders."""
         types = torch.zeros_like(ids)
         if self.image_token_id is not None:
             types[ids == self.image_token_id] = IMAGE

@@ -17,18 +17,14 @@ from vidsieve.media.pixels import CLIP_MEAN, CLIP_STD, RESCALE_FACTOR, normalise
 MAX_ASPECT_RATIO = 200
 
 
-def smart_resize(
-    height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int
-) -> tuple[int, int]:
+def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     """(height, width) in pixels: multiples of `factor`, area within the bounds, aspect ratio nearly kept.
 
     `factor` is patch_size x merge_size. A frame thinner than 1:200 raises MediaError. `max_pixels` below
     one merged patch still gives one: a frame cannot be smaller than `factor` x `factor`.
     """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise MediaError(
-            f"frames: at most {MAX_ASPECT_RATIO}:1 can be resized, got {width} x {height}; crop the video"
-        )
+        raise MediaError(f"frames: at most {MAX_ASPECT_RATIO}:1 can be resized, got {width} x {height}; crop the video")
     new_height, new_width = round(height / factor) * factor, round(width / factor) * factor
     if new_height * new_width > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -92,8 +88,6 @@ def qwen2_vl_patches(
             f"got {count} frames of {width} x {height}; resize with smart_resize and resize_frames first"
         )
     pixels = normalise(frames, image_mean, image_std, rescale_factor=rescale_factor)
-    patches = patchify(
-        pixels, patch_size=patch_size, temporal_patch_size=temporal_patch_size, merge_size=merge_size
-    )
+    patches = patchify(pixels, patch_size=patch_size, temporal_patch_size=temporal_patch_size, merge_size=merge_size)
     grid = (-(-count // temporal_patch_size), height // patch_size, width // patch_size)
     return patches, torch.tensor(grid, dtype=torch.long)

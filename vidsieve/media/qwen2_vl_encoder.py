@@ -38,6 +38,7 @@ class Qwen2VLEncoder(Encoder):
     max_video_tokens: int
 
     resolution_is_fixed: ClassVar[bool] = False
+    takes_token_types: ClassVar[bool] = True
 
     @classmethod
     def from_settings(

@@ -30,9 +30,7 @@ def sample_by_count(total: int, count: int) -> Int64[np.ndarray, " frames"]:
     return np.arange(count, dtype=np.int64) * total // count
 
 
-def sample_by_fps(
-    table: FrameTable, fps: float | int, max_frames: int | None
-) -> Int64[np.ndarray, " frames"]:
+def sample_by_fps(table: FrameTable, fps: float | int, max_frames: int | None) -> Int64[np.ndarray, " frames"]:
     """The frames on screen at `fps` even moments a second, never more than the video has or `max_frames`.
 
     At a constant frame rate these are transformers' indices; at a variable one, equal times and not equal

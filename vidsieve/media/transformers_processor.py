@@ -62,8 +62,7 @@ class TransformersProcessor(Processor):
             padding_side="left",
             return_tensors="pt",
         )
-        wanted = {k: v for k, v in inputs.items() if isinstance(v, Tensor) and k != "token_type_ids"}
-        return {**wanted, "mm_token_type_ids": self.prompter.types(inputs["input_ids"])}
+        return {k: v for k, v in inputs.items() if isinstance(v, Tensor) and k != "token_type_ids"}
 
 
 def _metadata(clip: Clip) -> dict[str, Any]:
@@ -93,10 +92,7 @@ def _complete(hf_processor: Any, model_config: PretrainedConfig, prompter: Promp
 
 def _cap_pixels(video_processor: Any, encoder: Encoder | None, max_pixels: int | None) -> None:
     """Give transformers the bounds that our encoder worked out from the same settings and cap."""
-    if (
-        hasattr(type(video_processor), "cap_pixels_per_frame")
-        and video_processor.cap_pixels_per_frame is None
-    ):
+    if hasattr(type(video_processor), "cap_pixels_per_frame") and video_processor.cap_pixels_per_frame is None:
         video_processor.cap_pixels_per_frame = False  # what None means today, said aloud
     if max_pixels is None or encoder is None or encoder.resolution_is_fixed:
         return

@@ -88,9 +88,7 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             pictures = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not pictures:
                 kinds = sorted({s.type for s in container.streams})
-                raise MediaError(
-                    f"{file}: no video stream, only {', '.join(kinds) or 'nothing'}; choose another file"
-                )
+                raise MediaError(f"{file}: no video stream, only {', '.join(kinds) or 'nothing'}; choose another file")
             pictures[0].thread_type = "AUTO"
             yield container, pictures[0]
     except (av.error.FFmpegError, OSError) as error:

@@ -47,9 +47,7 @@ def write_video(
     return target
 
 
-def _check(
-    target: Path, frames: UInt8[Tensor, "frames 3 height width"], fps: float | int, pix_fmt: str
-) -> None:
+def _check(target: Path, frames: UInt8[Tensor, "frames 3 height width"], fps: float | int, pix_fmt: str) -> None:
     count, _, height, width = frames.shape
     if not count or not height * width or not fps > 0:
         raise MediaError(
