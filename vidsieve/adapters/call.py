@@ -1,0 +1,183 @@
+"""One call of `generate` under a policy: read what was asked, run the short prompt, give back what was expected."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vidsieve.adapters.base import Adapter, VideoModel
+from vidsieve.adapters.columns import PER_TOKEN
+from vidsieve.adapters.encode import vision_names
+from vidsieve.adapters.positions import model_positions, original_rotation
+from vidsieve.adapters.prompt import has_video, read_mask
+from vidsieve.adapters.session import Past, cached_columns, new_part, recall, remember
+from vidsieve.adapters.shorten import Request, Shortened, shorten
+from vidsieve.adapters.stream import OriginalPrompt
+from vidsieve.framework.errors import InputError
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.report import Report
+
+
+class GenerateCall:
+    """One call of `generate`."""
+
+    def __init__(self, adapter: Adapter, model: VideoModel, policy: Policy, seed: int) -> None:
+        self.adapter, self.model, self.policy, self.seed = adapter, model, policy, seed
+        self.asked: dict[str, Any] = {}
+        self.inputs: dict[str, Any] = {}
+        self.whole = torch.empty(0, 0, dtype=torch.long)
+
+    def run(self, original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Report]:
+        """Run `original` on the shortened inputs; its output as the caller would have had it, and the Report."""
+        self.asked = _bound(original, args, kwargs)
+        past = recall(self.asked.get("past_key_values"))
+        ids = self._ids()
+        if ids is None or (past is None and self._passes_untouched(ids)):
+            empty = Report(
+                policy_name=self.policy.name,
+                policy_hash=self.policy.hash,
+                requested_ratio=self.policy.retention_ratio,
+            )
+            return original(*args, **kwargs), empty
+        self._refuse_guidance()
+        with torch.no_grad():
+            short = self._shorten(ids, past)
+        with ExitStack() as stack:
+            stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
+            output = original(**self._inputs(ids, short))
+        return self._restore(ids, short, output), short.report
+
+    def setting(self, name: str) -> Any:
+        """A generation setting as `generate` will see it: the call's, its config's, or the model's."""
+        for value in (
+            self.asked.get(name),
+            getattr(self.asked.get("generation_config"), name, None),
+            getattr(getattr(self.model, "generation_config", None), name, None),
+        ):
+            if value is not None:
+                return value
+        return None
+
+    def _ids(self) -> Int[Tensor, "rows columns"] | None:
+        """The prompt's ids; None when the call has none, which is fine as long as it has no video either."""
+        ids = self.asked.get("inputs") if self.asked.get("inputs") is not None else self.asked.get("input_ids")
+        if (ids is None or self.asked.get("inputs_embeds") is not None) and has_video(self.asked):
+            raise InputError(
+                "generate: a video needs input_ids, where its placeholders stand; inputs_embeds cannot be compressed."
+            )
+        return None if self.asked.get("inputs_embeds") is not None else ids
+
+    def _passes_untouched(self, ids: Int[Tensor, "rows columns"]) -> bool:
+        """Whether there is nothing for a policy in this call: text, or images, with or without a cache."""
+        cache = self.asked.get("past_key_values")
+        cached = cache is not None and int(cache.get_seq_length()) > 0
+        if not has_video(self.asked):
+            # without a cache the check for placeholders without a video is made by `shorten`
+            return cached or not bool(ids.eq(self.model.config.video_token_id).any())
+        if cached:
+            raise InputError(
+                "past_key_values: was not filled by a call under `applied`, so the place of the new video is unknown; "
+                "make the first turn under `applied` too, or start without past_key_values."
+            )
+        return False
+
+    def _refuse_guidance(self) -> None:
+        if self.setting("guidance_scale") not in (None, 1, 1.0):
+            raise InputError(
+                "generate: guidance_scale runs a second prompt through the same model, which a compressed prompt's "
+                "positions do not fit; leave guidance_scale out."
+            )
+
+    def _pad_id(self) -> int:
+        """An id for filled-up columns; they are masked, so any id that is no placeholder will do."""
+        pad, eos = self.setting("pad_token_id"), self._eos()
+        return int(pad) if pad is not None else (eos[0] if eos else 0)
+
+    def _eos(self) -> list[int]:
+        eos = self.setting("eos_token_id")
+        return [] if eos is None else [int(one) for one in (eos if isinstance(eos, list | tuple) else [eos])]
+
+    def _shorten(self, ids: Int[Tensor, "rows columns"], past: Past | None) -> Shortened:
+        """The short prompt, with what the cache holds in front of it."""
+        mask, pad = self.asked.get("attention_mask"), self.setting("pad_token_id")
+        request: dict[str, Any] = dict(
+            adapter=self.adapter, model=self.model, policy=self.policy, seed=self.seed, pad_id=self._pad_id()
+        )
+        if past is None:
+            mask = read_mask(ids, mask, None if pad is None else int(pad), self._eos())
+            self.inputs, self.whole = self.asked, ids
+            return shorten(Request(inputs=self.asked, ids=ids, mask=mask, **request))
+        columns, seen = cached_columns(past, int(self.asked["past_key_values"].get_seq_length()))
+        ids, mask = new_part(past, seen, ids, mask)
+        self.inputs, self.whole = self._new_inputs(ids), torch.cat([past.ids[:, :seen].to(ids), ids], dim=1)
+        start = columns.positions[..., -1:] + 1
+        new = shorten(Request(inputs=self.inputs, ids=ids, mask=mask, start=start, **request))
+        return Shortened(
+            columns=columns.join(new.columns),
+            video=new.video,
+            report=new.report,
+            gapped=new.gapped or past.gapped,
+        )
+
+    def _new_inputs(self, new_ids: Int[Tensor, "rows columns"]) -> dict[str, Any]:
+        """The call's inputs without the pictures of earlier turns, whose tokens the cache already holds."""
+        inputs = dict(self.asked)
+        for modality in ("image", "video"):
+            if not bool(new_ids.eq(getattr(self.model.config, f"{modality}_token_id")).any()):
+                for name in vision_names(self.model, modality):
+                    inputs.pop(name, None)
+        return inputs
+
+    def _inputs(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> dict[str, Any]:
+        """Arguments for the original `generate`."""
+        columns = short.columns
+        spent = {*vision_names(self.model, "video"), *PER_TOKEN, "inputs", "mm_encoder_outputs"}
+        spent -= set(vision_names(self.model, "image"))
+        call = {name: value for name, value in self.inputs.items() if name not in spent}
+        call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
+        call["position_ids"] = model_positions(columns)
+        features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != "video"}
+        features |= {} if short.video is None else {"video": short.video}
+        call |= {"mm_encoder_outputs": features} if features else {}
+        call |= self._lengths(ids.shape[1] - columns.width)
+        if call.get("streamer") is not None:
+            call["streamer"] = OriginalPrompt(call["streamer"], ids)
+        return call
+
+    def _lengths(self, removed: int) -> dict[str, int]:
+        """`max_length` and `min_length` count the prompt: lower them by what was removed from it."""
+        lowered = {}
+        for name, other in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            value = self.setting(name)
+            if value and removed and self.setting(other) is None:
+                lowered[name] = max(int(value) - removed, 0)
+        return lowered
+
+    def _restore(self, ids: Int[Tensor, "rows columns"], short: Shortened, output: Any) -> Any:
+        """The output with the original prompt in its sequences; its cache is remembered for a next turn."""
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        copies = sequences.shape[0] // ids.shape[0]
+        new = sequences[:, short.columns.width :]
+        prompt = ids.repeat_interleave(copies, dim=0).to(sequences.device)
+        asked = torch.cat([prompt, new], dim=1)
+        cache = getattr(output, "past_key_values", None)
+        cache = self.asked.get("past_key_values") if cache is None else cache
+        if cache is not None and copies == 1 and (self.setting("num_beams") or 1) == 1:
+            whole = torch.cat([self.whole.to(new), new], dim=1)
+            prompt_length = self.whole.shape[1]
+            remember(cache, Past(ids=whole, prompt=prompt_length, columns=short.columns, gapped=short.gapped))
+        if isinstance(output, Tensor):
+            return asked
+        output.sequences = asked
+        return output
+
+
+def _bound(original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of the call by name."""
+    bound = dict(inspect.signature(original).bind(*args, **kwargs).arguments)
+    bound.update(bound.pop("kwargs", {}))
+    return bound

@@ -1,0 +1,83 @@
+"""`Columns`: everything a prompt holds per token, so that one index shortens all of it together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+PER_TOKEN = ("mm_token_type_ids", "token_type_ids", "moe_mm_token_type_ids", "labels")
+"""Model inputs, beside ids and mask, that have one entry a token."""
+_FILL = {"labels": -100}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Columns:
+    """The token columns of a batch of prompts.
+
+    `mask` is 1 on real tokens. `positions` are the rotary positions that the tokens have in the uncompressed prompt:
+    one axis, or three (time, height, width) in front. `visual` marks the tokens that a KV stage chooses among.
+    `others` holds further inputs with one entry a token.
+    """
+
+    ids: Int[Tensor, "rows columns"]
+    mask: Shaped[Tensor, "rows columns"]
+    positions: Int[Tensor, "*axes rows columns"]
+    visual: Bool[Tensor, "rows columns"]
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Columns, padding included."""
+        return self.ids.shape[1]
+
+    def take(self, order: Int[Tensor, "rows kept"], real: Bool[Tensor, "rows kept"], pad_id: int) -> "Columns":
+        """The columns in `order`; where `real` is False the column becomes padding."""
+
+        def pick(values: Tensor, fill: int) -> Tensor:
+            index = order.to(values.device).expand(*values.shape[:-1], order.shape[1])
+            return values.gather(-1, index).masked_fill(~real.to(values.device), fill)
+
+        return Columns(
+            ids=pick(self.ids, pad_id),
+            mask=pick(self.mask, 0),
+            positions=pick(self.positions, 0),
+            visual=pick(self.visual, 0),
+            others={name: pick(values, _FILL.get(name, 0)) for name, values in self.others.items()},
+        )
+
+    def join(self, later: "Columns") -> "Columns":
+        """These columns followed by `later`; an input that only one side has is filled up."""
+
+        def both(first: Tensor | None, second: Tensor | None, fill: int) -> Tensor:
+            if first is None:
+                assert second is not None
+                first = torch.full_like(self.ids, fill).to(second.dtype)
+            if second is None:
+                second = torch.full_like(later.ids, fill).to(first.dtype)
+            return torch.cat([first, second.to(first)], dim=-1)
+
+        names = [name for name in PER_TOKEN if name in self.others or name in later.others]
+        return Columns(
+            ids=both(self.ids, later.ids, 0),
+            mask=both(self.mask, later.mask, 0),
+            positions=both(self.positions, later.positions, 0),
+            visual=both(self.visual, later.visual, 0),
+            others={n: both(self.others.get(n), later.others.get(n), _FILL.get(n, 0)) for n in names},
+        )
+
+    def placed(self, positions: Int[Tensor, "*axes rows columns"]) -> "Columns":
+        """The same tokens at other positions."""
+        return replace(self, positions=positions)
+
+
+def kept_order(
+    keep: Bool[Tensor, "rows columns"], width: int
+) -> tuple[Int[Tensor, "rows kept"], Bool[Tensor, "rows kept"]]:
+    """Column numbers of the kept tokens, in order and right-aligned to `width`, and which of them are real.
+
+    Rows that keep fewer than `width` are filled up on the left, as left padding.
+    """
+    order = torch.argsort(keep.to(torch.int8), dim=1, stable=True)[:, -width:]
+    return order, keep.gather(1, order)

@@ -1,0 +1,50 @@
+"""One pass of the vision side, and putting features back into the container that the model reads."""
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidsieve.adapters.base import VideoModel
+
+PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
+
+
+def vision_names(model: VideoModel, modality: str) -> tuple[str, ...]:
+    """Names of the inputs that only the vision side of a modality reads."""
+    encoder = getattr(model.base_model, f"get_{modality}_features", None)
+    names = () if encoder is None else inspect.signature(encoder).parameters
+    return tuple(name for name in names if name != "kwargs")
+
+
+def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:
+    """The model's output for "image" or "video": features the caller brought, or one pass of the vision tower.
+
+    None if there is nothing of that modality.
+    """
+    given = (inputs.get("mm_encoder_outputs") or {}).get(modality)
+    if given is not None:
+        return given
+    if all(inputs.get(name) is None for name in PIXELS[modality]):
+        return None
+    taken = {name: inputs[name] for name in vision_names(model, modality) if inputs.get(name) is not None}
+    return getattr(model.base_model, f"get_{modality}_features")(**taken, return_dict=True)
+
+
+def repack(output: Any, features: Sequence[Tensor], deepstack: Sequence[Sequence[Tensor]] | None) -> Any:
+    """A fresh output of the same kind that holds these features, one tensor a video.
+
+    A model that makes one tensor for all videos gets one again. Its first axis is what `generate` regroups for beams,
+    so its slices must not cross a video: their length is a common divisor of the videos' lengths.
+    """
+    pooled: Any = list(features)
+    if isinstance(output.pooler_output, Tensor):
+        length = math.gcd(*(len(rows) for rows in features))
+        pooled = torch.cat(pooled).unflatten(0, (-1, length))
+    fields: dict[str, Any] = {"pooler_output": pooled}
+    if deepstack is not None:
+        fields["deepstack_features"] = [list(level) for level in deepstack]
+    return type(output)(**fields)

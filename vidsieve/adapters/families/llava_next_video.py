@@ -1,0 +1,24 @@
+"""LLaVA-NeXT-Video (the class of LLaVA-Video in transformers): every frame pooled by a stride (12 x 12 at 336 px)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vidsieve.adapters.base import Adapter
+from vidsieve.adapters.layout import VideoLayout, square_layouts
+
+
+def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
+    """Pooling rounds the side down; there are no structural rows."""
+    vision = config.vision_config
+    return square_layouts(
+        inputs, side=vision.image_size // vision.patch_size // config.spatial_pool_stride, structural=0
+    )
+
+
+ADAPTER = Adapter(
+    family="llava-next-video",
+    aliases=("llava-video",),
+    model_classes=("LlavaNextVideoForConditionalGeneration",),
+    default_checkpoint="llava-hf/LLaVA-NeXT-Video-7B-hf",
+    layouts=layouts,
+)

@@ -1,0 +1,14 @@
+"""Qwen2.5-VL: laid out as Qwen2-VL; its M-RoPE knows the seconds between temporal patches."""
+
+from vidsieve.adapters.base import Adapter
+from vidsieve.adapters.layout import grid_layouts
+
+ADAPTER = Adapter(
+    family="qwen2.5-vl",
+    aliases=("qwen2-5-vl", "qwen2.5vl"),
+    model_classes=("Qwen2_5_VLForConditionalGeneration",),
+    default_checkpoint="Qwen/Qwen2.5-VL-3B-Instruct",
+    layouts=grid_layouts,
+    offers=frozenset({"token_grid", "question", "timestamps_s"}),
+    special_from=151643,
+)

@@ -1,0 +1,13 @@
+"""Qwen2-VL: a temporal patch of two frames is one unit; 2x2 patches merge into a visual token; M-RoPE."""
+
+from vidsieve.adapters.base import Adapter
+from vidsieve.adapters.layout import grid_layouts
+
+ADAPTER = Adapter(
+    family="qwen2-vl",
+    aliases=("qwen2vl",),
+    model_classes=("Qwen2VLForConditionalGeneration",),
+    default_checkpoint="Qwen/Qwen2-VL-2B-Instruct",
+    layouts=grid_layouts,
+    special_from=151643,
+)

@@ -1,0 +1,88 @@
+"""Where the visual tokens of each video lie among the feature rows that a model's vision side makes.
+
+Pure arithmetic on shapes and grids, so that a prompt that does not fit its videos is refused before anything runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vidsieve.framework.errors import InputError
+
+
+@dataclass(frozen=True)
+class VideoLayout:
+    """One video's feature rows: `frames * tokens` visual tokens, frame by frame, then `structural` rows.
+
+    `frames` are the units the vision tower encodes (a temporal patch for Qwen-VL). `grid` is (t, h, w) in visual
+    tokens. Structural rows (the newline of LLaVA-OneVision) are never removed. `seconds_per_frame` is None if unknown.
+    """
+
+    frames: int
+    tokens: int
+    grid: tuple[int, int, int]
+    structural: int = 0
+    seconds_per_frame: float | None = None
+
+    @property
+    def visual(self) -> int:
+        """Rows that a policy may remove."""
+        return self.frames * self.tokens
+
+    @property
+    def rows(self) -> int:
+        """Feature rows in all, which is also the number of placeholders in the prompt."""
+        return self.visual + self.structural
+
+
+def grid_layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
+    """Layouts of models that come with `video_grid_thw` in patches: Qwen2-VL, Qwen2.5-VL and their kin."""
+    grid = inputs.get("video_grid_thw")
+    if grid is None:
+        raise InputError(
+            "model inputs: a video came without video_grid_thw, so its shape is unknown; pass video_grid_thw as the "
+            "processor made it."
+        )
+    merge = config.vision_config.spatial_merge_size
+    seconds = inputs.get("second_per_grid_ts")
+    layouts = []
+    for index, (time, height, width) in enumerate(_rows(grid)):
+        shape = (time, height // merge, width // merge)
+        pace = None if seconds is None else float(seconds[index])
+        layouts.append(VideoLayout(time, shape[1] * shape[2], shape, seconds_per_frame=pace))
+    return layouts
+
+
+def square_layouts(inputs: Mapping[str, Any], side: int, structural: int) -> list[VideoLayout]:
+    """Layouts of models that make `side * side` tokens of every frame, whatever its size: the LLaVA family."""
+    tokens = side * side
+    layouts = []
+    for rows in _feature_rows(inputs, tokens, structural):
+        frames, rest = divmod(rows - structural, tokens)
+        if rest or frames < 1:
+            raise InputError(
+                f"mm_encoder_outputs: a video has {rows} feature rows, which is no number of frames of {tokens} tokens "
+                f"plus {structural} structural rows; pass the output of get_video_features unchanged."
+            )
+        layouts.append(VideoLayout(frames, tokens, (frames, side, side), structural))
+    return layouts
+
+
+def _feature_rows(inputs: Mapping[str, Any], tokens: int, structural: int) -> list[int]:
+    """Feature rows per video, from the pixels' shape or from features that the caller computed."""
+    given = (inputs.get("mm_encoder_outputs") or {}).get("video")
+    if given is not None:
+        return [len(rows) for rows in given.pooler_output]
+    pixels = inputs["pixel_values_videos"]
+    if getattr(pixels, "ndim", 0) != 5:
+        raise InputError(
+            "pixel_values_videos: expected one tensor [videos frames channels height width], got "
+            f"{tuple(getattr(pixels, 'shape', ())) or type(pixels).__name__}; give all videos of a batch the same "
+            "number of frames."
+        )
+    return [pixels.shape[1] * tokens + structural] * pixels.shape[0]
+
+
+def _rows(grid: Any) -> Sequence[Sequence[int]]:
+    """The grid as Python integers: [[t, h, w], ...]."""
+    return grid.tolist() if hasattr(grid, "tolist") else [[int(size) for size in row] for row in grid]
