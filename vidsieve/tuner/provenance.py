@@ -1,0 +1,82 @@
+"""What a tuned policy file says about how it came to be, so that a sceptic can measure it again."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import vidsieve
+from vidsieve.tuner.accuracy import Accuracy
+from vidsieve.tuner.control import Control
+from vidsieve.tuner.data import Data
+from vidsieve.tuner.events import Bounds
+from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.latency import Latency
+from vidsieve.tuner.search import Search
+from vidsieve.tuner.trial import Judge
+
+SCHEMA = 1
+
+
+def provenance(
+    lab: Lab,
+    data: Data,
+    bounds: Bounds,
+    search: Mapping[str, Any],
+    latency: Latency | None,
+    accuracy: Accuracy | None,
+    controls: Sequence[Control],
+    warnings: Sequence[str],
+    confirmed: bool,
+) -> dict[str, Any]:
+    """The provenance section. The held-out ids come last, because they are long."""
+    target: dict[str, Any] = {"metric": f"{lab.request.metric}_ms", "value_ms": _digits(bounds.target_ms)}
+    target |= {"speedup": lab.request.speedup} if lab.request.speedup is not None else {}
+    told = data.to_dict()
+    ids = told.pop("heldout_ids")
+    return {
+        "schema": SCHEMA,
+        "made_by": f"vidsieve {vidsieve.__version__}",
+        "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "confirmed": confirmed,
+        "measured_on": dict(lab.bench.describe()),
+        "target": target | {"already_met": bounds.already_met},
+        "bounds": {
+            "uncompressed_ms": bounds.baseline.to_dict(),
+            "floor_ms": bounds.floor.to_dict(),
+            "floor_policy": bounds.floor_policy,
+        },
+        "latency": latency.to_dict() if latency else None,
+        "accuracy": accuracy.to_dict() if accuracy else None,
+        "controls": [control.to_dict() for control in controls],
+        "search": dict(search),
+        "warnings": list(warnings),
+        "data": told,
+        "heldout_ids": ids,
+    }
+
+
+def search_summary(lab: Lab, bounds: Bounds, judge: Judge, search: Search) -> dict[str, Any]:
+    """How the policy was found; the score of the winner on the search examples is left out on purpose."""
+    import optuna
+
+    verdicts = [finding.verdict for finding in search.findings]
+    r = search.proxy_r()
+    return {
+        "sampler": f"optuna {optuna.__version__} TPE multivariate group",
+        "seed": lab.request.seed,
+        "scorer": judge.scorer,
+        "proxy_r": _digits(r) if r is not None else None,
+        "trials": len(verdicts),
+        "trials_asked": lab.request.trials,
+        "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
+        "stopped_by": search.stopped,
+        "examples_scored": judge.examples_scored,
+        "seconds": round(lab.elapsed_s(), 1),
+        "policies": list(bounds.policies),
+        "set_aside": dict(bounds.set_aside),
+        "failures": {f.number: f.reason for f in search.findings if f.verdict == "failed"},
+    }
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.6g}")

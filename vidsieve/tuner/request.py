@@ -1,0 +1,66 @@
+"""What the user asks of a search, checked once at the door."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from vidsieve.framework.errors import UsageError
+from vidsieve.tuner.protocol import Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRequest:
+    """Exactly one target: `latency_ms` (milliseconds of `metric`) or `speedup` (1.8 means baseline ÷ 1.8).
+
+    `max_drop_points` is the accuracy drop to certify, in percentage points. `examples` choose, `heldout_examples`
+    (default: twice as many) only judge the final policy. `data_seed` picks the examples and is apart from `seed`, so
+    that tuning again with another seed does not shuffle held-out examples into the search. `storage` is where the
+    study lives: an Optuna storage or its URL; None keeps it in memory.
+
+    Raises:
+        UsageError: a value out of range, no target, or two.
+    """
+
+    latency_ms: float | None = None
+    speedup: float | None = None
+    metric: Metric = "ttft"
+    max_drop_points: float = 1.0
+    trials: int = 30
+    examples: int = 200
+    heldout_examples: int | None = None
+    time_budget_s: float | None = None
+    seed: int = 0
+    data_seed: int = 0
+    storage: Any = None
+
+    def __post_init__(self) -> None:
+        if (self.latency_ms is None) == (self.speedup is None):
+            raise UsageError("target: give exactly one of --latency-ms and --speedup.")
+        self._check("--latency-ms", self.latency_ms, 0, "milliseconds, such as 200")
+        self._check("--speedup", self.speedup, 1, "how many times faster, such as 2; 1 is the uncompressed model")
+        self._check("--time-budget", self.time_budget_s, 0, "seconds")
+        if not (math.isfinite(self.max_drop_points) and 0 <= self.max_drop_points <= 100):
+            raise UsageError(f"--max-drop: must be 0 to 100 percentage points, got {self.max_drop_points!r}.")
+        for name, count, least in (
+            ("--trials", self.trials, 1),
+            ("--examples", self.examples, 2),
+            ("held-out examples", self.heldout_count, 2),
+        ):
+            if count < least:
+                raise UsageError(f"{name}: must be at least {least}, got {count}.")
+        if self.metric not in ("ttft", "e2e"):
+            raise UsageError(f"--metric: must be ttft or e2e, got {self.metric!r}.")
+
+    @staticmethod
+    def _check(name: str, value: float | None, above: float, unit: str) -> None:
+        if value is not None and not (math.isfinite(value) and value > above):
+            raise UsageError(f"{name}: must be a number above {above}, got {value!r} ({unit}).")
+
+    @property
+    def heldout_count(self) -> int:
+        """How many held-out examples to ask the task for."""
+        return 2 * self.examples if self.heldout_examples is None else self.heldout_examples
+
+    def target_ms(self, baseline_ms: float) -> float:
+        """The target in milliseconds, given the uncompressed model's median."""
+        return self.latency_ms if self.latency_ms is not None else baseline_ms / (self.speedup or 1.0)

@@ -1,0 +1,94 @@
+"""What a search returns: the policy with its provenance, and everything measured about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vidsieve.framework.policy import Policy
+from vidsieve.tuner.accuracy import Accuracy
+from vidsieve.tuner.control import Control
+from vidsieve.tuner.files import write_atomically
+from vidsieve.tuner.latency import Latency
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TuneResult:
+    """The outcome of a search. `policy` carries it all as provenance; `yaml` is the file.
+
+    `accuracy` is None and `confirmed` False when an interruption came before the final judgement. `latency` is None
+    for the policy that removes nothing, which is the uncompressed model itself.
+    """
+
+    policy: Policy
+    target_ms: float
+    already_met: bool
+    latency: Latency | None
+    accuracy: Accuracy | None
+    confirmed: bool
+    controls: tuple[Control, ...] = ()
+    warnings: tuple[str, ...] = ()
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def yaml(self) -> str:
+        """The policy file, provenance included."""
+        return self.policy.to_yaml()
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Write the policy file, whole or not at all.
+
+        Raises:
+            UsageError: the file exists and `force` is not given, or its folder cannot be written to.
+            TuneError: the disk refused.
+        """
+        return write_atomically(path, self.yaml, force=force)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers and text, for `--json`."""
+        return self.policy.to_dict()
+
+    def sentences(self) -> list[str]:
+        """The verdict in plain words: target, latency, accuracy, certificate, then each warning."""
+        told = [self._target_told(), self._latency_told(), *self._accuracy_told()]
+        return [line for line in told if line] + [f"warning: {text}" for text in self.warnings]
+
+    def _target_told(self) -> str:
+        if self.already_met and self.policy.is_empty:
+            return f"The uncompressed model is within {self.target_ms:.4g} ms, and no policy was worth it."
+        if self.already_met:
+            return f"The uncompressed model is within {self.target_ms:.4g} ms already; this is the fastest policy."
+        return ""
+
+    def _latency_told(self) -> str:
+        if self.latency is None:
+            return ""
+        ours, base, ratio = self.latency.policy_ms, self.latency.baseline_ms, self.latency.ratio
+        precise = "" if self.latency.stopped == "precise" else f", not steadier than ±{_reached(self.latency):.1%}"
+        return (
+            f"{'confirmed' if self.confirmed else 'not confirmed:'} {self.latency.metric}_ms {ours.value:.4g} "
+            f"[{ours.low:.4g}, {ours.high:.4g}] beside {base.value:.4g} uncompressed, {1 / ratio.value:.2f}× "
+            f"[{1 / ratio.high:.2f}, {1 / ratio.low:.2f}] ({ours.n} pairs{precise})"
+        )
+
+    def _accuracy_told(self) -> list[str]:
+        if self.accuracy is None:
+            return ["held-out examples were not scored"]
+        a, change = self.accuracy, self.accuracy.difference.scaled(100)
+        lines = [
+            f"held-out {a.metric} {a.policy.value:.1%}, uncompressed {a.baseline.value:.1%}, "
+            f"change {change.value:+.1f} points [{change.low:+.1f}, {change.high:+.1f}] "
+            f"(n={a.n}, {a.videos} videos, {change.level:.3g} interval, "
+            f"{a.lost} lost, {a.won} won)"
+        ]
+        if self.policy.is_empty:
+            return lines
+        if a.certified:
+            return [*lines, f"certified: the drop is at most {a.max_drop_points:g} points"]
+        way = "the measured drop is larger" if a.needed is None else f"needs about {a.needed} held-out examples"
+        return [*lines, f"not certified for a drop of at most {a.max_drop_points:g} points: {way}"]
+
+
+def _reached(latency: Latency) -> float:
+    """The half-width that was reached, as a fraction."""
+    return max(latency.policy_ms.half_width_ratio, latency.ratio.half_width_ratio)

@@ -1,0 +1,161 @@
+"""The intervals and tests a report may use: order statistics, Wilson, cluster bootstrap, exact McNemar."""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+BOOTSTRAP_DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval: `low <= value <= high`, from `n` measurements, at confidence `level`."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+    @property
+    def half_width_ratio(self) -> float:
+        """Half the interval's width as a fraction of the value; infinite for a value of zero."""
+        return (self.high - self.low) / 2 / abs(self.value) if self.value else math.inf
+
+    def scaled(self, factor: float) -> "Interval":
+        """The interval in another unit; `factor` must be positive."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor, self.n, self.level)
+
+    def to_dict(self) -> dict[str, float | int]:
+        """Plain numbers for a file, rounded to six significant digits."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high, "level": self.level}
+        return {key: float(f"{number:.6g}") for key, number in numbers.items()} | {"n": self.n}
+
+
+def median_interval(values: Sequence[float], level: float = 0.95) -> Interval:
+    """The median with its distribution-free interval between two order statistics.
+
+    The k-th smallest and k-th largest of n cover the median with probability 1 - 2 P(Binomial(n, 1/2) < k); k is the
+    largest for which that is at least `level`. Fewer than 6 values cannot reach 95 %: then smallest and largest are
+    given with the level they do reach. Raises ValueError for no values.
+    """
+    ordered = sorted(float(value) for value in values)
+    n = len(ordered)
+    if n == 0:
+        raise ValueError("median_interval: needs at least one value")
+    rank, outside = _central_rank(n, level)
+    middle = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    return Interval(middle, ordered[rank - 1], ordered[n - rank], n, max(0.0, 1 - 2 * outside))
+
+
+def _central_rank(n: int, level: float) -> tuple[int, float]:
+    """The largest k >= 1 with P(Binomial(n, 1/2) < k) <= (1 - level) / 2, and that probability; k = 1 if none."""
+    allowed = (1 - level) / 2
+    rank, below = 1, 0.5**n
+    while rank < (n + 1) // 2:
+        wider = below + math.comb(n, rank) * 0.5**n
+        if wider > allowed:
+            break
+        rank, below = rank + 1, wider
+    return rank, below
+
+
+def wilson_interval(successes: float, n: int, level: float = 0.95) -> Interval:
+    """A proportion with the Wilson score interval (Wilson 1927), which behaves near 0 and 1 and for small n.
+
+    `successes` may be fractional (a sum of agreements). n = 0 gives the whole of [0, 1].
+    """
+    if n == 0:
+        return Interval(0.5, 0.0, 1.0, 0, level)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)), n, level)
+
+
+def mcnemar_exact(lost: int, won: int) -> float:
+    """Two-sided exact McNemar p-value: are `lost` and `won` discordant pairs equally likely? 1.0 without any."""
+    pairs = lost + won
+    if pairs == 0:
+        return 1.0
+    tail = sum(math.comb(pairs, k) for k in range(min(lost, won) + 1)) / 2**pairs
+    return min(1.0, 2 * tail)
+
+
+def paired_difference(
+    differences: Sequence[float],
+    groups: Sequence[Hashable],
+    *,
+    level: float = 0.95,
+    draws: int = BOOTSTRAP_DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """The mean of paired differences with a cluster bootstrap interval: whole groups (videos) are drawn again.
+
+    Percentile interval, widened by sqrt(G / (G - 1)) and by Student's t over the normal quantile with G - 1 degrees
+    of freedom (Hesterberg 2015, arXiv:1411.5279, "expanded percentile"), because few groups cover too seldom. Two
+    made-up examples, +1 and -1, join every draw (the pseudo-counts of Bonett and Price 2012), so that a handful of
+    examples without one discordant pair does not pass for certainty. Differences lie in [-1, 1]; with one group
+    nothing is known about other groups, and the interval is all of [-1, 1]. Raises ValueError for no differences.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if values.size == 0 or values.size != len(groups):
+        raise ValueError(f"paired_difference: {values.size} differences and {len(groups)} groups")
+    mean = float(values.mean())
+    sums, counts = _group_totals(values, groups)
+    if len(sums) < 2:
+        return Interval(mean, -1.0, 1.0, values.size, level)
+    means = _bootstrap_means(sums, counts, draws, seed)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    widen = _small_sample_factor(len(sums), level)
+    return Interval(
+        mean,
+        max(-1.0, mean - widen * max(0.0, mean - float(low))),
+        min(1.0, mean + widen * max(0.0, float(high) - mean)),
+        values.size,
+        level,
+    )
+
+
+def _group_totals(values: np.ndarray, groups: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and size of each group, in order of first appearance."""
+    numbers: dict[Hashable, int] = {}
+    labels = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+    return np.bincount(labels, weights=values), np.bincount(labels).astype(np.float64)
+
+
+def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """`draws` means over groups drawn with replacement, the two pseudo-examples among what is drawn from."""
+    sums, counts = np.append(sums, [1.0, -1.0]), np.append(counts, [1.0, 1.0])
+    rng = np.random.default_rng(seed)
+    block = max(1, 4_000_000 // len(sums))  # bounds the memory of one block of draws to 32 MB
+    means = []
+    for start in range(0, draws, block):
+        picks = rng.integers(len(sums), size=(min(block, draws - start), len(sums)))
+        means.append(sums[picks].sum(axis=1) / counts[picks].sum(axis=1))
+    return np.concatenate(means)
+
+
+def _small_sample_factor(groups: int, level: float) -> float:
+    """sqrt(G / (G - 1)) times the ratio of Student's t (Cornish-Fisher, A&S 26.7.5) to the normal quantile."""
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    nu = groups - 1
+    t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * nu**3)
+    return math.sqrt(groups / nu) * t / z
+
+
+def examples_needed(drop: Interval, max_drop: float) -> int | None:
+    """How many examples would certify `max_drop`, if the measured drop were the true one and variance stayed.
+
+    `drop` is baseline minus policy with its interval. None if the measured drop already exceeds `max_drop`.
+    """
+    room = max_drop - drop.value
+    if room <= 0:
+        return None
+    return max(drop.n, math.ceil(drop.n * ((drop.high - drop.value) / room) ** 2))

@@ -1,0 +1,156 @@
+"""One trial: time a candidate; if it can meet the target, score it against the best so far."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vidsieve.framework.policy import Policy
+from vidsieve.tuner.data import Data
+from vidsieve.tuner.events import Verdict
+from vidsieve.tuner.failure import reason_of, release_memory
+from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.latency import Latency
+from vidsieve.tuner.scoring import Score, Scorer, race
+from vidsieve.tuner.space import Candidate
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Finding:
+    """What one trial found. `value` is what the study maximises, `violation` its constraints (positive: broken)."""
+
+    number: int
+    candidate: Candidate | None
+    verdict: Verdict
+    value: float
+    violation: dict[str, float]
+    latency: Latency | None = None
+    score: Score | None = None
+    change: float | None = None
+    reason: str = ""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it may win: measured in full and no constraint broken."""
+        complete = self.score is not None and not self.score.pruned
+        return complete and all(amount <= 0 for amount in self.violation.values())
+
+    @property
+    def policy(self) -> Policy:
+        """The policy tried; only for a trial that got that far."""
+        assert self.candidate is not None
+        return self.candidate.policy
+
+
+class Judge:
+    """Evaluates candidates on the search examples, paired with the uncompressed model (`baseline`).
+
+    Where the target binds, the study maximises the score with latency as constraint. Where the uncompressed model
+    meets the target already, it maximises speed with the accuracy drop as constraint.
+    """
+
+    def __init__(self, lab: Lab, data: Data, baseline: Score) -> None:
+        self._lab, self._data, self.baseline = lab, data, baseline
+        self._margin = lab.request.max_drop_points / 100
+        self._seen: dict[str, Finding] = {}
+        self.examples_scored = len(baseline.outcomes)
+
+    @property
+    def scorer(self) -> Scorer:
+        """What a score is the mean of."""
+        return self.baseline.scorer
+
+    def judge(self, number: int, candidate: Candidate, best: Finding | None) -> Finding:
+        """Evaluate a candidate. Whatever it raises (bar interruption) becomes a failed finding with its reason."""
+        repeated = self._seen.get(candidate.policy.hash)
+        if repeated is not None:
+            reason = f"same as trial {repeated.number}"
+            verdict: Verdict = "feasible" if repeated.verdict == "new best" else repeated.verdict
+            return replace(repeated, number=number, candidate=candidate, reason=reason, verdict=verdict)
+        try:
+            finding = self._evaluate(number, candidate, best)
+        except Exception as error:
+            release_memory(error)
+            return self.failed(number, candidate, reason_of(error))
+        self._seen[candidate.policy.hash] = finding
+        return finding
+
+    def failed(self, number: int, candidate: Candidate | None, reason: str) -> Finding:
+        """A trial that could not be measured: infeasible by far, so that the sampler turns away from it."""
+        value = -2.0 if self._lab.already_met else 0.0
+        violation = dict.fromkeys(self._constraints(), 1.0)
+        return Finding(
+            number=number, candidate=candidate, verdict="failed", value=value, violation=violation, reason=reason
+        )
+
+    def _constraints(self) -> tuple[str, ...]:
+        return ("latency", "drop") if self._lab.already_met else ("latency",)
+
+    def _evaluate(self, number: int, candidate: Candidate, best: Finding | None) -> Finding:
+        latency = self._lab.timer.measure(candidate.policy, self._lab.timings.trial)
+        limit = min(1.0, self._lab.target_ratio)
+        violation = dict.fromkeys(self._constraints(), 0.0) | {"latency": latency.ratio.value / limit - 1}
+        if latency.ratio.low > limit:
+            value = -latency.ratio.value if self._lab.already_met else 0.0
+            return Finding(
+                number=number,
+                candidate=candidate,
+                verdict="too slow",
+                value=value,
+                violation=violation,
+                latency=latency,
+            )
+        score = self._score(candidate, best)
+        return self._weigh(number, candidate, best, latency, score, violation)
+
+    def _score(self, candidate: Candidate, best: Finding | None) -> Score:
+        """Score, stopping early: against the best where accuracy decides, else against the allowed drop."""
+        rival, margin = (best.score if best is not None else None), 0.0
+        if self._lab.already_met:
+            rival, margin = self.baseline, self._margin
+        score = race(
+            self._lab.bench,
+            candidate.policy,
+            self._data.search,
+            scorer=self.scorer,
+            rival=rival,
+            margin=margin,
+            step=self._lab.listener.step,
+        )
+        self.examples_scored += len(score.outcomes)
+        return score
+
+    def _weigh(
+        self,
+        number: int,
+        candidate: Candidate,
+        best: Finding | None,
+        latency: Latency,
+        score: Score,
+        violation: dict[str, float],
+    ) -> Finding:
+        """Value, constraints and verdict of a measured candidate."""
+        change = float(np.mean(score.change(self.baseline)))
+        # on a part of the examples, the paired difference carries over to the whole better than the mean does
+        value = float(self.baseline.mean + change)
+        if self._lab.already_met:
+            violation = violation | {"drop": -change - self._margin}
+            value = -latency.ratio.value
+        finding = Finding(
+            number=number,
+            candidate=candidate,
+            verdict="pruned" if score.pruned else "feasible",
+            value=value,
+            violation=violation,
+            latency=latency,
+            score=score,
+            change=change,
+        )
+        if score.pruned:
+            asked = len(self._data.search)
+            return replace(finding, reason=f"clearly behind after {len(score.outcomes)} of {asked} examples")
+        if violation["latency"] > 0:
+            return replace(finding, verdict="too slow")
+        if not finding.feasible:
+            return replace(finding, verdict="inaccurate")
+        better = best is None or finding.value > best.value
+        return replace(finding, verdict="new best" if better else "feasible")
