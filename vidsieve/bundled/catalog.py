@@ -1,0 +1,66 @@
+"""Which models come with Vidsieve. No torch here: `vidsieve ls` reads this."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vidsieve.framework.errors import UnknownNameError
+
+MODELS_FOLDER: Final = Path(__file__).parent / "models"
+DEFAULT_RUNG: Final = "static"
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """A tiny trained video model in this package.
+
+    family: what `--model` takes.  frame_count: frames a clip is sampled to, as in training.
+    visual_tokens: of one clip, uncompressed.
+    """
+
+    name: str
+    family: str
+    summary: str
+    frame_count: int
+    visual_tokens: int
+
+    @property
+    def folder(self) -> Path:
+        """The checkpoint folder that `from_pretrained` takes."""
+        return MODELS_FOLDER / self.name
+
+    @property
+    def card(self) -> Path:
+        """What it can do, measured."""
+        return self.folder / "card.md"
+
+
+MODELS: Final = (
+    BundledModel(
+        name="qwen2-vl-tiny",
+        family="qwen2-vl",
+        summary="Qwen2-VL with 1.1 M parameters, trained on synthetic clips; for trying policies without a GPU.",
+        frame_count=16,
+        visual_tokens=288,
+    ),
+    BundledModel(
+        name="llava-onevision-tiny",
+        family="llava-onevision",
+        summary="LLaVA-OneVision with 1.0 M parameters, trained on synthetic clips; for trying policies without a GPU.",
+        frame_count=8,
+        visual_tokens=288,
+    ),
+)
+
+
+def find(family: str) -> BundledModel | None:
+    """The bundled model of a family (or with that name), None where there is none."""
+    return next((model for model in MODELS if family in (model.family, model.name)), None)
+
+
+def get(name: str) -> BundledModel:
+    """As `find`; UnknownNameError where there is none."""
+    found = find(name)
+    if found is None:
+        raise UnknownNameError("bundled", "bundled model", name, [model.name for model in MODELS])
+    return found

@@ -1,0 +1,127 @@
+"""The task of the bundled models: questions about synthetic clips, drawn anew from names and seeds."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Literal
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vidsieve.bundled.questions import facts, one_of_each
+from vidsieve.bundled.render import render
+from vidsieve.bundled.scene import RUNGS, Rung, sample_scenes
+from vidsieve.bundled.seeds import rng_of, seed_of
+from vidsieve.bundled.words import KINDS, OPTIONS
+from vidsieve.framework.errors import UnknownNameError, UsageError
+from vidsieve.framework.task import SPLITS, Example, Split
+
+FPS: Final = 8.0
+BLOCK: Final = 16
+"""Clips that are drawn together: a clip's pixels depend on its block's seed and its place in the block."""
+GENERATOR: Final = 1
+"""Raised whenever the same names would give other pixels or questions."""
+
+WriteVideo = Callable[[Path, UInt8[Tensor, "frames 3 height width"], float], object]
+
+
+class BundledTask:
+    """Nine questions, one of each kind, about each clip of 16 frames of 96 x 96 pixels; see `scene` for the rungs.
+
+    `frame_count` thins a clip evenly, as sampling the file by count does. The splits share no clip, and each seed draws
+    clips of its own.
+    """
+
+    metric: Literal["accuracy", "agreement"] = "accuracy"
+
+    def __init__(self, rung: Rung = "static", *, frame_count: int = 16) -> None:
+        if rung not in RUNGS:
+            raise UnknownNameError("bundled task", "rung", rung, RUNGS)
+        if frame_count not in (16, 8):
+            raise UsageError(
+                f"bundled task: frame_count must be 16 or 8 (an event lasts two frames), got {frame_count}"
+            )
+        self.rung: Rung = rung
+        self.frame_count = frame_count
+        self.name = f"bundled-{rung}"
+
+    def examples(self, split: Split, count: int, *, seed: int = 0) -> list[Example]:
+        """The first `count` examples of a split. Examples of one clip share its pixels in memory."""
+        if split not in SPLITS:
+            raise UnknownNameError("bundled task", "split", split, SPLITS)
+        if count < 0:
+            raise UsageError(f"bundled task: count must not be negative, got {count}")
+        chosen: list[Example] = []
+        block = 0
+        while len(chosen) < count:
+            chosen += self._block(split, seed, block, clips=-(-(count - len(chosen)) // len(KINDS)))
+            block += 1
+        return chosen[:count]
+
+    def describe(self) -> dict[str, str]:
+        """What provenance keeps: with these the same clips can be drawn again."""
+        return {
+            "name": self.name,
+            "generator": str(GENERATOR),
+            "frames": str(self.frame_count),
+            "kinds": ", ".join(KINDS),
+        }
+
+    def _block(self, split: Split, seed: int, block: int, *, clips: int) -> Iterator[Example]:
+        """The examples of at most `clips` clips of a block."""
+        names = ("task", GENERATOR, self.rung, split, seed, block)
+        rng = rng_of(*names)
+        scene = sample_scenes(self.rung, BLOCK, rng)
+        pixels = render(scene, rng)[:, :: 16 // self.frame_count]
+        choice = random.Random(seed_of(*names, "questions"))
+        asked = [one_of_each(clip, choice) for clip in facts(scene)]
+        for place in range(min(clips, BLOCK)):
+            group = f"{self.rung}-{split}-{seed}-{block * BLOCK + place:05d}"
+            frames = pixels[place].clone()
+            for one in asked[place]:
+                yield Example(
+                    id=f"{group}-{one.kind}",
+                    group=group,
+                    question=one.question,
+                    options=OPTIONS[one.kind],
+                    answer=one.answer,
+                    kind=one.kind,
+                    frames=frames,
+                    fps=FPS * self.frame_count / 16,
+                )
+
+
+def write_dataset(
+    task: BundledTask, split: Split, count: int, folder: Path, *, write_video: WriteVideo, seed: int = 0
+) -> list[Example]:
+    """Write the first `count` examples as one mp4 a clip and `examples.jsonl`; the examples come back as files.
+
+    `write_video(path, frames, fps)` encodes. The JSONL is the form that `--data` takes; `video` is relative to it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written: dict[str, Path] = {}
+    filed: list[Example] = []
+    with (folder / "examples.jsonl").open("w", encoding="utf-8") as lines:
+        for example in task.examples(split, count, seed=seed):
+            assert example.frames is not None
+            assert example.fps is not None
+            if example.group not in written:
+                written[example.group] = folder / f"{example.group}.mp4"
+                write_video(written[example.group], example.frames, example.fps)
+            path = written[example.group]
+            filed.append(replace(example, video=path, frames=None))
+            lines.write(json.dumps(_line(example, path.name)) + "\n")
+    return filed
+
+
+def _line(example: Example, video: str) -> dict[str, object]:
+    return {
+        "id": example.id,
+        "video": video,
+        "question": example.question,
+        "options": list(example.options or ()),
+        "answer": example.answer,
+        "kind": example.kind,
+    }

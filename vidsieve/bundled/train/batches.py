@@ -1,0 +1,90 @@
+"""Stage 2 batches: clips through the frozen vision tower, and the lines asked about them."""
+
+import queue
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vidsieve.bundled.questions import facts
+from vidsieve.bundled.render import render
+from vidsieve.bundled.scene import FRAMES_PER_GROUP, sample_scenes
+from vidsieve.bundled.seeds import rng_of, seed_of
+from vidsieve.bundled.train.codec import through_codec
+from vidsieve.bundled.train.curriculum import Recipe, recipe_at
+from vidsieve.bundled.train.drops import kept_tokens
+from vidsieve.bundled.train.lines import Lines, training_lines
+from vidsieve.bundled.train.packed import frame_of
+from vidsieve.bundled.train.vision import video_features
+
+AHEAD = 3
+"""Batches prepared while the language model trains."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Visual tokens of each clip, which of the clip's tokens they are, and the lines asked."""
+
+    tokens: Float[Tensor, "batch kept dim"]
+    index: Int[Tensor, "batch kept"]
+    lines: Lines
+    recipe: Recipe
+
+
+def frames_for(
+    model: PreTrainedModel, frames: UInt8[Tensor, "videos frames 3 height width"], rng: torch.Generator | None = None
+) -> UInt8[Tensor, "videos seen 3 height width"]:
+    """The frames a family encodes: Qwen2-VL all of them, LLaVA-OneVision one of each group (the first without `rng`)."""
+    if model.config.model_type == "qwen2_vl":
+        return frames
+    pairs = frames.unflatten(1, (-1, FRAMES_PER_GROUP))
+    if rng is None:
+        return pairs[:, :, 0]
+    videos, groups = pairs.shape[:2]
+    which = torch.randint(FRAMES_PER_GROUP, (videos, groups), generator=rng)
+    return pairs[torch.arange(videos)[:, None], torch.arange(groups), which]
+
+
+@torch.no_grad()
+def make_batch(model: PreTrainedModel, seed: int, step: int, steps: int) -> Batch:
+    """Batch number `step` of `steps`; the same arguments and vision weights give the same batch."""
+    rng = rng_of("language", seed, step)
+    recipe = recipe_at(step / steps, rng)
+    scene = sample_scenes(recipe.rung, recipe.videos, rng, groups=recipe.groups, flashes=recipe.flashes)
+    frames = render(scene, rng)
+    if recipe.codec:
+        frames = through_codec(frames, rng)
+    features = video_features(model, frames_for(model, frames, rng))
+    videos, groups, places, dim = features.shape
+    tokens = features.flatten(1, 2)
+    index = torch.arange(groups * places).expand(videos, -1)
+    if recipe.drop:
+        index = kept_tokens(videos, groups, places, rng)
+        tokens = tokens.gather(1, index[..., None].expand(-1, -1, dim))
+    choice = random.Random(seed_of("lines", seed, step))
+    return Batch(tokens, index, training_lines(facts(scene), frame_of(model).after, choice), recipe)
+
+
+def batches(model: PreTrainedModel, seed: int, start: int, steps: int) -> Iterator[tuple[int, Batch]]:
+    """Batches from `start` on, made ahead in a thread: torch lets go of the interpreter while it computes."""
+    ready: queue.Queue[tuple[int, Batch | BaseException]] = queue.Queue(maxsize=AHEAD)
+
+    def work() -> None:
+        for step in range(start, steps):
+            try:
+                ready.put((step, make_batch(model, seed, step, steps)))
+            except BaseException as fault:
+                ready.put((step, fault))
+                return
+
+    threading.Thread(target=work, daemon=True).start()
+    for _ in range(start, steps):
+        step, batch = ready.get()
+        if isinstance(batch, BaseException):
+            raise batch
+        yield step, batch

@@ -1,0 +1,58 @@
+"""A cheap stand-in for H.264 in training: subsampled chroma and quantised 8x8 blocks.
+
+Real encoding costs more than rendering. What a codec at ordinary quality does to small coloured objects is mostly
+this: 4:2:0 chroma, 8-bit limited-range YCbCr, and small frequencies rounded away. The bundled cards measure real H.264.
+"""
+
+import functools
+import math
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+BLOCK = 8
+
+
+def through_codec(
+    frames: UInt8[Tensor, "videos frames 3 height width"], rng: torch.Generator
+) -> UInt8[Tensor, "videos frames 3 height width"]:
+    """The clips as they might come back from a lossy file; a quality is drawn for each clip."""
+    videos, count = frames.shape[:2]
+    ycc = torch.einsum("ij,vfjhw->vfihw", _to_ycc(), frames.float())
+    step = (2 + 14 * torch.rand(videos, generator=rng)).repeat_interleave(count)[:, None, None, None]
+    luma = _quantise(ycc[:, :, :1].flatten(0, 1), step)
+    chroma = _quantise(avg_pool2d(ycc[:, :, 1:].flatten(0, 1), 2), step)
+    full = interpolate(chroma, scale_factor=2, mode="bilinear")
+    decoded = torch.cat([luma, full], dim=1).round().unflatten(0, (videos, count))
+    rgb = torch.einsum("ij,vfjhw->vfihw", torch.linalg.inv(_to_ycc()), decoded)
+    return rgb.round().clamp(0, 255).to(torch.uint8)
+
+
+def _to_ycc() -> Float[Tensor, "3 3"]:
+    """BT.601, limited range, without the offsets (they cancel)."""
+    full = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+    return full * torch.tensor([[219 / 255], [224 / 255], [224 / 255]])
+
+
+def _quantise(
+    planes: Float[Tensor, "planes channels height width"], step: Float[Tensor, "planes 1 1 1"]
+) -> Float[Tensor, "planes channels height width"]:
+    """Round the coefficients of each 8x8 block to multiples of `step`, small ones to zero as encoders do."""
+    basis = _dct()
+    height, width = planes.shape[-2:]
+    blocks = planes.unflatten(-1, (width // BLOCK, BLOCK)).unflatten(-3, (height // BLOCK, BLOCK))
+    coefficients = torch.einsum("ij,pcrjsk,lk->pcrisl", basis, blocks, basis)
+    scaled = coefficients / step[..., None, None]
+    rounded = scaled.sign() * (scaled.abs() + 1 / 3).floor() * step[..., None, None]
+    return torch.einsum("ji,pcrjsk,kl->pcrisl", basis, rounded, basis).flatten(-2).flatten(-3, -2)
+
+
+@functools.cache
+def _dct() -> Float[Tensor, "8 8"]:
+    """The orthonormal DCT-II matrix."""
+    index = torch.arange(BLOCK, dtype=torch.float32)
+    basis = torch.cos(math.pi * (2 * index[None, :] + 1) * index[:, None] / (2 * BLOCK)) * math.sqrt(2 / BLOCK)
+    basis[0] /= math.sqrt(2)
+    return basis

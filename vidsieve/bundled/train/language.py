@@ -1,0 +1,62 @@
+"""Stage 2: the language model learns to answer, on visual tokens of the frozen tower."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from vidsieve.bundled.train.batches import Batch
+from vidsieve.bundled.train.lines import CAPTION_KIND, LENGTH, Lines
+from vidsieve.bundled.train.packed import frame_of, packed_hidden, positions
+from vidsieve.bundled.words import KINDS
+
+RATE = 1.5e-3
+FLOOR_RATE = 2e-5
+WARMUP_STEPS = 100
+
+
+def line_logits(
+    model: PreTrainedModel,
+    tokens: Float[Tensor, "batch kept dim"],
+    index: Int[Tensor, "batch kept"],
+    groups: int,
+    line_ids: Int[Tensor, "batch lines length"],
+) -> Float[Tensor, "batch lines length vocabulary"]:
+    """Next-word logits at every place of every line. Kept tokens stay at their original positions."""
+    batch, lines = line_ids.shape[:2]
+    frame, words = frame_of(model), model.get_input_embeddings()
+    head = words(torch.tensor(frame.before)).expand(batch, -1, -1)
+    parts = [head, tokens]
+    if frame.newline:
+        parts.append(model.model.image_newline.expand(batch, 1, -1))
+    video_positions, text_positions = positions(model, groups, lines, LENGTH)
+    before = len(frame.before)
+    places = [torch.arange(before).expand(batch, -1), before + index]
+    if frame.newline:
+        places.append(torch.full((batch, 1), video_positions.shape[1] - 1))
+    here = video_positions[:, torch.cat(places, dim=1)]
+    hidden = packed_hidden(model.model.language_model, torch.cat(parts, dim=1), words(line_ids), here, text_positions)
+    return model.lm_head(hidden)
+
+
+def language_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Weighted cross-entropy, and the share of right answers by kind."""
+    lines = batch.lines
+    logits = line_logits(model, batch.tokens, batch.index, batch.recipe.groups, lines.ids)
+    asked = lines.targets >= 0
+    losses = cross_entropy(logits[asked], lines.targets[asked], reduction="none")
+    weights = lines.weights[asked]
+    return (losses * weights).sum() / weights.sum(), accuracy_by_kind(logits.detach(), lines)
+
+
+def accuracy_by_kind(logits: Float[Tensor, "batch lines length vocabulary"], lines: Lines) -> dict[str, float]:
+    """Share of lines whose first asked word is right, for every kind that occurs (captions as `caption`)."""
+    first = (lines.targets >= 0).long().argmax(-1, keepdim=True)
+    target = lines.targets.gather(-1, first)[..., 0]
+    guess = logits.argmax(-1).gather(-1, first)[..., 0]
+    right = guess == target
+    names = [*KINDS, "caption"]
+    assert len(names) == CAPTION_KIND + 1
+    masks = {name: lines.kinds == number for number, name in enumerate(names)}
+    return {name: right[mask].float().mean().item() for name, mask in masks.items() if mask.any()}

@@ -1,0 +1,132 @@
+"""A training run: a folder with a log of JSON lines and a checkpoint that an interrupted run goes on from."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from vidsieve.bundled.scene import RUNGS
+from vidsieve.bundled.train import language, pretrain
+from vidsieve.bundled.train.batches import batches
+from vidsieve.bundled.train.configs import Family, build_model
+from vidsieve.bundled.train.evaluate import evaluate
+
+SAVE_EVERY_S = 120
+LOG_EVERY = 25
+CLIP_NORM = 1.0
+
+
+class Run:
+    """Trains one family in `folder`. Steps are seeded one by one, so a resumed run sees the data it would have seen."""
+
+    def __init__(self, family: Family, folder: Path, *, seed: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(seed)
+        self.family, self.folder, self.seed = family, folder, seed
+        self.model: PreTrainedModel = build_model(family)
+        self.naming = pretrain.Naming()
+        self.clock = self.saved_at = time.monotonic()
+
+    def vision(self, steps: int) -> None:
+        """Stage 1: vision tower, projector, word embeddings."""
+        trained = [*self._vision_parameters(), *self.naming.parameters(), self.model.get_input_embeddings().weight]
+        optimizer = _optimizer(trained, pretrain.RATE)
+        start = self._resume("vision", optimizer)
+        for step in range(start, steps):
+            losses = pretrain.pretrain_step(self.model, self.naming, self.seed, step)
+            found = losses.pop("found").item()
+            loss = torch.stack(list(losses.values())).sum()
+            self._update(optimizer, trained, loss, _rate(step, steps, pretrain.RATE))
+            if step % LOG_EVERY == 0 or step == steps - 1:
+                numbers = {name: round(value.item(), 4) for name, value in losses.items()}
+                self._log(stage="vision", step=step, found=round(found, 4), **numbers)
+            self._save_sometimes("vision", step + 1, optimizer)
+        self._save("vision", steps, optimizer)
+
+    def language(self, steps: int, *, watch_every: int) -> None:
+        """Stage 2: the language model, with the vision tower frozen."""
+        for weight in self._vision_parameters():
+            weight.requires_grad_(False)
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        optimizer = _optimizer(trained, language.RATE)
+        start = self._resume("language", optimizer)
+        recent: dict[str, float] = {}
+        for step, batch in batches(self.model, self.seed, start, steps):
+            loss, right = language.language_loss(self.model, batch)
+            self._update(optimizer, trained, loss, _rate(step, steps, language.RATE))
+            for kind, share in {"loss": loss.item(), **right}.items():
+                recent[kind] = 0.9 * recent.get(kind, share) + 0.1 * share
+            if step % LOG_EVERY == 0 or step == steps - 1:
+                shown = {kind: round(value, 3) for kind, value in recent.items()}
+                self._log(stage="language", step=step, groups=batch.recipe.groups, rung=batch.recipe.rung, **shown)
+            if (step + 1) % watch_every == 0 or step == steps - 1:
+                self._watch(step)
+            self._save_sometimes("language", step + 1, optimizer)
+        self._save("language", steps, optimizer)
+
+    def _vision_parameters(self) -> list[torch.nn.Parameter]:
+        core = self.model.model
+        if self.family == "qwen2-vl":
+            return list(core.visual.parameters())
+        return [*core.vision_tower.parameters(), *core.multi_modal_projector.parameters()]
+
+    def _update(self, optimizer: Any, trained: list[torch.nn.Parameter], loss: torch.Tensor, rate: float) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
+        optimizer.step()
+
+    def _watch(self, step: int) -> None:
+        for rung in RUNGS:
+            shares = evaluate(self.model, rung)
+            self._log(stage="watch", step=step, rung=rung, **{kind: round(value, 4) for kind, value in shares.items()})
+
+    def _log(self, **fields: object) -> None:
+        entry = {**fields, "wall_s": round(time.monotonic() - self.clock), "cpu_s": round(time.process_time())}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+
+    def _checkpoint(self, stage: str) -> Path:
+        return self.folder / f"{stage}.pt"
+
+    def _save_sometimes(self, stage: str, step: int, optimizer: Any) -> None:
+        if time.monotonic() - self.saved_at > SAVE_EVERY_S:
+            self._save(stage, step, optimizer)
+
+    def _save(self, stage: str, step: int, optimizer: Any) -> None:
+        """Written beside and moved over, so a killed run never leaves half a checkpoint."""
+        state = {"step": step, "model": self.model.state_dict(), "naming": self.naming.state_dict()}
+        partial = self._checkpoint(stage).with_suffix(".partial")
+        torch.save({**state, "optimizer": optimizer.state_dict()}, partial)
+        os.replace(partial, self._checkpoint(stage))
+        self.saved_at = time.monotonic()
+
+    def _resume(self, stage: str, optimizer: Any) -> int:
+        """The step to go on from; 0 where this stage has not begun."""
+        path = self._checkpoint(stage)
+        if not path.exists():
+            return 0
+        state: Mapping[str, Any] = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.naming.load_state_dict(state["naming"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+
+def _optimizer(trained: list[torch.nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(trained, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def _rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up, then a cosine down to the floor."""
+    warm = min(1.0, (step + 1) / language.WARMUP_STEPS)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    return warm * (language.FLOOR_RATE + (peak - language.FLOOR_RATE) * cosine)
