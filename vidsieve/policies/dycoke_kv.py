@@ -55,11 +55,12 @@ class DynamicKV(Stage):
 
     @hookimpl
     def prune_kv(self, step: DecodeStep) -> KeepKV:
-        rankable = step.valid & ~_last(step.valid) if self.keep_last else step.valid
-        attention = torch.where(rankable, step.attention.float().mean(dim=1), 0.0)
+        spared = _last(step.valid) if self.keep_last else torch.zeros_like(step.valid)
+        attention = torch.where(step.valid & ~spared, step.attention.float().mean(dim=1), 0.0)
         before = step.state
         count = self._counts(step) if before is None else before["count"]
-        index = self._choose(step, torch.where(rankable, attention, -1.0), count)
+        ranking = torch.where(spared, torch.inf, torch.where(step.valid, attention, -1.0))
+        index = _highest(ranking, count, width=max(self._count_of(visual) for visual in step.counts))
         moved = torch.ones(len(index), dtype=torch.bool, device=index.device)
         if before is not None:
             moved = cosine_similarity(attention, before["attention"], dim=1) < self.threshold
@@ -70,36 +71,31 @@ class DynamicKV(Stage):
         state = {"attention": attention, "index": index, "count": count}
         return KeepKV(index, torch.ones_like(moved), state=state)
 
-    def _kept_of(self, visual: int) -> int:
-        """How many of a row's visual tokens are chosen, the spared last one not counted."""
+    def _count_of(self, visual: int) -> int:
+        """How many of a row's visual tokens are read; a spared last one does not count among those ranked."""
+        spared = min(visual, int(self.keep_last))
         # not plans.tokens_to_keep: the paper's code truncates the float product, and may keep none
-        return int(max(0, visual - int(self.keep_last)) * (1 - self.drop_ratio))
+        return int((visual - spared) * (1 - self.drop_ratio)) + spared
 
     def _counts(self, step: DecodeStep) -> Int[Tensor, " rows"]:
-        """`_kept_of` for every row; made once and kept in the state: later steps copy nothing to the device."""
-        return torch.tensor([self._kept_of(visual) for visual in step.counts], device=step.valid.device)
+        """`_count_of` for every row; made once and kept in the state: later steps copy nothing to the device."""
+        return torch.tensor([self._count_of(visual) for visual in step.counts], device=step.valid.device)
 
-    def _choose(
-        self, step: DecodeStep, ranking: Float[Tensor, "rows visual"], count: Int[Tensor, " rows"]
-    ) -> Int[Tensor, "rows kept"]:
-        """Visual token numbers of each row's choice, ascending, then −1; equal attention: the lower number."""
-        visual = ranking.shape[1]
-        width = max(self._kept_of(row) for row in step.counts)
-        order = torch.argsort(ranking, dim=1, descending=True, stable=True)[:, :width]
-        place = torch.arange(visual, device=ranking.device)
-        chosen = torch.where(place[:width] < count.unsqueeze(1), order, visual)
-        if self.keep_last:
-            last = torch.where(_last(step.valid), place, visual).amin(dim=1, keepdim=True)
-            chosen = torch.cat([chosen, last], dim=1)
-        chosen = chosen.sort(dim=1).values
-        return torch.where(chosen == visual, -1, chosen)
+
+def _highest(
+    ranking: Float[Tensor, "rows visual"], count: Int[Tensor, " rows"], *, width: int
+) -> Int[Tensor, "rows {width}"]:
+    """Places of the `count` highest of each row, ascending, then −1 up to `width`; ties go to the lower place."""
+    visual = ranking.shape[1]
+    order = torch.argsort(ranking, dim=1, descending=True, stable=True)[:, :width]
+    place = torch.arange(width, device=ranking.device)
+    chosen = torch.where(place < count.unsqueeze(1), order, visual).sort(dim=1).values
+    return torch.where(chosen == visual, -1, chosen)
 
 
 def _last(valid: Bool[Tensor, "rows visual"]) -> Bool[Tensor, "rows visual"]:
     """The last valid place of each row; none in an empty row."""
-    place = torch.arange(1, valid.shape[1] + 1, device=valid.device)
-    furthest = (valid * place).amax(dim=1, keepdim=True)
-    return valid & (place == furthest)
+    return valid & (valid.flip(1).cumsum(dim=1).flip(1) == 1)
 
 
 @hookimpl

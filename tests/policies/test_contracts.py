@@ -1,0 +1,73 @@
+"""Every built-in stage obeys the laws of a stage."""
+
+import pytest
+
+from vidsieve.framework.stage import Stage
+from vidsieve.framework.testing import StageContract
+from vidsieve.policies.dycoke_kv import DynamicKV
+from vidsieve.policies.dycoke_temporal_merge import TemporalMerge
+from vidsieve.policies.random_scores import RandomScores
+from vidsieve.policies.top_k import TopK
+from vidsieve.policies.uniform_budget import UniformBudget
+from vidsieve.policies.uniform_frames import UniformFrames
+from vidsieve.policies.vidcom2_frame_budget import FrameBudget
+from vidsieve.policies.vidcom2_token_score import TokenScore
+
+
+class TestFrameBudget(StageContract):
+    def make_stage(self) -> Stage:
+        return FrameBudget()
+
+
+class TestFrameBudgetReleased(StageContract):
+    def make_stage(self) -> Stage:
+        return FrameBudget(counting="released")
+
+
+class TestTokenScore(StageContract):
+    def make_stage(self) -> Stage:
+        return TokenScore()
+
+
+class TestTemporalMerge(StageContract):
+    def make_stage(self) -> Stage:
+        return TemporalMerge(drop_ratio=0.6)
+
+
+class TestTemporalMergeReleased(StageContract):
+    shapes = ((5, 9, 8), (6, 9, 16), (8, 16, 8), (9, 16, 32))
+
+    def make_stage(self) -> Stage:
+        return TemporalMerge(drop_ratio=0.6, windows="released")
+
+
+class TestTopK(StageContract):
+    def make_stage(self) -> Stage:
+        return TopK()
+
+
+class TestTopKFixed(StageContract):
+    def make_stage(self) -> Stage:
+        return TopK(keep_ratio=0.3)
+
+
+class TestUniformBudget(StageContract):
+    def make_stage(self) -> Stage:
+        return UniformBudget()
+
+
+class TestRandom(StageContract):
+    def make_stage(self) -> Stage:
+        return RandomScores()
+
+
+class TestUniformFrames(StageContract):
+    def make_stage(self) -> Stage:
+        return UniformFrames()
+
+
+@pytest.mark.parametrize("stage", [DynamicKV(), TokenScore(), UniformBudget(), RandomScores()])
+def test_a_stage_that_removes_nothing_from_the_prompt_leaves_all(stage: Stage) -> None:
+    from vidsieve.framework.records import VideoShape
+
+    assert stage.attainable(VideoShape(8, 16, 28)) == (1.0, 1.0)

@@ -1,0 +1,83 @@
+"""The published policies: they are found, they load, and they say what they do."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vidsieve import load_policy
+from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.registry import default
+from vidsieve.framework.testing.samples import video_features
+
+NAMES = ("dycoke", "dycoke-released", "none", "random", "uniform-frames", "vidcom2", "vidcom2-released")
+STAGES = (
+    "dycoke.kv",
+    "dycoke.temporal-merge",
+    "random",
+    "top-k",
+    "uniform-budget",
+    "uniform-frames",
+    "vidcom2.frame-budget",
+    "vidcom2.token-score",
+)
+
+
+def test_every_stage_and_policy_is_found() -> None:
+    assert set(STAGES) <= set(default().stages)
+    assert set(NAMES) <= set(default().policies)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_and_setting_explains_itself(name: str) -> None:
+    stage = default().stages[name]
+    assert (stage.__doc__ or "").splitlines()[0].endswith(".")
+    assert all(info.description for info in stage.settings().values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_published_policy_survives_being_written_and_read(name: str) -> None:
+    policy = load_policy(name)
+    assert policy.name == name
+    assert policy.summary
+    again = read_policy(policy.to_yaml(), "again.yaml")
+    assert again.hash == policy.hash
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "none"])
+def test_a_published_policy_runs_as_it_stands(name: str) -> None:
+    report = load_policy(name).plan(video_features(8, 16, 16)).report
+    assert 0 < report.attained_ratio < 1
+
+
+def test_none_keeps_every_bit() -> None:
+    features = video_features(3, 4, 5)
+    policy = load_policy("none")
+    assert policy.is_empty
+    assert torch.equal(policy.plan(features).features, features.flatten(0, 1))
+
+
+def test_released_forms_declare_what_sets_them_apart() -> None:
+    for name in ("vidcom2", "dycoke"):
+        assert load_policy(name).exact
+        assert not load_policy(f"{name}-released").exact
+    assert load_policy("dycoke-released").positions == "compact"
+    assert {load_policy(name).positions for name in ("vidcom2", "vidcom2-released", "dycoke")} == {"original"}
+
+
+def test_decode_stages_are_named_as_not_run_in_a_plan() -> None:
+    assert load_policy("dycoke").plan(video_features(8, 16, 8)).report.not_run == ("dycoke.kv",)
+
+
+def test_the_kv_stage_stands_alone_too() -> None:
+    text = "{format: 1, name: kv, stages: [{use: dycoke.kv, layer: 3}]}"
+    assert read_policy(text, "kv.yaml").plan(video_features(2, 4, 4)).keep.all()
+
+
+def test_the_package_can_be_looked_at_without_torch() -> None:
+    code = (
+        "import sys, vidsieve.policies as p; paths = []; p.register_policies(register=paths.append); "
+        "assert len(paths) >= 7; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
