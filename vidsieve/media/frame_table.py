@@ -43,7 +43,7 @@ class FrameTable:
 def table_from_packets(container: InputContainer, stream: VideoStream, path: Path) -> FrameTable | None:
     """The table, or None where packets do not tell. A file cut short raises MediaError."""
     shown: list[tuple[int | None, int, bool]] = []
-    packets, end_s = 0, Fraction(0)
+    packets, end_s, torn = 0, Fraction(0), False
     for packet in container.demux():
         if packet.size == 0:
             continue
@@ -51,11 +51,11 @@ def table_from_packets(container: InputContainer, stream: VideoStream, path: Pat
             end_s = max(end_s, (packet.pts + (packet.duration or 0)) * packet.time_base)
         if packet.stream.index != stream.index:
             continue
-        packets += 1
+        packets, torn = packets + 1, packet.is_corrupt
         if not packet.is_discard:
             shown.append((packet.pts, packet.duration or 0, packet.is_keyframe))
     times = [pts for pts, _, _ in shown if pts is not None]
-    _check_whole(container, stream, path, packets, end_s)
+    _check_whole(container, stream, path, packets, end_s, torn)
     if not times or len(set(times)) != len(shown) or stream.time_base is None:
         return None
     last = max(shown)
@@ -92,18 +92,21 @@ def source_fps(stream: VideoStream) -> Fraction:
     return stream.average_rate or stream.guessed_rate or stream.base_rate or UNKNOWN_FPS
 
 
-def _check_whole(container: InputContainer, stream: VideoStream, path: Path, packets: int, end_s: Fraction) -> None:
-    """Refuse a file that ends before its header says."""
-    if stream.frames and stream.duration and stream.time_base:
-        # Both must fall short: an edit list hides frames that the header still counts.
-        promised_s = (stream.duration + (stream.start_time or 0)) * stream.time_base
-        cut = packets < stream.frames and promised_s - end_s > 1 / source_fps(stream) / 2
+def _check_whole(
+    container: InputContainer, stream: VideoStream, path: Path, packets: int, end_s: Fraction, torn: bool
+) -> None:
+    """Refuse a file that ends before its header says; `torn` if the last packet is not whole."""
+    promised_s = Fraction(container.duration or 0, av.time_base)
+    if stream.frames:
+        # Fewer frames alone are no proof: an edit list hides some that the header still counts.
+        if stream.duration and stream.time_base:
+            promised_s = (stream.duration + (stream.start_time or 0)) * stream.time_base
+        cut = packets < stream.frames and (torn or promised_s - end_s > 1 / source_fps(stream) / 2)
     else:
-        promised_s = Fraction((container.duration or 0) + max(0, container.start_time or 0), av.time_base)
         cut = promised_s - end_s > max(LOST_S, LOST_SHARE * promised_s)
     if cut:
-        promised = f"{stream.frames} frames, " if stream.frames else ""
+        promised = f"{stream.frames} frames" if stream.frames else f"{float(promised_s):.2f} s"
         raise MediaError(
-            f"{path}: the header promises {promised}{float(promised_s):.2f} s, but the file ends after "
-            f"{packets} frames, {float(end_s):.2f} s: it was cut short; copy or download it again"
+            f"{path}: the header promises {promised}, but the file ends after {packets} frames, "
+            f"{float(end_s):.2f} s: it was cut short; copy or download it again"
         )

@@ -105,7 +105,8 @@ class Qwen2VLEncoder(Encoder):
 def pixel_bounds(video: Any, merged_patch: int, max_pixels: int | None) -> tuple[int, int]:
     """(least, most) pixels of a frame: the checkpoint's bounds, the upper one capped by the user's.
 
-    A cap below the least also lowers the least. UsageError for a cap below one merged patch.
+    Small frames are enlarged to the least, and rounding up may overshoot it; so that a cap holds all the same,
+    the least is at most a quarter of it. UsageError for a cap below one merged patch.
     """
     size = video.get("size") or {}
     low = video.get("min_pixels") or size.get("shortest_edge") or MIN_PIXELS
@@ -114,4 +115,4 @@ def pixel_bounds(video: Any, merged_patch: int, max_pixels: int | None) -> tuple
         return low, high
     if max_pixels < merged_patch:
         raise UsageError(f"max_pixels: a frame has at least {merged_patch} pixels here, got {max_pixels}")
-    return min(low, max_pixels), min(high, max_pixels)
+    return min(low, max(merged_patch, max_pixels // 4)), min(high, max_pixels)

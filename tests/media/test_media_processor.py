@@ -1,0 +1,201 @@
+"""Building inputs: prompts, placeholders, caps, and what is refused."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from media.golden_cases import pattern
+from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
+
+from vidsieve.framework.errors import InputError, MediaError, ModelError, UsageError
+from vidsieve.media import Clip, Processor, load_processor
+
+DATA = Path(__file__).parents[1] / "data" / "media"
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava_onevision", "llava_next_video")
+QUESTION = "what moves"
+
+
+def ours(family: str, **options: int) -> Processor:
+    folder = DATA / family
+    return load_processor(folder, AutoConfig.from_pretrained(folder), prefer_hf=False, **options)
+
+
+def clip(count: int = 4, height: int = 24, width: int = 32, seed: int = 0) -> Clip:
+    return Clip.from_frames(torch.from_numpy(pattern(count, height, width, seed)), fps=10)
+
+
+def changed(tmp_path: Path, family: str, name: str, content: dict | str) -> Path:
+    """A copy of the family's folder in which the file `name` holds `content`."""
+    folder = tmp_path / family
+    shutil.copytree(DATA / family, folder)
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generate_takes_the_inputs_as_they_are(family: str) -> None:
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(DATA / family)).eval()
+    prompts = [QUESTION, "where is the red square now"]
+    inputs = ours(family).build_inputs(prompts, [[clip()], [clip(seed=1), clip(seed=2)]])
+    answers = model.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert answers.shape[0] == 2
+    assert answers.shape[1] > inputs["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_padded_batch_holds_its_rows_as_built_alone(family: str) -> None:
+    processor = ours(family)
+    prompts, clips = [QUESTION, "where is the red square now"], [[clip()], [clip(seed=1), clip(seed=2)]]
+    batch = processor.build_inputs(prompts, clips)
+    for row, (prompt, videos) in enumerate(zip(prompts, clips, strict=True)):
+        alone = processor.build_inputs([prompt], [videos])
+        length = alone["input_ids"].shape[1]
+        assert torch.equal(batch["input_ids"][row, -length:], alone["input_ids"][0])
+        assert batch["attention_mask"][row].sum() == length
+        assert batch["attention_mask"][row, -length:].all()
+
+
+def test_token_types_mark_exactly_the_placeholders() -> None:
+    processor = ours("qwen2_vl")
+    inputs = processor.build_inputs([QUESTION], [[clip()]])
+    visual = inputs["input_ids"] == processor.prompter.video_token_id
+    assert torch.equal(inputs["mm_token_type_ids"], 2 * visual.long())
+    assert visual.sum() == inputs["video_grid_thw"].prod() // 4
+
+
+def test_a_finished_prompt_is_taken_word_for_word() -> None:
+    processor = ours("qwen2_vl")
+    text = processor.prompter.text(QUESTION, 1)
+    finished = processor.build_inputs([text], [[clip()]])["input_ids"]
+    assert torch.equal(finished, processor.build_inputs([QUESTION], [[clip()]])["input_ids"])
+    assert processor.prompter.text("<video> what", 1) == "<video> what"
+
+
+def test_without_a_template_the_placeholders_come_before_the_question() -> None:
+    assert ours("llava_next_video").prompter.text(QUESTION, 2) == "<video><video>what moves"
+
+
+def test_a_template_for_text_alone_gets_the_placeholders_written_out(tmp_path: Path) -> None:
+    template = "{% for m in messages %}user : {{ m.content + '' }}{% endfor %} assistant :"
+    folder = changed(tmp_path, "qwen2_vl", "chat_template.jinja", template)
+    processor = load_processor(folder, AutoConfig.from_pretrained(folder), prefer_hf=False)
+    assert processor.prompter.text(QUESTION, 1) == "user : <video>\nwhat moves assistant :"
+    assert processor.prompter.text(QUESTION, 0) == "user : what moves assistant :"
+
+
+def test_a_template_that_loses_the_question_is_refused(tmp_path: Path) -> None:
+    folder = changed(tmp_path, "qwen2_vl", "chat_template.jinja", "user : <video> assistant :")
+    processor = load_processor(folder, AutoConfig.from_pretrained(folder), prefer_hf=False)
+    with pytest.raises(InputError, match="prompt"):
+        processor.build_inputs([QUESTION], [[clip()]])
+
+
+@pytest.mark.parametrize(("prompt", "count"), [("<video> <video> what", 1), ("<video> what", 0), ("<video>", 2)])
+def test_placeholders_that_do_not_fit_the_videos_are_refused(prompt: str, count: int) -> None:
+    with pytest.raises(InputError, match=f"{count} videos were given, but"):
+        ours("qwen2_vl").build_inputs([prompt], [[clip()] * count])
+
+
+def test_prompts_and_clips_of_unequal_number_are_refused() -> None:
+    with pytest.raises(InputError, match="1 prompts and 2 lists"):
+        ours("qwen2_vl").build_inputs([QUESTION], [[clip()], []])
+    with pytest.raises(InputError, match="0 prompts"):
+        ours("qwen2_vl").build_inputs([], [])
+
+
+def test_unequal_frame_counts_are_refused_where_the_model_cannot_take_them() -> None:
+    two = [clip(3), clip(4)]
+    with pytest.raises(InputError, match=r"equal frame count.*\[3, 4\]"):
+        ours("llava_onevision").build_inputs([QUESTION], [two])
+    assert len(ours("qwen2_vl").build_inputs([QUESTION], [two])["video_grid_thw"]) == 2
+
+
+@pytest.mark.parametrize("cap", [64, 200, 500])
+def test_max_pixels_caps_every_frame(cap: int) -> None:
+    processor = ours("qwen2_vl", max_pixels=cap)
+    for shape in ((24, 32), (90, 20), (7, 11)):
+        _, h, w = processor.build_inputs([QUESTION], [[clip(2, *shape)]])["video_grid_thw"][0].tolist()
+        assert h * w * 4 * 4 <= cap or min(h, w) == 2  # the thinnest frame is one merged patch wide
+    assert not processor.resolution_is_fixed
+
+
+def test_a_cap_that_cannot_be_kept_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="at least 64 pixels here, got 63"):
+        ours("qwen2_vl", max_pixels=63)
+    with pytest.raises(UsageError, match="16 x 16 = 256 pixels, a cap of 255"):
+        ours("llava_onevision", max_pixels=255)
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        ours("llava_onevision", max_pixels=0)
+
+
+def test_a_cap_above_a_fixed_frame_size_changes_nothing() -> None:
+    free, capped = ours("llava_onevision"), ours("llava_onevision", max_pixels=256)
+    a, b = (p.build_inputs([QUESTION], [[clip()]]) for p in (free, capped))
+    assert torch.equal(a["pixel_values_videos"], b["pixel_values_videos"])
+    assert free.resolution_is_fixed
+
+
+def test_without_torchvision_ours_is_used_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidsieve.media.loading.find_spec", lambda name: None)
+    processor = load_processor(DATA / "qwen2_vl", AutoConfig.from_pretrained(DATA / "qwen2_vl"))
+    assert processor.kind == "vidsieve"
+    assert "256 to 768 pixels a frame (torchvision is not installed" in processor.describe()
+
+
+def test_a_broken_torchvision_is_told_and_ours_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    processor = load_processor(DATA / "qwen2_vl", AutoConfig.from_pretrained(DATA / "qwen2_vl"))
+    assert processor.kind == "vidsieve"
+    assert "operator nms does not exist" in processor.describe()
+
+
+def test_a_model_without_preprocessing_lists_those_that_have_it() -> None:
+    class Other(PretrainedConfig):
+        model_type = "other"
+
+    config = Other(video_token_id=6)
+    with pytest.raises(ModelError, match="model type 'other'; known are llava_next_video, llava_onevision"):
+        load_processor(DATA / "qwen2_vl", config, prefer_hf=False)
+
+
+def test_a_tokenizer_without_the_placeholder_is_refused() -> None:
+    config = AutoConfig.from_pretrained(DATA / "qwen2_vl")
+    config.video_token_id = 151656
+    with pytest.raises(InputError, match="placeholder has id 151656"):
+        load_processor(DATA / "qwen2_vl", config, prefer_hf=False)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(DATA / "qwen2_vl")
+    with pytest.raises(ModelError, match="tokenizer cannot be loaded"):
+        load_processor(tmp_path, config, prefer_hf=False)
+
+
+@pytest.mark.parametrize("bad", [{"do_normalize": False}, {"do_resize": False}, {"resample": 1}])
+def test_settings_we_cannot_follow_are_refused(tmp_path: Path, bad: dict) -> None:
+    folder = changed(tmp_path, "qwen2_vl", "preprocessor_config.json", bad)
+    with pytest.raises(MediaError, match=next(iter(bad))):
+        load_processor(folder, AutoConfig.from_pretrained(folder), prefer_hf=False)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_settings_that_are_no_json_object_are_refused(tmp_path: Path, content: str) -> None:
+    folder = changed(tmp_path, "qwen2_vl", "preprocessor_config.json", content)
+    with pytest.raises(MediaError, match=r"preprocessor_config\.json: .*JSON"):
+        load_processor(folder, AutoConfig.from_pretrained(folder), prefer_hf=False)
+
+
+def test_without_settings_the_sizes_are_the_models_own(tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(DATA / "qwen2_vl", folder)
+    (folder / "preprocessor_config.json").unlink()
+    processor = load_processor(folder, AutoConfig.from_pretrained(folder), prefer_hf=False)
+    inputs = processor.build_inputs([QUESTION], [[clip()]])
+    assert inputs["pixel_values_videos"].shape[1] == 3 * 2 * 4 * 4
+    assert "100352 to 602112 pixels" in processor.describe()
