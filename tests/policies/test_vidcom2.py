@@ -176,3 +176,11 @@ def test_nothing_keeps_the_features_of_a_video_in_memory() -> None:
     del features
     gc.collect()
     assert alive() is None
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.25, 12), (0.5, 24), (1.0, 49), (0.001, 1)])
+def test_one_frame_gets_the_whole_budget(ratio: float, kept: int) -> None:
+    features = video_features(1, 49, 16)
+    # 12.25, 24.5 (half to even) and 49 of 49; never none
+    assert int(load_policy("vidcom2-released", retention_ratio=ratio).plan(features).keep.sum()) == kept
+    assert int(load_policy("vidcom2", retention_ratio=ratio).plan(features).keep.sum()) == kept
