@@ -109,43 +109,42 @@ def apportion(
 ) -> Int[Tensor, " groups"]:
     """Integer counts in proportion to `share` that sum to `min(total, sum(cap))`, none above its `cap`.
 
-    Largest-remainder rounding; what a cap cuts off is shared again over the rest in proportion; ties go to the lower
-    index. Shares must be finite and not negative; if all are zero, they count as equal.
+    Groups whose part exceeds their cap are filled to it, and what that leaves is shared over the others in
+    proportion; then largest-remainder rounding, ties to the lower index. Shares must be finite and not negative; if
+    all open ones are zero, they count as equal.
     """
     share = torch.as_tensor(share, dtype=torch.float64)
     cap = torch.as_tensor(cap, dtype=torch.int64, device=share.device)
-    counts = torch.zeros_like(cap)
-    room = cap.clone()
-    left = (cap.sum().clamp(max=total)).to(torch.int64)
-    # Each round fills at least one group to its cap or places all that is left, so `groups` rounds are enough; the
-    # usual case needs one, and the loop leaves as soon as nothing is left.
-    for _ in range(cap.numel() + 1):
-        counts, room, left = _apportion_round(share, counts, room, left)
-        if not bool(left > 0):
-            break
-    return counts
+    total = min(total, int(cap.sum()))
+    full = cap == 0
+    # each round fills at least one more group, so this ends; without a group over its cap it is one round
+    while True:
+        left = total - (cap * full).sum()
+        wanted = _proportion(share, ~full) * left
+        over = ~full & (wanted > cap + _SLACK)
+        if not bool(over.any()):
+            return torch.where(full, cap, _largest_remainder(wanted, left, ~full))
+        full = full | over
 
 
-def _apportion_round(
-    share: Float[Tensor, " groups"],
-    counts: Int[Tensor, " groups"],
-    room: Int[Tensor, " groups"],
-    left: Int[Tensor, ""],
-) -> tuple[Int[Tensor, " groups"], Int[Tensor, " groups"], Int[Tensor, ""]]:
-    """One round of largest-remainder sharing of `left` over the groups that have room."""
-    open_share = torch.where(room > 0, share, torch.zeros_like(share))
-    open_share = torch.where(open_share.sum() > 0, open_share, (room > 0).to(share.dtype))
-    wanted = open_share / open_share.sum().clamp(min=1e-300) * left
-    # 1e-9 forgives 2.9999999996, which is 3 in exact arithmetic
-    base = torch.floor(wanted + 1e-9).to(torch.int64)
-    capped = torch.minimum(base, room)
-    if bool((capped < base).any()):
-        placed = capped
-    else:
-        remainder = torch.where(room > base, (wanted - base).clamp(min=0), torch.full_like(wanted, -1.0))
-        order = torch.argsort(remainder, descending=True, stable=True)
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(order.numel(), device=order.device)
-        extra = (rank < left - base.sum()) & (room > base)
-        placed = base + extra.to(torch.int64)
-    return counts + placed, room - placed, left - placed.sum()
+_SLACK = 1e-9  # forgives 2.9999999996, which is 3 in exact arithmetic
+
+
+def _proportion(share: Float[Tensor, " groups"], open_: Bool[Tensor, " groups"]) -> Float[Tensor, " groups"]:
+    """`share` over the open groups, summing to one; equal parts if nothing is shared; zero elsewhere."""
+    part = torch.where(open_, share, 0.0)
+    part = torch.where(part.sum() > 0, part, open_.to(share.dtype))
+    return part / part.sum().clamp(min=1e-300)
+
+
+def _largest_remainder(
+    wanted: Float[Tensor, " groups"], left: Int[Tensor, ""], open_: Bool[Tensor, " groups"]
+) -> Int[Tensor, " groups"]:
+    """Whole counts that sum to `left`: the floors, and one more for the largest remainders."""
+    base = torch.floor(wanted + _SLACK)
+    remainder = torch.where(open_, (wanted - base).clamp(min=0), -1.0)
+    # remainders that differ by float noise alone are ties, and ties go to the lower index
+    order = torch.argsort(torch.round(remainder, decimals=9), descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(order.numel(), device=order.device)
+    return base.to(torch.int64) + (rank < left - base.sum())
