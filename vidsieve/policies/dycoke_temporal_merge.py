@@ -118,10 +118,10 @@ def _novelty(
     pruned: Int[Tensor, " pruned"],
     reference: Int[Tensor, " pruned"],
 ) -> Float[Tensor, "pruned tokens"]:
-    """1 − cosine similarity of each token to its counterpart; +inf where the counterpart is dead."""
+    """Minus the cosine similarity of each token to its counterpart; +inf where the counterpart is dead."""
     clean = torch.where(alive.unsqueeze(-1), features, 0.0)
     similarity = cosine_similarity(clean[pruned].float(), clean[reference].float(), dim=-1)
-    return torch.where(alive[reference], 1 - similarity, torch.inf)
+    return torch.where(alive[reference], -similarity, torch.inf)
 
 
 @hookimpl
