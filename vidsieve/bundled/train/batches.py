@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from vidsieve.bundled.questions import facts
 from vidsieve.bundled.render import render
 from vidsieve.bundled.scene import FRAMES_PER_GROUP, sample_scenes
 from vidsieve.bundled.seeds import rng_of, seed_of
 from vidsieve.bundled.train.codec import through_codec
+from vidsieve.bundled.train.configs import Model
 from vidsieve.bundled.train.curriculum import Recipe, recipe_at
 from vidsieve.bundled.train.drops import kept_tokens
 from vidsieve.bundled.train.lines import Lines, training_lines
@@ -37,9 +37,9 @@ class Batch:
 
 
 def frames_for(
-    model: PreTrainedModel, frames: UInt8[Tensor, "videos frames 3 height width"], rng: torch.Generator | None = None
+    model: Model, frames: UInt8[Tensor, "videos frames 3 height width"], rng: torch.Generator | None = None
 ) -> UInt8[Tensor, "videos seen 3 height width"]:
-    """The frames a family encodes: Qwen2-VL all of them, LLaVA-OneVision one of each group (the first without `rng`)."""
+    """The frames a family encodes: Qwen2-VL all of them, LLaVA-OneVision one a group (the first without `rng`)."""
     if model.config.model_type == "qwen2_vl":
         return frames
     pairs = frames.unflatten(1, (-1, FRAMES_PER_GROUP))
@@ -51,7 +51,7 @@ def frames_for(
 
 
 @torch.no_grad()
-def make_batch(model: PreTrainedModel, seed: int, step: int, steps: int) -> Batch:
+def make_batch(model: Model, seed: int, step: int, steps: int) -> Batch:
     """Batch number `step` of `steps`; the same arguments and vision weights give the same batch."""
     rng = rng_of("language", seed, step)
     recipe = recipe_at(step / steps, rng)
@@ -70,7 +70,7 @@ def make_batch(model: PreTrainedModel, seed: int, step: int, steps: int) -> Batc
     return Batch(tokens, index, training_lines(facts(scene), frame_of(model).after, choice), recipe)
 
 
-def batches(model: PreTrainedModel, seed: int, start: int, steps: int) -> Iterator[tuple[int, Batch]]:
+def batches(model: Model, seed: int, start: int, steps: int) -> Iterator[tuple[int, Batch]]:
     """Batches from `start` on, made ahead in a thread: torch lets go of the interpreter while it computes."""
     ready: queue.Queue[tuple[int, Batch | BaseException]] = queue.Queue(maxsize=AHEAD)
 

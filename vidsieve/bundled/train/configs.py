@@ -1,11 +1,10 @@
 """Configurations of the two tiny models: stock transformers classes, about a million parameters each."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import (
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
-    PreTrainedModel,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
 )
@@ -14,6 +13,8 @@ from vidsieve.bundled.scene import SIDE
 from vidsieve.bundled.words import TOKEN_ID
 
 Family = Literal["qwen2-vl", "llava-onevision"]
+Model = Any
+"""A transformers model or a part of one: their parts are attributes that no type checker knows."""
 
 PATCH = 8
 WIDTH = 128
@@ -35,12 +36,12 @@ TEXT = {
 }
 
 
-def build_model(family: Family) -> PreTrainedModel:
+def build_model(family: Family) -> Model:
     """A model with random weights; seed torch before calling."""
     return _qwen2_vl() if family == "qwen2-vl" else _llava_onevision()
 
 
-def _qwen2_vl() -> PreTrainedModel:
+def _qwen2_vl() -> Model:
     # A small rope_theta and many time channels: with the default theta the width section barely turns on a 6x6 grid.
     text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [8, 4, 4]}}
     vision = {
@@ -66,7 +67,7 @@ def _qwen2_vl() -> PreTrainedModel:
     return Qwen2VLForConditionalGeneration(config)
 
 
-def _llava_onevision() -> PreTrainedModel:
+def _llava_onevision() -> Model:
     text = {**TEXT, "model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}}
     vision = {
         "model_type": "siglip_vision_model",

@@ -16,7 +16,7 @@ STATIC_UNTIL = 0.12
 RUNG_SHARES: tuple[tuple[Rung, float], ...] = (("static", 0.45), ("jitter", 0.30), ("cuts", 0.25))
 DROP_FROM, DROP_SHARE = 0.30, 0.3
 CODEC_SHARE = 0.25
-VIDEOS_PER_BATCH = 16
+VIDEOS_PER_BATCH = 12
 """At full length; shorter clips come in larger batches, so that a step costs about the same."""
 
 
@@ -40,7 +40,7 @@ def recipe_at(progress: float, rng: torch.Generator) -> Recipe:
     groups = lengths[int(draw[0] / SHORTER_SHARE * len(lengths))] if draw[0] < SHORTER_SHARE else longest
     crowded = groups < MAX_GROUPS or draw[1] < 0.25 * (1 - progress)
     return Recipe(
-        videos=min(40, VIDEOS_PER_BATCH * MAX_GROUPS // groups),
+        videos=min(24, VIDEOS_PER_BATCH * MAX_GROUPS // groups),
         groups=groups,
         rung=_rung(draw[2]) if progress >= STATIC_UNTIL else "static",
         flashes=(2, CROWDED[groups]) if crowded else (2, 3),

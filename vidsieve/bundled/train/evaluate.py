@@ -3,7 +3,6 @@
 import random
 
 import torch
-from transformers import PreTrainedModel
 
 from vidsieve.bundled.questions import facts, one_of_each
 from vidsieve.bundled.render import render
@@ -11,6 +10,7 @@ from vidsieve.bundled.scene import Rung, sample_scenes
 from vidsieve.bundled.seeds import rng_of, seed_of
 from vidsieve.bundled.train.batches import frames_for
 from vidsieve.bundled.train.codec import through_codec
+from vidsieve.bundled.train.configs import Model
 from vidsieve.bundled.train.language import accuracy_by_kind, line_logits
 from vidsieve.bundled.train.lines import evaluation_lines
 from vidsieve.bundled.train.packed import frame_of
@@ -20,7 +20,7 @@ BATCH = 16
 
 
 @torch.no_grad()
-def evaluate(model: PreTrainedModel, rung: Rung, *, videos: int = 96, codec: bool = False) -> dict[str, float]:
+def evaluate(model: Model, rung: Rung, *, videos: int = 96, codec: bool = False) -> dict[str, float]:
     """Share of right answers by kind and over `all` kinds, on clips that no step and no split uses."""
     sums: dict[str, float] = {}
     for chunk in range(videos // BATCH):

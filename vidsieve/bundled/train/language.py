@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 
 from vidsieve.bundled.train.batches import Batch
+from vidsieve.bundled.train.configs import Model
 from vidsieve.bundled.train.lines import CAPTION_KIND, LENGTH, Lines
 from vidsieve.bundled.train.packed import frame_of, packed_hidden, positions
 from vidsieve.bundled.words import KINDS
@@ -17,7 +17,7 @@ WARMUP_STEPS = 100
 
 
 def line_logits(
-    model: PreTrainedModel,
+    model: Model,
     tokens: Float[Tensor, "batch kept dim"],
     index: Int[Tensor, "batch kept"],
     groups: int,
@@ -40,7 +40,7 @@ def line_logits(
     return model.lm_head(hidden)
 
 
-def language_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+def language_loss(model: Model, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """Weighted cross-entropy, and the share of right answers by kind."""
     lines = batch.lines
     logits = line_logits(model, batch.tokens, batch.index, batch.recipe.groups, lines.ids)

@@ -59,8 +59,9 @@ def _pick(clip: Facts, after: Sequence[int], rng: random.Random) -> list[Row]:
     for kind, pool in pools.items():
         rng.shuffle(pool)
         if kind in ("exist", "order"):  # as many yes as no
-            pool = [next((one for one in pool if one.answer == word), None) for word in ("yes", "no")]
-        rows += [_question_row(one, after) for one in pool[: SLOTS.get(kind, 1)] if one is not None]
+            firsts = {one.answer: one for one in reversed(pool)}
+            pool = list(firsts.values())
+        rows += [_question_row(one, after) for one in pool[: SLOTS.get(kind, 1)]]
     told = captions(clip)
     rng.shuffle(told)
     return rows + [_caption_row(text, after) for text in told[:CAPTIONS]]

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from vidsieve.bundled.scene import SIDE
-from vidsieve.bundled.train.configs import PATCH
+from vidsieve.bundled.train.configs import PATCH, Model
 from vidsieve.bundled.train.vision import MEAN, MERGE, STD
 from vidsieve.bundled.words import SPECIALS, TOKEN_ID, VOCABULARY
 
@@ -27,7 +27,7 @@ MAX_NEW_TOKENS = 2
 """One word and the end."""
 
 
-def save_package(model: PreTrainedModel, folder: Path) -> None:
+def save_package(model: Model, folder: Path) -> None:
     """Weights in float32, configurations, tokenizer and preprocessing settings."""
     family = model.config.model_type
     model.generation_config = GenerationConfig(

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
-from transformers import PreTrainedModel
 
 from vidsieve.bundled.scene import CELLS
+from vidsieve.bundled.train.configs import Model
 from vidsieve.bundled.words import token_ids
 
 
@@ -25,7 +25,7 @@ class Frame:
     newline: bool
 
 
-def frame_of(model: PreTrainedModel) -> Frame:
+def frame_of(model: Model) -> Frame:
     """The prompt's head, and what follows the video before the question."""
     if model.config.model_type == "qwen2_vl":
         return Frame(tuple(token_ids("<|user|> <|vision_start|>")), tuple(token_ids("<|vision_end|>")), False)
@@ -33,7 +33,7 @@ def frame_of(model: PreTrainedModel) -> Frame:
 
 
 def positions(
-    model: PreTrainedModel, groups: int, lines: int, length: int
+    model: Model, groups: int, lines: int, length: int
 ) -> tuple[Int[Tensor, "axes video"], Int[Tensor, "axes text"]]:
     """Position ids of prefix and video, and of `lines` texts of `length` ids that each begin right after the video."""
     frame = frame_of(model)
@@ -51,7 +51,7 @@ def positions(
 
 
 def packed_hidden(
-    language: torch.nn.Module,
+    language: Model,
     video: Float[Tensor, "batch video dim"],
     text: Float[Tensor, "batch lines length dim"],
     video_positions: Int[Tensor, "axes batch video"],
@@ -64,17 +64,19 @@ def packed_hidden(
     rope_text = _rope(language, flat, text_positions[:, None].expand(-1, batch, -1))
     final = len(language.layers) - 1
     for index, layer in enumerate(language.layers):
-        q_text, k_text, v_text = _project(layer, flat, rope_text)
-        q_video, k_video, v_video = _project(layer, video, rope_video, query=index < final)
-        flat = _finish(layer, flat, _attend_text(q_text, k_text, v_text, k_video, v_video, lines))
-        if q_video is not None:
-            video = _finish(layer, video, _attend_video(q_video, k_video, v_video))
+        normed_text, normed_video = layer.input_layernorm(flat), layer.input_layernorm(video)
+        from_video = _keys_values(layer, normed_video, rope_video)
+        mixed = _attend_text(
+            _queries(layer, normed_text, rope_text), *_keys_values(layer, normed_text, rope_text), *from_video, lines
+        )
+        flat = _finish(layer, flat, mixed)
+        if index < final:  # nobody reads the last layer's video rows
+            queries = _queries(layer, normed_video, rope_video)
+            video = _finish(layer, video, scaled_dot_product_attention(queries, *from_video, is_causal=True, scale=1.0))
     return language.norm(flat).view(batch, lines, length, dim)
 
 
-def _rope(
-    language: torch.nn.Module, hidden: Tensor, position_ids: Int[Tensor, "axes batch seq"]
-) -> tuple[Tensor, Tensor]:
+def _rope(language: Model, hidden: Tensor, position_ids: Int[Tensor, "axes batch seq"]) -> tuple[Tensor, Tensor]:
     """Cosine and sine [batch, 1, seq, head_dim]; one axis is ordinary RoPE."""
     ids = position_ids if position_ids.shape[0] == 3 else position_ids[0]
     cos, sin = language.rotary_emb(hidden, ids)
@@ -86,34 +88,28 @@ def _turn(states: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return states * rope[0] + torch.cat([-second, first], dim=-1) * rope[1]
 
 
-def _project(
-    layer: torch.nn.Module, hidden: Tensor, rope: tuple[Tensor, Tensor], *, query: bool = True
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Rotated queries (scaled) and keys, and values, each [batch, heads, seq, head_dim]; keys repeated for GQA."""
+def _queries(layer: Model, normed: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotated and already scaled, [batch, heads, seq, head_dim]."""
     attention = layer.self_attn
-    normed = layer.input_layernorm(hidden)
-    size = attention.head_dim
-    shape = (*hidden.shape[:2], -1, size)
-    key = _turn(attention.k_proj(normed).view(shape).transpose(1, 2), rope)
-    value = attention.v_proj(normed).view(shape).transpose(1, 2)
+    heads = attention.q_proj(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    return _turn(heads, rope) * attention.head_dim**-0.5
+
+
+def _keys_values(layer: Model, normed: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Rotated keys, and values, each repeated for its group of query heads."""
+    attention = layer.self_attn
+    split = (-1, attention.head_dim)
+    key = _turn(attention.k_proj(normed).unflatten(-1, split).transpose(1, 2), rope)
+    value = attention.v_proj(normed).unflatten(-1, split).transpose(1, 2)
     repeats = attention.num_key_value_groups
-    key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    if not query:
-        return None, key, value
-    turned = _turn(attention.q_proj(normed).view(shape).transpose(1, 2), rope)
-    return turned * size**-0.5, key, value
-
-
-def _attend_video(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention of the prefix and the visual tokens."""
-    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
+    return key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
 
 
 def _attend_text(
     query: Tensor, key: Tensor, value: Tensor, key_video: Tensor, value_video: Tensor, lines: int
 ) -> Tensor:
     """Each line attends to the whole video and causally to itself, in one softmax."""
-    batch, heads, seq, size = query.shape
+    seq = query.shape[2]
     length, video = seq // lines, key_video.shape[2]
     own_query, own_key, own_value = (part.unflatten(2, (lines, length)) for part in (query, key, value))
     mask = torch.full((length, length), float("-inf"), dtype=query.dtype).triu(1)
@@ -124,7 +120,7 @@ def _attend_text(
     return seen @ value_video + mixed.flatten(2, 3)
 
 
-def _finish(layer: torch.nn.Module, hidden: Tensor, mixed: Tensor) -> Tensor:
+def _finish(layer: Model, hidden: Tensor, mixed: Tensor) -> Tensor:
     """Output projection and feed-forward, both on the residual stream."""
     hidden = hidden + layer.self_attn.o_proj(mixed.transpose(1, 2).flatten(2))
     normed = layer.post_attention_layernorm(hidden)

@@ -11,14 +11,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 
 from vidsieve.bundled.questions import quadrant
 from vidsieve.bundled.render import render
 from vidsieve.bundled.scene import CELL, CELLS, FRAMES_PER_GROUP, SIDE, Objects, Scene
 from vidsieve.bundled.seeds import rng_of
 from vidsieve.bundled.train.codec import through_codec
-from vidsieve.bundled.train.configs import WIDTH
+from vidsieve.bundled.train.configs import WIDTH, Model
 from vidsieve.bundled.train.vision import video_features
 from vidsieve.bundled.words import COLORS, DIRECTIONS, QUADRANTS, SHAPES, TOKEN_ID
 
@@ -106,7 +105,7 @@ def _entropy(logits: Float[Tensor, "videos cells classes"], target: Int[Tensor, 
     return cross_entropy(logits.flatten(0, 1), target.flatten())
 
 
-def pretrain_step(model: PreTrainedModel, naming: Naming, seed: int, step: int) -> dict[str, Tensor]:
+def pretrain_step(model: Model, naming: Naming, seed: int, step: int) -> dict[str, Tensor]:
     """Losses on fresh clips, and the accuracy of naming the kind where something is (`found`)."""
     rng = rng_of("pretrain", seed, step)
     dense = dense_scenes(BATCH, rng)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from vidsieve.bundled.scene import RUNGS
 from vidsieve.bundled.train import language, pretrain
 from vidsieve.bundled.train.batches import batches
-from vidsieve.bundled.train.configs import Family, build_model
+from vidsieve.bundled.train.configs import Family, Model, build_model
 from vidsieve.bundled.train.evaluate import evaluate
 
 SAVE_EVERY_S = 120
@@ -29,7 +28,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)
         self.family, self.folder, self.seed = family, folder, seed
-        self.model: PreTrainedModel = build_model(family)
+        self.model: Model = build_model(family)
         self.naming = pretrain.Naming()
         self.clock = self.saved_at = time.monotonic()
 

@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate, linear, scaled_dot_product_attention
-from transformers import PreTrainedModel
 from transformers.models.qwen2_vl.modeling_qwen2_vl import apply_rotary_pos_emb_vision
 
-from vidsieve.bundled.train.configs import PATCH
+from vidsieve.bundled.train.configs import PATCH, Model
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -21,7 +20,7 @@ MERGE = 2
 
 
 def video_features(
-    model: PreTrainedModel, frames: UInt8[Tensor, "videos frames 3 height width"]
+    model: Model, frames: UInt8[Tensor, "videos frames 3 height width"]
 ) -> Float[Tensor, "videos groups tokens dim"]:
     """Projected visual tokens as the language model receives them, without LLaVA's newline."""
     pixels = normalise(frames)
@@ -54,7 +53,7 @@ def _patch_positions(rows: int, columns: int) -> Tensor:
 
 
 def _qwen2_vl(
-    visual: torch.nn.Module, pixels: Float[Tensor, "videos frames 3 height width"]
+    visual: Model, pixels: Float[Tensor, "videos frames 3 height width"]
 ) -> Float[Tensor, "videos groups tokens dim"]:
     rows, columns = pixels.shape[-2] // PATCH, pixels.shape[-1] // PATCH
     cut = patches(pixels)
@@ -66,14 +65,15 @@ def _qwen2_vl(
         qkv = attention.qkv(block.norm1(hidden)).unflatten(-1, (3, attention.num_heads, -1))
         query, key, value = qkv.unbind(2)
         query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
-        mixed = scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value)))
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        mixed = scaled_dot_product_attention(query, key, value)
         hidden = hidden + attention.proj(mixed.transpose(1, 2).flatten(2))
         hidden = hidden + block.mlp(block.norm2(hidden))
     return visual.merger(hidden).view(videos, groups, -1, visual.config.hidden_size)
 
 
 def _llava_onevision(
-    core: torch.nn.Module, pixels: Float[Tensor, "videos frames 3 height width"]
+    core: Model, pixels: Float[Tensor, "videos frames 3 height width"]
 ) -> Float[Tensor, "videos groups tokens dim"]:
     videos, frames = pixels.shape[:2]
     hidden = core.vision_tower(pixels.flatten(0, 1), output_hidden_states=True).hidden_states[-1]
