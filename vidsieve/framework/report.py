@@ -54,7 +54,7 @@ class Report:
     policy_name: str
     policy_hash: str
     requested_ratio: float | None
-    keeps: tuple[Bool[Tensor, "frames tokens"], ...] = ()
+    keeps: tuple[Bool[Tensor, "_ _"], ...] = ()  # videos may differ in shape
     not_run: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     stopwatches: tuple[Stopwatch, ...] = ()

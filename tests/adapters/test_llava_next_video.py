@@ -1,0 +1,27 @@
+"""LLaVA-NeXT-Video obeys the laws of an adapter."""
+
+import torch
+from adapters.tiny import CLIP, LLAVA_IDS, TEXT, frames
+from torch import Tensor
+from transformers import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
+
+from vidsieve.framework.testing import AdapterContract
+
+
+class TestLlavaNextVideo(AdapterContract):
+    def build_model(self) -> LlavaNextVideoForConditionalGeneration:
+        torch.manual_seed(0)
+        config = LlavaNextVideoConfig(
+            text_config=TEXT | {"model_type": "llama"},
+            vision_config=CLIP,
+            vision_feature_layer=-1,
+            image_grid_pinpoints=[[24, 24]],
+            **LLAVA_IDS,
+        )
+        return LlavaNextVideoForConditionalGeneration(config).eval()
+
+    def make_video(self, seed: int) -> dict[str, Tensor]:
+        return {"pixel_values_videos": frames(4, 24, seed)[None]}
+
+    def make_image(self, seed: int) -> dict[str, Tensor]:
+        return {"pixel_values": frames(2, 24, seed)[None], "image_sizes": torch.tensor([[24, 24]])}

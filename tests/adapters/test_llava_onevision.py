@@ -1,0 +1,39 @@
+"""LLaVA-OneVision obeys the laws of an adapter; its newline row is no visual token and always stays."""
+
+from typing import Any
+
+import torch
+from adapters.tiny import LLAVA_IDS, SIGLIP, TEXT, frames
+from torch import Tensor
+from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
+
+from vidsieve.framework.testing import AdapterContract
+from vidsieve.framework.testing.adapter_contract import HALF, run
+from vidsieve.framework.testing.adapter_kit import Row, layouts_of
+
+
+class TestLlavaOnevision(AdapterContract):
+    def build_model(self) -> LlavaOnevisionForConditionalGeneration:
+        torch.manual_seed(0)
+        config = LlavaOnevisionConfig(
+            text_config=TEXT | {"model_type": "qwen2"},
+            vision_config=SIGLIP,
+            vision_feature_layer=-1,
+            image_grid_pinpoints=[[20, 20]],
+            **LLAVA_IDS,
+        )
+        return LlavaOnevisionForConditionalGeneration(config).eval()
+
+    def make_video(self, seed: int) -> dict[str, Tensor]:
+        return {"pixel_values_videos": frames(4, 20, seed)[None]}
+
+    def make_image(self, seed: int) -> dict[str, Tensor]:
+        return {"pixel_values": frames(2, 20, seed)[None], "image_sizes": torch.tensor([[20, 20]])}
+
+    def test_an_odd_patch_grid_is_pooled_up_and_the_newline_is_structural(self, model: Any) -> None:
+        inputs = self.make_inputs(model, Row())
+        (layout,) = layouts_of(model, inputs)
+        assert (layout.frames, layout.tokens, layout.structural) == (4, 9, 1)
+        output, report = run(model, HALF, inputs)
+        assert (report.baseline_tokens, report.kept_tokens) == (36, 18)
+        assert output.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] - 18 + 5
