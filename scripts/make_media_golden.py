@@ -150,7 +150,7 @@ def hf_processor(case: Case) -> transformers.ProcessorMixin:
     """transformers' processor, put together by hand from the settings the folder should give."""
     tokens = tokenizer(case.family)
     if case.family.startswith("qwen"):
-        video = transformers.Qwen2VLVideoProcessor(**(QWEN_VIDEO | case.video), cap_pixels_per_frame=False)
+        video = transformers.Qwen2VLVideoProcessor(**({"cap_pixels_per_frame": False} | QWEN_VIDEO | case.video))
         maker = transformers.Qwen2VLProcessor if case.family == "qwen2_vl" else transformers.Qwen2_5_VLProcessor
         processor = maker(transformers.Qwen2VLImageProcessor(), tokens, video, chat_template=QWEN_TEMPLATE)
         processor.video_token, processor.video_token_id = "<video>", token_id("<video>")

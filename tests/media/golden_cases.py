@@ -59,6 +59,7 @@ REAL_QWEN = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
+SHARED_CAP = {"cap_pixels_per_frame": True, "max_video_tokens": 20}
 LONG = ("what moves", "where is the red square now")
 
 
@@ -83,6 +84,7 @@ CASES = (
         "qwen2_vl",
         (
             Case("uneven", "qwen2_vl", ((Video(2, 24, 32),), (Video(5, 16, 24),)), LONG),
+            Case("shared", "qwen2_vl", ((Video(6, 24, 32),),), video=SHARED_CAP),
             Case("real-up", "qwen2_vl", ((Video(3, 96, 170),),), video=REAL_QWEN, big=True),
             Case("real-down", "qwen2_vl", ((Video(2, 720, 1280),),), video=REAL_QWEN, big=True),
         ),

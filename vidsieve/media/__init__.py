@@ -1,7 +1,16 @@
 """From a video file to model inputs: read, sample, resize, normalise, write."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidsieve.media.clip import Clip
+    from vidsieve.media.loading import load_processor
+    from vidsieve.media.processor import Processor
+    from vidsieve.media.video import list_videos, read_video
+    from vidsieve.media.writing import write_video
+
+__all__ = ["Clip", "Processor", "list_videos", "load_processor", "read_video", "write_video"]
 
 _HOME = {
     "Clip": "clip",
@@ -11,8 +20,6 @@ _HOME = {
     "read_video": "video",
     "write_video": "writing",
 }
-
-__all__ = ["Clip", "Processor", "list_videos", "load_processor", "read_video", "write_video"]
 
 
 def __getattr__(name: str) -> Any:

@@ -43,8 +43,3 @@ def centre_crop(
         frames = functional.pad(frames, border)
     top, left = (frames.shape[-2] - height) // 2, (frames.shape[-1] - width) // 2
     return frames[..., top : top + height, left : left + width]
-
-
-def llava_tokens_per_frame(height: int, width: int, patch_size: int) -> int:
-    """Visual tokens of one LLaVA-OneVision video frame: the patch grid, pooled to half, rounded up."""
-    return math.ceil(height // patch_size / 2) * math.ceil(width // patch_size / 2)
