@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_contract import HALF, run
 from vidsieve.framework.testing.adapter_kit import Row, layouts_of
+from vidsieve.framework.testing.adapter_runs import HALF, run
 
 
 class TestLlavaOnevision(AdapterContract):
