@@ -16,7 +16,7 @@ from vidsieve.bundled.scene import RUNGS, Rung, sample_scenes
 from vidsieve.bundled.seeds import rng_of, seed_of
 from vidsieve.bundled.words import KINDS, OPTIONS
 from vidsieve.framework.errors import UnknownNameError, UsageError
-from vidsieve.framework.task import SPLITS, Example, Split
+from vidsieve.framework.task import SPLITS, Example
 
 FPS: Final = 8.0
 BLOCK: Final = 16
@@ -36,18 +36,19 @@ class BundledTask:
 
     metric: Literal["accuracy", "agreement"] = "accuracy"
 
-    def __init__(self, rung: Rung = "static", *, frame_count: int = 16) -> None:
-        if rung not in RUNGS:
+    def __init__(self, rung: str = "static", *, frame_count: int = 16) -> None:
+        known = next((name for name in RUNGS if name == rung), None)
+        if known is None:
             raise UnknownNameError("bundled task", "rung", rung, RUNGS)
         if frame_count not in (16, 8):
             raise UsageError(
                 f"bundled task: frame_count must be 16 or 8 (an event lasts two frames), got {frame_count}"
             )
-        self.rung: Rung = rung
+        self.rung: Rung = known
         self.frame_count = frame_count
         self.name = f"bundled-{rung}"
 
-    def examples(self, split: Split, count: int, *, seed: int = 0) -> list[Example]:
+    def examples(self, split: str, count: int, *, seed: int = 0) -> list[Example]:
         """The first `count` examples of a split. Examples of one clip share its pixels in memory."""
         if split not in SPLITS:
             raise UnknownNameError("bundled task", "split", split, SPLITS)
@@ -69,7 +70,7 @@ class BundledTask:
             "kinds": ", ".join(KINDS),
         }
 
-    def _block(self, split: Split, seed: int, block: int, *, clips: int) -> Iterator[Example]:
+    def _block(self, split: str, seed: int, block: int, *, clips: int) -> Iterator[Example]:
         """The examples of at most `clips` clips of a block."""
         names = ("task", GENERATOR, self.rung, split, seed, block)
         rng = rng_of(*names)
@@ -94,7 +95,7 @@ class BundledTask:
 
 
 def write_dataset(
-    task: BundledTask, split: Split, count: int, folder: Path, *, write_video: WriteVideo, seed: int = 0
+    task: BundledTask, split: str, count: int, folder: Path, *, write_video: WriteVideo, seed: int = 0
 ) -> list[Example]:
     """Write the first `count` examples as one mp4 a clip and `examples.jsonl`; the examples come back as files.
 
