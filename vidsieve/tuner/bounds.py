@@ -15,7 +15,7 @@ from vidsieve.tuner.space import RETENTION_DIGITS, PolicySpace, Space
 
 AIM = 0.975
 """Retention ratios are searched up to where this share of the target is predicted: room for noise to confirm in."""
-SLACK = 0.5
+SLACK = 0.8
 """The search looks from this share of the largest retention ratio that meets the target up to that ratio."""
 
 

@@ -1,0 +1,112 @@
+"""Timing: interleaved, warmed up, stopped when precise or at a cap, and honest about which."""
+
+import gc
+import math
+from collections.abc import Mapping
+
+import pytest
+from tuner.fake_bench import FakeBench, fake_policy
+
+from vidsieve.framework.errors import TuneError
+from vidsieve.framework.policy import Policy
+from vidsieve.tuner.latency import PairedTimer, TimingRules
+
+
+def _bench(**options: float) -> FakeBench:
+    return FakeBench(lambda policy: 0.9, **options)  # type: ignore[arg-type]
+
+
+def test_steady_latency_stops_early_and_is_exact() -> None:
+    bench = _bench()
+    latency = PairedTimer(bench, "ttft").measure(fake_policy("a", 0.5), TimingRules(min_pairs=10))
+    assert latency.stopped == "precise"
+    assert latency.policy_ms.n == 10
+    assert latency.policy_ms.value == pytest.approx(50 + 5 + 225)
+    assert latency.baseline_ms.value == pytest.approx(500)
+    assert latency.ratio.value == pytest.approx(280 / 500)
+    assert latency.parts_ms["prefill_ms"] == pytest.approx(140)
+
+
+def test_noise_runs_into_the_cap_and_says_so() -> None:
+    latency = PairedTimer(_bench(noise=0.5), "ttft").measure(fake_policy("a"), TimingRules(max_pairs=12))
+    assert latency.stopped == "pairs"
+    assert latency.policy_ms.n == 12
+    assert latency.policy_ms.half_width_ratio > 0.02
+
+
+def test_the_cap_in_seconds_holds_with_a_slow_model() -> None:
+    now = [0.0]
+
+    class Slow(FakeBench):
+        def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Mapping[str, float]:
+            now[0] += 5.0
+            return super().timed(policy, clip_index, metric)
+
+    bench = Slow(lambda policy: 0.9, noise=0.5)
+    rules = TimingRules(warmup=10, max_seconds=60)
+    latency = PairedTimer(bench, "ttft", clock=lambda: now[0]).measure(fake_policy("a"), rules)
+    assert latency.stopped == "seconds"
+    assert latency.policy_ms.n >= 3
+    assert latency.policy_ms.level < 0.95
+    assert now[0] < 120
+
+
+def test_runs_alternate_and_every_clip_is_met_in_both_orders() -> None:
+    bench = _bench(noise=0.5)
+    PairedTimer(bench, "ttft").measure(fake_policy("a"), TimingRules(warmup=0, max_pairs=32))
+    pairs = list(zip(bench.timed_calls[::2], bench.timed_calls[1::2], strict=True))
+    assert all({first[0], second[0]} == {"", "a"} and first[1] == second[1] for first, second in pairs)
+    orders = {(first[1], first[0]) for first, _ in pairs}
+    assert orders == {(clip, name) for clip in range(8) for name in ("", "a")}
+    assert [first[0] for first, _ in pairs[:4]] == ["", "a", "", "a"]
+
+
+def test_each_token_shape_is_warmed_up_once() -> None:
+    bench = _bench()
+    timer = PairedTimer(bench, "ttft")
+    rules = TimingRules(warmup=3, min_pairs=10)
+    policy = fake_policy("a")
+    timer.measure(policy, rules)
+    # two shapes of clips, policy and baseline, three runs each
+    assert len(bench.timed_calls) == 2 * 10 + 2 * 2 * 3
+    timer.measure(policy, rules)
+    assert len(bench.timed_calls) == 2 * (2 * 10) + 2 * 2 * 3
+
+
+def test_drift_of_the_machine_leaves_the_ratio_alone() -> None:
+    class Drifting(FakeBench):
+        calls = 0
+
+        def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Mapping[str, float]:
+            self.calls += 1
+            return {f"{metric}_ms": self.true_ms(policy) * (1 + 0.01 * self.calls)}
+
+    latency = PairedTimer(Drifting(lambda policy: 0.9), "ttft").measure(
+        fake_policy("a", 0.5), TimingRules(max_pairs=40)
+    )
+    assert latency.baseline_ms.value > 600
+    assert latency.ratio.value == pytest.approx(280 / 500, rel=0.01)
+
+
+def test_garbage_is_not_collected_while_timing_and_is_afterwards() -> None:
+    seen = []
+
+    class Watching(FakeBench):
+        def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Mapping[str, float]:
+            seen.append(gc.isenabled())
+            return super().timed(policy, clip_index, metric)
+
+    PairedTimer(Watching(lambda policy: 0.9), "e2e").measure(fake_policy("a"), TimingRules())
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_a_bench_without_a_usable_number_is_refused(value: float) -> None:
+    class Broken(FakeBench):
+        def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Mapping[str, float]:
+            return {"ttft_ms": value}
+
+    with pytest.raises(TuneError, match="ttft_ms"):
+        PairedTimer(Broken(lambda policy: 0.9), "ttft").measure(fake_policy("a"), TimingRules())
+    assert gc.isenabled()
