@@ -1,0 +1,5 @@
+"""`python -m vidsieve.cli`."""
+
+from vidsieve.cli import main
+
+main()

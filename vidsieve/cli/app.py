@@ -1,0 +1,49 @@
+"""The application: every verb under one name."""
+
+from typing import Annotated
+
+import typer
+
+from vidsieve import __version__
+from vidsieve.cli import check, eval, ls, run, show, tune
+from vidsieve.cli.guard import guarded
+from vidsieve.cli.options import flat
+
+HELP = """Make video LLMs in transformers answer sooner by removing visual tokens that carry little.
+
+Start with: vidsieve tune --model qwen2-vl --latency-ms 200
+"""
+
+app = typer.Typer(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vidsieve {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Nothing to do before a verb."""
+
+
+for _name, _verb in (
+    ("tune", tune.tune),
+    ("run", run.run),
+    ("eval", eval.evaluate),
+    ("ls", ls.ls),
+    ("show", show.show),
+    ("check", check.check),
+):
+    app.command(_name, help=_verb.__doc__)(guarded(flat(_verb)))

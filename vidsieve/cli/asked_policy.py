@@ -1,0 +1,62 @@
+"""The policy that `run` and `eval` are asked for: a name or file, a ratio, settings."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vidsieve.framework.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidsieve.framework.policy import Policy
+    from vidsieve.framework.registry import Registry
+
+PANEL = "Policy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedPolicy:
+    """`--policy`, `--retention` and `--set`."""
+
+    policy: Annotated[
+        str, typer.Option("--policy", rich_help_panel=PANEL, help="A published policy (see `vidsieve ls`) or a YAML file.")
+    ] = "vidcom2"
+    retention: Annotated[
+        float | None,
+        typer.Option("--retention", rich_help_panel=PANEL, help="Share of the visual tokens to keep: 0.25 is a quarter."),
+    ] = None
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", rich_help_panel=PANEL, metavar="LABEL.SETTING=VALUE", help="Another setting. Repeatable."),
+    ] = None
+
+    def load(self, registry: "Registry") -> "Policy":
+        """The policy. Raises as `load_policy` does, and UsageError for a --set that cannot be read."""
+        settings = dict(_setting(text) for text in self.set or ())
+        if len(settings) < len(self.set or ()):
+            raise UsageError("--set: a setting is given twice; give it once.")
+        from vidsieve.framework.policy import check_ratio
+        from vidsieve.framework.policy_file import load_policy
+
+        if self.retention is not None:
+            check_ratio("--retention", self.retention)
+        return load_policy(self.policy, retention_ratio=self.retention, settings=settings, registry=registry)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`label.setting=value`, the value read as YAML reads it."""
+    name, equals, value = text.partition("=")
+    if not equals or "." not in name.strip(". ") or not value.strip():
+        raise UsageError(f"--set {text}: must be LABEL.SETTING=VALUE, such as dycoke.temporal-merge.drop_ratio=0.5.")
+    import yaml
+
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {text}: the value {value!r} cannot be read.") from None
+    if isinstance(read, str):
+        try:
+            read = float(read)  # YAML takes 1e-3 for text; on a command line a number is meant
+        except ValueError:
+            pass
+    return name.strip(), read

@@ -1,0 +1,120 @@
+"""`vidsieve eval`: accuracy (or agreement), attained retention and latency ratio of a policy, with intervals."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vidsieve.cli.asked_policy import AskedPolicy
+from vidsieve.cli.options import Json
+from vidsieve.cli.output import note, say, say_json, table
+from vidsieve.cli.told import first_line, interval
+from vidsieve.cli.tune import Metric
+from vidsieve.cli.warned import warn_differences
+from vidsieve.cli.workbench.setup import Setup
+from vidsieve.framework.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidsieve.cli.workbench.pick import Picked
+    from vidsieve.cli.workbench.session import Session
+    from vidsieve.framework.policy import Policy
+
+
+def evaluate(
+    setup: Setup,
+    asked: AskedPolicy,
+    heldout: Annotated[
+        bool,
+        typer.Option("--heldout", help="Insist on the held-out examples stored in a tuned policy file (used anyway if they fit)."),
+    ] = False,
+    examples: Annotated[
+        int | None, typer.Option("--examples", help="Examples of the held-out split.  (default: 200, or all of --data)")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Which examples are held out.  (default: 0)")] = None,
+    metric: Annotated[Metric, typer.Option("--metric", help="Latency: ttft or e2e.")] = Metric.ttft,
+    json: Json = False,
+) -> None:
+    """Measure a policy beside the uncompressed model: accuracy or agreement, retention, latency ratio."""
+    if heldout and (examples is not None or seed is not None):
+        raise UsageError("--heldout: takes the examples stored in the policy file; leave --examples and --seed out.")
+    if examples is not None and examples < 1:
+        raise UsageError(f"--examples: must be at least 1, got {examples}.")
+    session, policy = _open(setup, asked)
+    from vidsieve.cli.workbench.pick import pick
+
+    picked = pick(session.task, policy, heldout=heldout, count=examples, seed=seed)
+    (note if json else say)(first_line(session, f"{picked.told} of {session.task.name} ({session.task.metric})"))
+    warn_differences(policy, session)
+    told = measure(session, policy, picked, metric)
+    say_json(told) if json else _tell(told)
+
+
+def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
+    """Check options and names, then load."""
+    from vidsieve.cli.plugins import add_plugins
+    from vidsieve.cli.workbench.choice import choose
+    from vidsieve.cli.workbench.session import as_measured, with_task
+    from vidsieve.cli.workbench.tasks import choose_task
+
+    registry = add_plugins(setup.plugin)
+    if setup.model is not None:
+        choose_task(setup, choose(setup.model, setup.checkpoint, registry))
+    policy = asked.load(registry)
+    setup = as_measured(setup, policy)
+    choice = choose(setup.model, setup.checkpoint, registry)
+    task = choose_task(setup, choice)
+    if choice.note:
+        note(choice.note)
+    return with_task(setup, choice, task, registry), policy
+
+
+def measure(session: "Session", policy: "Policy", picked: "Picked", metric: Metric) -> dict[str, Any]:
+    """Score both on the examples, then time both in turn."""
+    from vidsieve.cli.workbench.accuracy import compare
+    from vidsieve.tuner.lab import Timings
+    from vidsieve.tuner.latency import PairedTimer
+
+    bench = session.bench
+    base = list(bench.score(None, picked.examples))
+    ours = list(bench.score(policy, picked.examples))
+    timings = Timings.for_device(bench.describe()["device"])
+    latency = PairedTimer(bench, metric.value).measure(policy, timings.final)
+    return {
+        "policy": policy.name,
+        "policy_hash": policy.hash,
+        "requested_retention": policy.retention_ratio,
+        "examples_from": picked.told,
+        "accuracy": compare(session.task.metric, ours, base).to_dict(),
+        "latency": latency.to_dict(),
+        "stored": picked.stored,
+        "measured_on": dict(bench.describe()),
+    }
+
+
+def _tell(told: dict[str, Any]) -> None:
+    accuracy, latency = told["accuracy"], told["latency"]
+    asked = told["requested_retention"]
+    kept = accuracy["attained_retention"]
+    say(
+        f"{told['policy']} ({told['policy_hash']}): retention asked {'by its settings' if asked is None else asked}, attained "
+        f"{'unknown' if kept is None else f'{kept:.4f}'}"
+    )
+    change = interval(accuracy["change_points"], " points")
+    say(
+        f"{accuracy['metric']}: {interval(accuracy['policy'], ' %', 100)} · uncompressed "
+        f"{interval(accuracy['uncompressed'], ' %', 100)} · change {change} "
+        f"(n={accuracy['examples']}, {accuracy['videos']} videos, {accuracy['lost']} lost, {accuracy['won']} won)"
+    )
+    say(
+        f"{latency['metric']}: {interval(latency['policy_ms'], digits=2)} beside {interval(latency['baseline_ms'], digits=2)} "
+        f"uncompressed · ratio {interval(latency['ratio'], digits=3)} ({latency['ratio']['n']} pairs)"
+    )
+    stored = told["stored"]
+    if stored is not None:
+        same = "identical" if stored == accuracy["policy"]["value"] else "different"
+        say(f"stored when it was tuned: {100 * stored:.1f} %, {same}")
+    if len(accuracy["kinds"]) > 1:
+        rows = [
+            [kind, str(k["examples"]), f"{100 * k['uncompressed']:.1f}", f"{100 * k['policy']:.1f}"]
+            for kind, k in accuracy["kinds"].items()
+        ]
+        table("by kind of question, %", ["kind", "n", "uncompressed", told["policy"]], rows)

@@ -1,0 +1,63 @@
+"""From exceptions to exit codes: people see one message, never a traceback (unless VIDSIEVE_DEBUG=1 asks for it)."""
+
+import functools
+import os
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from vidsieve.cli.output import complain
+from vidsieve.framework.errors import VidsieveError
+
+INTERRUPTED = 130
+
+
+def guarded(verb: Callable[..., None]) -> Callable[..., None]:
+    """`verb` with its failures told on standard error and turned into an exit code (see `errors`, and 130)."""
+
+    @functools.wraps(verb)
+    def run(**given: Any) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                verb(**given)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            complain("interrupted.", kind="")
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            code = _tell(error)
+            raise typer.Exit(code) from None
+
+    return run
+
+
+def _tell(error: Exception) -> int:
+    """Print what went wrong and return the exit code."""
+    if os.environ.get("VIDSIEVE_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, VidsieveError):
+        complain(str(error))
+        return error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        complain(f"{error.filename or 'file system'}: {error.strerror}.")
+        return 1
+    if type(error).__name__ == "OutOfMemoryError":
+        complain("device memory: the model and this workload do not fit; lower --batch-size, --frames or --max-pixels.")
+        return 1
+    first = (str(error).strip() or "no message").splitlines()[0]
+    complain(
+        f"{type(error).__name__}: {first}\nThis is a bug in Vidsieve or in a plugin. VIDSIEVE_DEBUG=1 prints the "
+        "traceback; please report it with the command."
+    )
+    return 1
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Warnings meant for people as one line; those of libraries about their own code are left out."""
+    if issubclass(category, UserWarning) and not issubclass(category, FutureWarning | DeprecationWarning):
+        complain(str(message), kind="warning")

@@ -1,0 +1,107 @@
+"""What a search prints while it works: one line a trial, and on a terminal a bar for the step it is at."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+
+from vidsieve.cli.told import minutes
+from vidsieve.framework.policy import Policy
+from vidsieve.tuner.events import Bounds, Listener, TrialEvent
+from vidsieve.tuner.result import TuneResult
+
+QUIET_S = 20.0
+
+
+class SearchProgress(Listener):
+    """Draws a search on `console`. Where that is no terminal: plain lines, a step again every 20 seconds."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._what, self._told_at = "", 0.0
+        self._best: float | None = None
+
+    def __enter__(self) -> "SearchProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._bar.stop()
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """A bar on a terminal; elsewhere a line when a step starts and now and then."""
+        if self._console.is_terminal:
+            if self._task is None:
+                self._task = self._bar.add_task(what, total=total)
+            self._bar.update(self._task, description=what, completed=done, total=total)
+            return
+        now = self._clock()
+        if what.startswith("score ") and what != "score uncompressed":
+            return
+        if what != self._what or now - self._told_at > QUIET_S:
+            self._what, self._told_at = what, now
+            self._print(f"  {what} {done}/{total}")
+
+    def started(self, bounds: Bounds) -> None:
+        """Uncompressed, floor, target; what takes part and what does not."""
+        base, floor, metric = bounds.baseline, bounds.floor, f"{bounds.metric}_ms"
+        if bounds.already_met:
+            self._print(
+                f"The uncompressed model is within the target already ({base.value:.4g} of {bounds.target_ms:.4g} ms); "
+                "searching for the fastest policy that keeps the accuracy."
+            )
+        self._print(
+            f"{metric}: uncompressed {base.value:.4g} [{base.low:.4g}, {base.high:.4g}] · floor {floor.value:.4g} "
+            f"({bounds.floor_policy}) · target {bounds.target_ms:.4g}"
+        )
+        self._print(f"searching: {', '.join(bounds.policies)}")
+        for name, reason in bounds.set_aside.items():
+            self._print(f"set aside: {name} ({reason})")
+        for warning in bounds.warnings:
+            self._print(f"warning: {warning}")
+
+    def trial(self, event: TrialEvent) -> None:
+        """One line a trial."""
+        self._print(trial_line(event))
+
+    def confirming(self, policy: Policy) -> None:
+        """The end has begun."""
+        self._print(f"confirming {policy.name} on fresh latency runs and on the held-out examples")
+
+    def finished(self, result: TuneResult) -> None:
+        """The verdict is printed by the verb."""
+
+    def interrupted(self, result: TuneResult | None) -> None:
+        """Likewise."""
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def trial_line(event: TrialEvent) -> str:
+    """A trial in one line: what, how fast, how good on the search examples, what became of it, how long yet."""
+    ratio = f" r={event.retention_ratio:.3f}" if event.retention_ratio is not None else ""
+    settings = " ".join(f"{name}={_short(value)}" for name, value in event.settings.items())
+    latency = f"{event.latency.value:.4g} ms" if event.latency else "no latency"
+    scorer = "p(gold)" if event.scorer == "p_gold" else "correct"
+    change = f" · {scorer} {event.change_points:+.1f} points vs uncompressed" if event.change_points is not None else ""
+    scored = f" at {event.scored} examples" if event.verdict == "pruned" else ""
+    reason = f" ({event.reason})" if event.reason else ""
+    eta = f" · {minutes(event.eta_s)} left" if event.eta_s is not None else ""
+    name = f"{event.policy or 'candidate'}{ratio}{' ' + settings if settings else ''}"
+    return f"trial {event.number}/{event.total} {name} · {latency}{change} · {event.verdict}{scored}{reason}{eta}"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,118 @@
+"""`vidsieve run`: one video, one question, with and without the policy."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vidsieve.cli.asked_policy import AskedPolicy
+from vidsieve.cli.options import Json
+from vidsieve.cli.output import note, say, say_json
+from vidsieve.cli.told import first_line
+from vidsieve.cli.warned import warn_differences, warn_unknown_words
+from vidsieve.cli.workbench.setup import Setup
+from vidsieve.framework.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidsieve.cli.workbench.choice import Choice
+    from vidsieve.cli.workbench.session import Session
+    from vidsieve.framework.policy import Policy
+    from vidsieve.framework.task import Example
+
+TIMED = 5
+
+
+def run(
+    setup: Setup,
+    asked: AskedPolicy,
+    video: Annotated[
+        Path | None, typer.Argument(metavar="[VIDEO]", help="A video file; left out: the first held-out example of the data.")
+    ] = None,
+    ask: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="What to ask about it.")] = None,
+    json: Json = False,
+) -> None:
+    """Answer a question about a video with and without a policy; tells tokens and milliseconds."""
+    _check(setup, video, ask)
+    from vidsieve.cli.plugins import add_plugins
+    from vidsieve.cli.workbench.choice import choose
+    from vidsieve.cli.workbench.session import as_measured
+
+    registry = add_plugins(setup.plugin)
+    choice = choose(setup.model, setup.checkpoint, registry) if setup.model is not None else None
+    policy = asked.load(registry)
+    setup = as_measured(setup, policy)
+    choice = choice or choose(setup.model, setup.checkpoint, registry)
+    session, example = _open(setup, choice, video, ask, registry)
+    if choice.note:
+        note(choice.note)
+    (note if json else say)(first_line(session, str(video or example.id)))
+    warn_differences(policy, session)
+    warn_unknown_words(example.question, session)
+    told = {"question": example.question, "label": example.answer, **measure(session, policy, example)}
+    say_json(told) if json else _tell(told)
+
+
+def _check(setup: Setup, video: Path | None, ask: str | None) -> None:
+    """A video needs a question and no other data. Raises UsageError."""
+    if video is None:
+        return
+    if ask is None or not ask.strip():
+        raise UsageError('run: give a question after the video, such as: vidsieve run clip.mp4 "What happens?"')
+    for name in ("data", "videos", "rung"):
+        if getattr(setup, name) is not None:
+            raise UsageError(f"--{name}: chooses what to ask about, but a video was given; leave one of them out.")
+
+
+def _open(
+    setup: Setup, choice: "Choice", video: Path | None, ask: str | None, registry: Any
+) -> "tuple[Session, Example]":
+    """A session on the one example that is asked."""
+    from vidsieve.cli.workbench.one import OneVideo
+    from vidsieve.cli.workbench.session import with_task
+    from vidsieve.cli.workbench.tasks import choose_task
+
+    if video is not None:
+        task = OneVideo.of_file(video, ask or "")
+    else:
+        task = OneVideo.first_of(choose_task(setup, choice))
+    return with_task(setup, choice, task, registry), task.example
+
+
+def measure(session: "Session", policy: "Policy", example: "Example") -> dict[str, Any]:
+    """Answers, tokens and the median of a few interleaved timings. The answers come first: they also warm up."""
+    from statistics import median
+
+    bench = session.bench
+    base, _ = bench.answer(None, example)
+    answer, report = bench.answer(policy, example)
+    assert report is not None
+    times: dict[bool, list[dict[str, float]]] = {False: [], True: []}
+    for _ in range(TIMED):
+        for compressed in (False, True):
+            times[compressed].append(dict(bench.timed(policy if compressed else None, 0, "ttft")))
+    parts = {side: {name: median(t[name] for t in runs) for name in runs[0]} for side, runs in times.items()}
+    return {
+        "uncompressed": {"answer": base, "visual_tokens": report.baseline_tokens, **parts[False]},
+        "compressed": {"answer": answer, "visual_tokens": report.kept_tokens, **parts[True]},
+        "speedup": parts[False]["ttft_ms"] / parts[True]["ttft_ms"],
+        "same_answer": base == answer,
+        "report": report.to_dict(),
+    }
+
+
+def _tell(told: dict[str, Any]) -> None:
+    say(f"question: {told['question']}" + (f"   (label: {told['label']})" if told["label"] else ""))
+    for side in ("uncompressed", "compressed"):
+        facts = told[side]
+        say(
+            f"{side:>12}: {facts['answer']!r} · {facts['visual_tokens']} visual tokens · {facts['ttft_ms']:.1f} ms to the first "
+            f"token (vision {facts['vision_ms']:.1f}, compress {facts['compress_ms']:.1f}, prefill {facts['prefill_ms']:.1f})"
+        )
+    report = told["report"]
+    kv = f", KV retention in decode {report['kv_ratio']:.3f}" if report["kv_ratio"] is not None else ""
+    say(
+        f"{report['policy']}: kept {report['attained_ratio']:.3f} of the visual tokens{kv}; {told['speedup']:.2f}x as fast "
+        f"(median of {TIMED} requests each, one after the other)"
+    )
+    for line in report["notes"]:
+        say(f"note: {line}")

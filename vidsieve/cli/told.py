@@ -1,0 +1,65 @@
+"""Sentences that several verbs print."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidsieve.cli.workbench.session import Session
+    from vidsieve.cli.workbench.setup import Setup
+
+
+def first_line(session: "Session", data: str | None = None) -> str:
+    """Workload, device and data, in one line."""
+    facts = session.bench.describe()
+    sampled = f"{facts['fps']} frames a second" if "fps" in facts else f"{facts['frames']} frames"
+    pixels = f", at most {facts['max_pixels']} pixels" if "max_pixels" in facts else ""
+    shape = session.bench.shape
+    threads = f", {facts['threads']} threads" if facts["device"] == "cpu" else ""
+    return (
+        f"workload: {facts['checkpoint']}, {sampled}{pixels} ({shape.frames} x {shape.tokens} visual tokens), "
+        f"{facts['batch_size']} video(s) a request, {facts['max_new_tokens']} new tokens | device: {facts['device']} "
+        f"({facts['device_name']}{threads}, {facts['dtype']}, {facts['attn']}) | data: {data or data_told(session)}"
+    )
+
+
+def data_told(session: "Session") -> str:
+    """The task in a few words."""
+    facts = session.task.describe()
+    size = f", {facts['examples']} questions" if "examples" in facts else ""
+    size += f", {facts['videos']} videos" if "videos" in facts else ""
+    return f"{session.task.name} ({session.task.metric}{size})"
+
+
+def options_told(setup: "Setup", **more: Any) -> list[str]:
+    """The options as given, ready to be typed again."""
+    given = {field.name: getattr(setup, field.name) for field in fields(setup)}
+    words = []
+    for field in fields(setup):
+        if given[field.name] == field.default or given[field.name] is None:
+            continue
+        values = given[field.name] if isinstance(given[field.name], list) else [given[field.name]]
+        for value in values:
+            words += [f"--{field.name.replace('_', '-')}", str(value)]
+    for name, value in more.items():
+        words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def command(verb: str, words: list[str]) -> str:
+    """A command line that a shell reads back as it was meant."""
+    return shlex.join(["vidsieve", verb, *words])
+
+
+def interval(value: Mapping[str, Any], unit: str = "", scale: float = 1.0, digits: int = 1) -> str:
+    """'12.3 [12.1, 12.6] ms' from an interval's dictionary."""
+    middle, low, high = (f"{scale * value[key]:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{middle} [{low}, {high}]{unit}"
+
+
+def minutes(seconds: float) -> str:
+    """A stretch of time as people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,33 @@
+"""What a user should know before reading the numbers of `run` and `eval`."""
+
+from typing import TYPE_CHECKING
+
+from vidsieve.cli.output import complain
+
+if TYPE_CHECKING:
+    from vidsieve.cli.workbench.session import Session
+    from vidsieve.framework.policy import Policy
+
+
+def warn_differences(policy: "Policy", session: "Session") -> None:
+    """A tuned policy on another model, device or workload than it was measured on."""
+    from vidsieve.cli.workbench.session import differences
+
+    found = differences(policy, dict(session.bench.describe()))
+    if found:
+        complain(f"policy {policy.name!r} was measured elsewhere: {'; '.join(found)}.", kind="warning")
+
+
+def warn_unknown_words(question: str, session: "Session") -> None:
+    """The bundled models know few words; a question with others gets no sensible answer."""
+    if not session.loaded.is_bundled:
+        return
+    from vidsieve.bundled.words import QUESTIONS, VOCABULARY
+
+    unknown = sorted({word for word in question.split() if word not in VOCABULARY})
+    if unknown:
+        complain(
+            f"the bundled model does not know {', '.join(map(repr, unknown))}. It was taught questions like: "
+            f"{'; '.join(list(QUESTIONS.values())[:4])}.",
+            kind="warning",
+        )

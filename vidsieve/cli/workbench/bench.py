@@ -1,0 +1,104 @@
+"""`Workbench`: a loaded model with a workload and a task, as the callables that the tuner is handed."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vidsieve.cli.workbench.clips import ClipReader
+from vidsieve.cli.workbench.facts import facts
+from vidsieve.cli.workbench.loading import Loaded
+from vidsieve.cli.workbench.runner import Runner
+from vidsieve.cli.workbench.scoring import Scorer
+from vidsieve.cli.workbench.setup import Setup
+from vidsieve.cli.workbench.timing import MOST_CLIPS, Timer
+from vidsieve.framework.errors import DataError
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.records import VideoShape
+from vidsieve.framework.report import Report
+from vidsieve.framework.task import SPLITS, Example, Outcome, Task
+
+if TYPE_CHECKING:
+    from vidsieve.tuner.protocol import Metric
+
+DEFAULT_FRAMES = 16
+BUNDLED_BATCH = 16
+MOST_ASKED = 128
+
+
+class Workbench:
+    """Implements the tuner's `Bench`. `clip_examples` are what latency is measured on; the first gives the shape."""
+
+    def __init__(self, loaded: Loaded, setup: Setup, metric: str, clip_examples: Sequence[Example]) -> None:
+        bundled = loaded.choice.bundled
+        frames = setup.frames
+        if frames is None and setup.fps is None:
+            frames = bundled.frame_count if bundled else DEFAULT_FRAMES
+        self.max_new_tokens = setup.max_new_tokens or (4 if bundled else 32)
+        rows = setup.batch_size or 1
+        self.workload = {
+            "frames": frames,
+            "fps": setup.fps,
+            "max_pixels": setup.max_pixels,
+            "batch_size": rows,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        self.loaded = loaded
+        self.runner = Runner(loaded, ClipReader(frames, setup.fps))
+        score_rows = max(rows, BUNDLED_BATCH) if bundled else rows
+        self._scorer = Scorer(self.runner, metric, score_rows, self.max_new_tokens)
+        self._timer = Timer(self.runner, clip_examples, rows, self.max_new_tokens)
+        self.clips = self._timer.clips
+        self.offers: frozenset[str] = loaded.adapter.offers
+        self.shape = self._shape()
+
+    @classmethod
+    def of_task(cls, loaded: Loaded, setup: Setup, task: Task, *, seed: int = 0) -> "Workbench":
+        """A bench that measures latency on the task's first videos."""
+        examples = clip_examples(task, MOST_CLIPS * (setup.batch_size or 1), seed)
+        return cls(loaded, setup, task.metric, examples)
+
+    def _shape(self) -> VideoShape:
+        layout = self.loaded.adapter.layouts(self.loaded.model.config, self._timer.inputs(0))[0]
+        layers = self.loaded.model.config.get_text_config().num_hidden_layers
+        return VideoShape(layout.frames, layout.tokens, layers)
+
+    def describe(self) -> Mapping[str, str]:
+        """Facts for provenance."""
+        return facts(self.loaded, self.workload)
+
+    def clip_shape(self, clip_index: int) -> Hashable:
+        """Clips of equal shape share their warm-up."""
+        return self._timer.shape(clip_index)
+
+    def timed(self, policy: Policy | None, clip_index: int, metric: "Metric") -> Mapping[str, float]:
+        """One request in milliseconds, by parts."""
+        run = self._timer.ttft if metric == "ttft" else self._timer.e2e
+        return run(policy, clip_index)
+
+    def answer(self, policy: Policy | None, example: Example) -> tuple[str, Report | None]:
+        """What the model writes about one example, and what the policy did."""
+        inputs = self.runner.inputs([example])
+        with self.runner.under(policy) as reports:
+            sequences = self.runner.generate(inputs, self.max_new_tokens).sequences
+        return self.runner.answers(inputs, sequences)[0], reports[-1] if reports else None
+
+    def score(self, policy: Policy | None, examples: Sequence[Example]) -> Iterator[Outcome]:
+        """One outcome for each example, in order."""
+        return self._scorer.score(policy, examples)
+
+
+def clip_examples(task: Task, videos: int, seed: int) -> list[Example]:
+    """Examples of up to `videos` different videos, from the search split, else from the others.
+
+    Raises:
+        DataError: the task has no example at all.
+    """
+    for split in SPLITS:
+        count = videos
+        while True:
+            found = list(task.examples(split, count, seed=seed))
+            if len({e.group for e in found}) >= videos or len(found) < count or count >= MOST_ASKED * videos:
+                break
+            count *= 2
+        if found:
+            return found
+    raise DataError(f"data {task.name!r}: holds no example.")

@@ -1,0 +1,71 @@
+"""An example's frames, sampled as the workload says; decoded files are kept while memory allows."""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+from vidsieve.framework.errors import DataError
+from vidsieve.framework.task import Example
+
+if TYPE_CHECKING:
+    from vidsieve.media.clip import Clip
+
+CACHE_BYTES = 512 << 20
+
+
+class Shelf:
+    """Keeps what was used last, up to a number of bytes; what is larger than that alone is not kept."""
+
+    def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
+        self._most, self._held = most_bytes, 0
+        self._items: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+
+    def get(self, key: Hashable) -> Any | None:
+        """The item, which now counts as used; None if it is not here."""
+        if key not in self._items:
+            return None
+        self._items.move_to_end(key)
+        return self._items[key][0]
+
+    def put(self, key: Hashable, item: Any, size_bytes: int) -> None:
+        """Keep an item that is not here yet, and let go of the longest unused."""
+        if size_bytes > self._most or key in self._items:
+            return
+        self._items[key] = (item, size_bytes)
+        self._held += size_bytes
+        while self._held > self._most:
+            self._held -= self._items.popitem(last=False)[1][1]
+
+
+class ClipReader:
+    """Clips of `frames` frames, or of `fps` frames a second; in-memory frames are thinned the same way."""
+
+    def __init__(self, frames: int | None, fps: float | None) -> None:
+        self.frames, self.fps = frames, fps
+        self._shelf = Shelf()
+
+    def clip(self, example: Example, *, fresh: bool = False) -> "Clip":
+        """The example's clip; `fresh` decodes the file again, as a timed request must."""
+        if example.video is None:
+            return self._in_memory(example)
+        kept = None if fresh else self._shelf.get(example.video)
+        if kept is not None:
+            return kept
+        from vidsieve.media import read_video
+
+        clip = read_video(example.video, frames=self.frames, fps=self.fps)
+        if not fresh:
+            self._shelf.put(example.video, clip, clip.frames.nbytes)
+        return clip
+
+    def _in_memory(self, example: Example) -> "Clip":
+        from vidsieve.media import Clip
+        from vidsieve.media.sampling import sample_by_count
+
+        if example.frames is None or not example.fps:
+            raise DataError(f"example {example.id!r}: has neither a video nor frames with fps; give one of them.")
+        total = len(example.frames)
+        wanted = self.frames if self.fps is None else max(1, int(total / example.fps * self.fps))
+        index = sample_by_count(total, wanted or total)
+        fps = example.fps * len(index) / total
+        return Clip.from_frames(example.frames[index], fps=fps, source=example.id)

@@ -1,0 +1,118 @@
+"""`vidsieve.tune`: the search from Python, on a name as on the command line or on a model already loaded."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidsieve.cli.workbench.setup import Setup
+from vidsieve.framework.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidsieve.cli.workbench.session import Session
+    from vidsieve.framework.registry import Registry
+    from vidsieve.tuner.events import Listener
+    from vidsieve.tuner.request import TuneRequest
+    from vidsieve.tuner.result import TuneResult
+
+
+def tune(
+    model: Any,
+    *,
+    latency_ms: float | None = None,
+    speedup: float | None = None,
+    data: Any = None,
+    videos: str | Path | None = None,
+    processor: Any = None,
+    policies: Sequence[str | Path] | None = None,
+    metric: str = "ttft",
+    max_drop: float = 1.0,
+    trials: int = 30,
+    examples: int = 200,
+    time_budget_s: float | None = None,
+    seed: int = 0,
+    listener: "Listener | None" = None,
+    **setup: Any,
+) -> "TuneResult":
+    """The policy that keeps the most accuracy within a latency target; `.save(path)` writes it as YAML.
+
+    Args:
+        model: a family, a hub id or a folder, as `--model` takes; or a loaded transformers model.
+        latency_ms, speedup: the target, exactly one of them: milliseconds of `metric`, or baseline ÷ policy.
+        data: a JSONL file of labelled questions, or an object with the `Task` protocol.
+        videos: a folder of videos without labels; the score is then agreement with the uncompressed model.
+        processor: for a loaded model: its transformers processor or tokenizer, or a folder or hub id to load it from.
+            Left out, it is loaded from where the model came from.
+        policies: names or files to search; all published ones if left out.
+        max_drop: accuracy drop to certify, in percentage points.
+        setup: the options `checkpoint`, `rung`, `question`, `frames`, `fps`, `max_pixels`, `batch_size`,
+            `max_new_tokens`, `dtype`, `device`, `attn`, `threads` and `plugin` of the command line.
+
+    Raises:
+        UsageError: options that do not go together.
+        TargetUnreachableError: no policy is fast enough here.
+        VidsieveError: whatever else is wrong with model, data or policies.
+    """
+    from vidsieve.tuner.request import TuneRequest
+
+    unknown = sorted(set(setup) - set(Setup.__dataclass_fields__))
+    if unknown:
+        raise UsageError(f"tune: no option named {unknown[0]!r}; see help(vidsieve.tune).")
+    request = TuneRequest(
+        latency_ms=latency_ms,
+        speedup=speedup,
+        metric=metric,  # type: ignore[arg-type]
+        max_drop_points=max_drop,
+        trials=trials,
+        examples=examples,
+        time_budget_s=time_budget_s,
+        seed=seed,
+    )
+    given = {name: str(value) for name, value in (("data", data), ("videos", videos)) if isinstance(value, str | Path)}
+    named = {"model": str(model)} if isinstance(model, str | Path) else {}
+    options = Setup(**given, **named, **setup)
+    from vidsieve.cli.plugins import add_plugins
+
+    registry = add_plugins(options.plugin)
+    session = _session(model, processor, data if "data" not in given else None, options, registry)
+    return search(session, request, registry, names=policies, listener=listener)
+
+
+def search(
+    session: "Session",
+    request: "TuneRequest",
+    registry: "Registry",
+    *,
+    names: Sequence[str | Path] | None = None,
+    listener: "Listener | None" = None,
+) -> "TuneResult":
+    """Run the tuner over `names`, or over all published policies with the controls beside them."""
+    from vidsieve.framework.policy_file import load_policy
+    from vidsieve.tuner.catalog import split_published
+    from vidsieve.tuner.tune import tune as run
+
+    published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
+    searched, controls = split_published(published)
+    if names:
+        searched = [load_policy(name, registry=registry) for name in names]
+        taken = {policy.name for policy in searched}
+        controls = [control for control in controls if control.name not in taken]
+    return run(session.bench, session.task, request, policies=searched, controls=controls, listener=listener)
+
+
+def _session(model: Any, processor: Any, task: Any, options: Setup, registry: "Registry") -> "Session":
+    """A session of a named or a loaded model, on the data given or chosen."""
+    from vidsieve.cli.workbench.choice import choose
+    from vidsieve.cli.workbench.session import Session, with_task
+    from vidsieve.cli.workbench.tasks import choose_task
+
+    if isinstance(model, str | Path):
+        if processor is not None:
+            raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
+        choice = choose(options.model, options.checkpoint, registry)
+        return with_task(options, choice, task or choose_task(options, choice), registry)
+    from vidsieve.cli.workbench.bench import Workbench
+    from vidsieve.cli.workbench.loaded_model import adopt
+
+    loaded = adopt(model, processor, options)
+    task = task or choose_task(options, loaded.choice)
+    return Session(setup=options, task=task, loaded=loaded, bench=Workbench.of_task(loaded, options, task))

@@ -1,0 +1,110 @@
+"""A model with a workload: inputs of a batch, and `generate` with or without a policy."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidsieve.cli.workbench.asking import Asked, ask
+from vidsieve.cli.workbench.clips import ClipReader, Shelf
+from vidsieve.cli.workbench.loading import Loaded
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.report import Report
+from vidsieve.framework.task import Example
+
+if TYPE_CHECKING:
+    from vidsieve.media.clip import Clip
+
+
+class Runner:
+    """Builds inputs and generates, greedily. Processed inputs are kept on the CPU while memory allows."""
+
+    def __init__(self, loaded: Loaded, reader: ClipReader) -> None:
+        self.loaded, self.reader = loaded, reader
+        self.model, self.processor = loaded.model, loaded.processor
+        self._shelf = Shelf()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def asked(self, example: Example) -> Asked:
+        """The example's prompt; bundled models know one wording of a question."""
+        return ask(example, as_written=self.loaded.is_bundled)
+
+    def inputs(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """What `generate` takes for a batch, on the device."""
+        key = tuple(example.id for example in examples)
+        built = self._shelf.get(key)
+        if built is None:
+            built = self.build(examples, [self.reader.clip(example) for example in examples])
+            self._shelf.put(key, built, sum(tensor.nbytes for tensor in built.values()))
+        return self.on_device(built)
+
+    def build(self, examples: Sequence[Example], clips: "Sequence[Clip]") -> dict[str, Tensor]:
+        """Preprocess a batch, on the CPU."""
+        questions = [self.asked(example).question for example in examples]
+        return self.processor.build_inputs(questions, [[clip] for clip in clips])
+
+    def on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same tensors where the model is, pixels in its dtype (times and grids keep theirs)."""
+        moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        return {n: t.to(self.model.dtype) if n.startswith("pixel_values") else t for n, t in moved.items()}
+
+    @contextmanager
+    def under(self, policy: Policy | None) -> Iterator[list[Report]]:
+        """The model under a policy; the list receives a report for each call of `generate`. None: as it is."""
+        if policy is None:
+            yield []
+            return
+        from vidsieve.adapters.apply import applied
+
+        with applied(self.model, policy) as handle:
+            yield handle.reports
+
+    def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, **options: Any) -> Any:
+        """Greedy, whatever the checkpoint's generation settings; the output has `sequences`, and `logits` if asked."""
+        settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        with torch.no_grad():
+            return self.model.generate(
+                **inputs,
+                **settings,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self._pad_id(),
+                return_dict_in_generate=True,
+                **options,
+            )
+
+    def answers(self, inputs: dict[str, Tensor], sequences: Int[Tensor, "rows all"]) -> list[str]:
+        """What was generated after the prompt, as text."""
+        new = sequences[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    @property
+    def end_id(self) -> int | None:
+        """The token that ends an answer; None if the model has none."""
+        end = self.model.generation_config.eos_token_id
+        return end[0] if isinstance(end, list) else end
+
+    def _pad_id(self) -> int:
+        config, tokenizer = self.model.generation_config, self.processor.tokenizer
+        known = (config.pad_token_id, tokenizer.pad_token_id, self.end_id)
+        return next((token for token in known if isinstance(token, int)), 0)
+
+
+class Force:
+    """A logits processor that makes `generate` write given tokens; it counts steps, as prompts may be shortened."""
+
+    def __init__(self, tokens: Int[Tensor, "rows steps"]) -> None:
+        self._tokens, self._step = tokens, 0
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows prompt"], scores: Float[Tensor, "rows vocabulary"]
+    ) -> Float[Tensor, "rows vocabulary"]:
+        wanted = self._tokens[:, self._step : self._step + 1]
+        self._step += 1
+        return torch.full_like(scores, -torch.inf).scatter_(1, wanted, 0.0)

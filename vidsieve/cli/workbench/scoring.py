@@ -1,0 +1,167 @@
+"""Examples to outcomes: multiple choice by probability, open answers by what is written, both in batches."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidsieve.cli.workbench.asking import choice_ids, normalised
+from vidsieve.cli.workbench.runner import Force, Runner
+from vidsieve.framework.errors import DataError
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.report import Report
+from vidsieve.framework.task import Example, Outcome
+
+
+class Scorer:
+    """Scores policies on examples.
+
+    With options: p(gold) is the softmax over the options' first tokens at the first new position, or over the
+    likelihoods of the whole options where first tokens collide; correct is its argmax. Without: the greedy answer,
+    compared with the label after normalisation. Without labels (`metric` "agreement"): the greedy answer, compared
+    with the uncompressed model's.
+    """
+
+    def __init__(self, runner: Runner, metric: str, batch_size: int, max_new_tokens: int) -> None:
+        self._runner, self._metric = runner, metric
+        self._batch_size, self._max_new_tokens = batch_size, max_new_tokens
+        self._uncompressed: dict[str, str] = {}
+
+    def score(self, policy: Policy | None, examples: Sequence[Example]) -> Iterator[Outcome]:
+        """Outcomes in the order of the examples, as batches finish."""
+        for start in range(0, len(examples), self._batch_size):
+            yield from self._batch(policy, examples[start : start + self._batch_size])
+
+    def _batch(self, policy: Policy | None, examples: Sequence[Example]) -> list[Outcome]:
+        """One batch: those with options, then the rest."""
+        outcomes: dict[str, Outcome] = {}
+        with_options = [e for e in examples if e.options and self._metric == "accuracy"]
+        others = [e for e in examples if not e.options or self._metric != "accuracy"]
+        if with_options:
+            outcomes |= self._choices(policy, with_options)
+        if others:
+            outcomes |= self._written(policy, others)
+        return [outcomes[example.id] for example in examples]
+
+    def _choices(self, policy: Policy | None, examples: Sequence[Example]) -> dict[str, Outcome]:
+        """Multiple choice: one new token, or one pass for each option where first tokens collide."""
+        ids = [choice_ids(self._runner.processor.prompter, self._runner.asked(e)) for e in examples]
+        apart = [len({option[0] for option in each if option}) == len(each) for each in ids]
+        scores: dict[str, Float[Tensor, " options"]] = {}
+        ratios: dict[str, float | None] = {}
+        for first_only in (True, False):
+            rows = [row for row, distinct in enumerate(apart) if distinct is first_only]
+            if not rows:
+                continue
+            chosen, their_ids = [examples[row] for row in rows], [ids[row] for row in rows]
+            method = self._by_first_token if first_only else self._by_likelihood
+            found, shares = method(policy, chosen, their_ids)
+            scores |= {example.id: score for example, score in zip(chosen, found, strict=True)}
+            ratios |= {example.id: share for example, share in zip(chosen, shares, strict=True)}
+        return {e.id: _chosen(e, scores[e.id], ratios[e.id]) for e in examples}
+
+    def _by_first_token(
+        self, policy: Policy | None, examples: Sequence[Example], ids: Sequence[list[list[int]]]
+    ) -> tuple[list[Tensor], list[float | None]]:
+        """Logits of each option's first token."""
+        inputs = self._runner.inputs(examples)
+        with self._runner.under(policy) as reports:
+            logits = self._runner.generate(inputs, 1, output_logits=True).logits[0].float().cpu()
+        found = [row[[option[0] for option in options]] for row, options in zip(logits, ids, strict=True)]
+        return found, _ratios(reports, len(examples))
+
+    def _by_likelihood(
+        self, policy: Policy | None, examples: Sequence[Example], ids: Sequence[list[list[int]]]
+    ) -> tuple[list[Tensor], list[float | None]]:
+        """Log-likelihood of each option to its end; the end counts, so that no option is the beginning of another."""
+        inputs = self._runner.inputs(examples)
+        end = [] if self._runner.end_id is None else [self._runner.end_id]
+        whole = [[[*option, *end] for option in options] for options in ids]
+        columns = []
+        with self._runner.under(policy) as reports:
+            for number in range(max(len(options) for options in whole)):
+                columns.append(self._forced(inputs, [options[number % len(options)] for options in whole]))
+        table = torch.stack(columns, dim=1)
+        return [row[: len(options)] for row, options in zip(table, whole, strict=True)], _ratios(reports, len(examples))
+
+    def _forced(self, inputs: dict[str, Tensor], wanted: Sequence[list[int]]) -> Float[Tensor, " rows"]:
+        """Log-likelihood of a given answer for each row."""
+        steps = max(len(answer) for answer in wanted)
+        tokens = torch.tensor([[*answer, *[answer[-1]] * (steps - len(answer))] for answer in wanted])
+        real = torch.tensor([[step < len(answer) for step in range(steps)] for answer in wanted])
+        force = Force(tokens.to(self._runner.device))
+        out = self._runner.generate(inputs, steps, output_logits=True, logits_processor=[force])
+        # rows that all ended early leave fewer steps, and those are padding
+        logits = torch.stack(list(out.logits), dim=1).float().cpu()
+        taken = logits.log_softmax(-1).gather(-1, tokens[:, : logits.shape[1], None])[..., 0]
+        return torch.where(real[:, : logits.shape[1]], taken, 0.0).sum(dim=1)
+
+    def _written(self, policy: Policy | None, examples: Sequence[Example]) -> dict[str, Outcome]:
+        """Greedy answers beside the labels, or beside the uncompressed model's answers."""
+        answers, ratios = self._answers(policy, examples)
+        if self._metric == "agreement":
+            wanted = self._references(examples) if policy is not None else dict.fromkeys((), "")
+            if policy is None:
+                wanted = {e.id: answer for e, answer in zip(examples, answers, strict=True)}
+                self._uncompressed |= wanted
+        else:
+            wanted = {example.id: _label(example) for example in examples}
+        return {
+            e.id: Outcome(
+                example_id=e.id,
+                group=e.group,
+                correct=float(normalised(answer) == normalised(wanted[e.id])),
+                prediction=answer,
+                retention_ratio=ratio,
+                kind=e.kind,
+            )
+            for e, answer, ratio in zip(examples, answers, ratios, strict=True)
+        }
+
+    def _answers(self, policy: Policy | None, examples: Sequence[Example]) -> tuple[list[str], list[float | None]]:
+        inputs = self._runner.inputs(examples)
+        with self._runner.under(policy) as reports:
+            sequences = self._runner.generate(inputs, self._max_new_tokens).sequences
+        return self._runner.answers(inputs, sequences), _ratios(reports, len(examples))
+
+    def _references(self, examples: Sequence[Example]) -> dict[str, str]:
+        """The uncompressed model's answers, each asked for once."""
+        missing = [example for example in examples if example.id not in self._uncompressed]
+        if missing:
+            answers, _ = self._answers(None, missing)
+            self._uncompressed |= {e.id: answer for e, answer in zip(missing, answers, strict=True)}
+        return {example.id: self._uncompressed[example.id] for example in examples}
+
+
+def _label(example: Example) -> str:
+    if example.answer is None:
+        raise DataError(f"example {example.id!r}: has no answer; label it, or use --videos to score agreement.")
+    return example.answer
+
+
+def _chosen(example: Example, scores: Float[Tensor, " options"], ratio: float | None) -> Outcome:
+    """The outcome of one multiple-choice question; equal scores go to the earlier option."""
+    options = example.options or ()
+    gold = options.index(_label(example))
+    probabilities = scores.softmax(dim=0)
+    best = int(scores.argmax())
+    return Outcome(
+        example_id=example.id,
+        group=example.group,
+        correct=float(best == gold),
+        prediction=options[best],
+        p_gold=float(probabilities[gold]),
+        retention_ratio=ratio,
+        kind=example.kind,
+    )
+
+
+def _ratios(reports: Sequence[Report], rows: int) -> list[float | None]:
+    """The attained retention ratio of each row; every row has one video."""
+    if not reports:
+        return [1.0] * rows
+    report = reports[-1]
+    if report.layer_ratio is not None or len(report.keeps) != rows:
+        return [report.attained_ratio] * rows
+    return [float(keep.float().mean()) for keep in report.keeps]
