@@ -92,15 +92,19 @@ def sample_scenes(
 
 
 def _settings(rung: Rung, videos: int, groups: int, rng: torch.Generator) -> Int[Tensor, "videos groups"]:
-    """Which background each frame group shows: 0 throughout, or counting up at each cut."""
-    if rung != "cuts":
+    """Which background each frame group shows: 0 throughout, or counting up at each cut.
+
+    A scene lasts two groups at least: in a shorter one a sign could not be told from a flash.
+    """
+    most = min(MAX_SCENES, groups // 2) - 1
+    if rung != "cuts" or most < 1:
         return torch.zeros(videos, groups, dtype=torch.long)
-    cut_at = torch.rand(videos, groups - 1, generator=rng).argsort(1) + 1
-    cuts = torch.randint(1, MAX_SCENES, (videos,), generator=rng).clamp(max=groups - 1)
-    happens = torch.zeros(videos, groups, dtype=torch.long)
-    counted = torch.arange(groups - 1) < cuts[:, None]
-    happens.scatter_(1, cut_at, counted.long())
-    return happens.cumsum(1)
+    cuts = torch.randint(1, most + 1, (videos, 1), generator=rng)
+    number = torch.arange(most)
+    spare = groups - 2 * (cuts + 1)
+    later = ((spare + 1) * torch.rand(videos, most, generator=rng)).long().sort(dim=1).values
+    cut_at = torch.where(number < cuts, later + 2 * (number + 1), groups)
+    return (torch.arange(groups)[None, :, None] >= cut_at[:, None, :]).sum(-1)
 
 
 def _signs(
