@@ -4,14 +4,12 @@ The tuner knows no model, no video file and no task; whoever owns them implement
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
-
-Metric = Literal["ttft", "e2e"]
-"""`ttft`: processor outputs on the device to first token. `e2e`: from the file to the last new token."""
+from vidsieve.tuner.request import Metric
 
 
 @runtime_checkable

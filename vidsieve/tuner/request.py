@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.tuner.protocol import Metric
+
+Metric = Literal["ttft", "e2e"]
+"""`ttft`: processor outputs on the device to first token. `e2e`: from the file to the last new token."""
 
 
 @dataclass(frozen=True, kw_only=True)
