@@ -1,10 +1,10 @@
 """The policy that `run` and `eval` are asked for: a name or file, a ratio, settings."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from vidsieve.cli.options import option
 from vidsieve.framework.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,16 +18,16 @@ PANEL = "Policy"
 class AskedPolicy:
     """`--policy`, `--retention` and `--set`."""
 
-    policy: Annotated[
-        str, typer.Option("--policy", rich_help_panel=PANEL, help="A published policy (see `vidsieve ls`) or a YAML file.")
-    ] = "vidcom2"
+    policy: Annotated[str, option("--policy", PANEL, "A published policy (see `vidsieve ls`) or a YAML file.")] = (
+        "vidcom2"
+    )
     retention: Annotated[
         float | None,
-        typer.Option("--retention", rich_help_panel=PANEL, help="Share of the visual tokens to keep: 0.25 is a quarter."),
+        option("--retention", PANEL, "Share of the visual tokens to keep: 0.25 is a quarter."),
     ] = None
     set: Annotated[
         list[str] | None,
-        typer.Option("--set", rich_help_panel=PANEL, metavar="LABEL.SETTING=VALUE", help="Another setting. Repeatable."),
+        option("--set", PANEL, "Another setting. Repeatable.", "LABEL.SETTING=VALUE"),
     ] = None
 
     def load(self, registry: "Registry") -> "Policy":
@@ -55,8 +55,6 @@ def _setting(text: str) -> tuple[str, Any]:
     except yaml.YAMLError:
         raise UsageError(f"--set {text}: the value {value!r} cannot be read.") from None
     if isinstance(read, str):
-        try:
+        with contextlib.suppress(ValueError):
             read = float(read)  # YAML takes 1e-3 for text; on a command line a number is meant
-        except ValueError:
-            pass
     return name.strip(), read

@@ -10,7 +10,9 @@ from vidsieve.cli.plugins import add_plugins
 
 
 def check(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Policy files (YAML), or names of published ones.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Policy files (YAML), or names of published ones.")
+    ],
     plugin: Plugins = None,
     json: Json = False,
 ) -> None:

@@ -24,7 +24,10 @@ def evaluate(
     asked: AskedPolicy,
     heldout: Annotated[
         bool,
-        typer.Option("--heldout", help="Insist on the held-out examples stored in a tuned policy file (used anyway if they fit)."),
+        typer.Option(
+            "--heldout",
+            help="Insist on the held-out examples that a tuned policy file stores; taken anyway if the data fits.",
+        ),
     ] = False,
     examples: Annotated[
         int | None, typer.Option("--examples", help="Examples of the held-out split.  (default: 200, or all of --data)")
@@ -94,10 +97,9 @@ def _tell(told: dict[str, Any]) -> None:
     accuracy, latency = told["accuracy"], told["latency"]
     asked = told["requested_retention"]
     kept = accuracy["attained_retention"]
-    say(
-        f"{told['policy']} ({told['policy_hash']}): retention asked {'by its settings' if asked is None else asked}, attained "
-        f"{'unknown' if kept is None else f'{kept:.4f}'}"
-    )
+    wish = "as its settings say" if asked is None else f"{asked:g} asked"
+    got = "unknown" if kept is None else f"{kept:.4f}"
+    say(f"{told['policy']} ({told['policy_hash']}): retention {wish}, {got} attained")
     change = interval(accuracy["change_points"], " points")
     say(
         f"{accuracy['metric']}: {interval(accuracy['policy'], ' %', 100)} · uncompressed "
@@ -105,8 +107,9 @@ def _tell(told: dict[str, Any]) -> None:
         f"(n={accuracy['examples']}, {accuracy['videos']} videos, {accuracy['lost']} lost, {accuracy['won']} won)"
     )
     say(
-        f"{latency['metric']}: {interval(latency['policy_ms'], digits=2)} beside {interval(latency['baseline_ms'], digits=2)} "
-        f"uncompressed · ratio {interval(latency['ratio'], digits=3)} ({latency['ratio']['n']} pairs)"
+        f"{latency['metric']}: {interval(latency['policy_ms'], digits=2)} beside "
+        f"{interval(latency['baseline_ms'], digits=2)} uncompressed · "
+        f"ratio {interval(latency['ratio'], digits=3)} ({latency['ratio']['n']} pairs)"
     )
     stored = told["stored"]
     if stored is not None:

@@ -65,7 +65,10 @@ def _headline(path: Path) -> dict[str, Any]:
         return {"summary": f"cannot be read: {error}", "sources": []}
     entries = pairs(root, str(path), Faults(str(path))) if root is not None else {}
     values = {key: python(node) for key, (_, node) in entries.items() if key in ("summary", "sources")}
-    return {"summary": values.get("summary", "not readable, see `vidsieve check`"), "sources": values.get("sources", [])}
+    return {
+        "summary": values.get("summary", "not readable, see `vidsieve check`"),
+        "sources": values.get("sources", []),
+    }
 
 
 def stages(registry: "Registry") -> list[dict[str, Any]]:

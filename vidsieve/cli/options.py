@@ -15,6 +15,11 @@ Plugins = Annotated[
 ]
 
 
+def option(name: str, panel: str, help: str, metavar: str | None = None) -> Any:
+    """An option under a heading of the help page."""
+    return typer.Option(name, rich_help_panel=panel, help=help, metavar=metavar)
+
+
 def flat(verb: Callable[..., None]) -> Callable[..., None]:
     """`verb` with every parameter whose type is a dataclass replaced by that dataclass's fields.
 

@@ -26,7 +26,8 @@ def run(
     setup: Setup,
     asked: AskedPolicy,
     video: Annotated[
-        Path | None, typer.Argument(metavar="[VIDEO]", help="A video file; left out: the first held-out example of the data.")
+        Path | None,
+        typer.Argument(metavar="[VIDEO]", help="A video file; left out: the first held-out example of the data."),
     ] = None,
     ask: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="What to ask about it.")] = None,
     json: Json = False,
@@ -71,10 +72,7 @@ def _open(
     from vidsieve.cli.workbench.session import with_task
     from vidsieve.cli.workbench.tasks import choose_task
 
-    if video is not None:
-        task = OneVideo.of_file(video, ask or "")
-    else:
-        task = OneVideo.first_of(choose_task(setup, choice))
+    task = OneVideo.first_of(choose_task(setup, choice)) if video is None else OneVideo.of_file(video, ask or "")
     return with_task(setup, choice, task, registry), task.example
 
 
@@ -105,14 +103,15 @@ def _tell(told: dict[str, Any]) -> None:
     for side in ("uncompressed", "compressed"):
         facts = told[side]
         say(
-            f"{side:>12}: {facts['answer']!r} · {facts['visual_tokens']} visual tokens · {facts['ttft_ms']:.1f} ms to the first "
-            f"token (vision {facts['vision_ms']:.1f}, compress {facts['compress_ms']:.1f}, prefill {facts['prefill_ms']:.1f})"
+            f"{side:>12}: {facts['answer']!r} · {facts['visual_tokens']} visual tokens · "
+            f"{facts['ttft_ms']:.1f} ms to the first token (vision {facts['vision_ms']:.1f}, compress {facts['compress_ms']:.1f}, "
+            f"prefill {facts['prefill_ms']:.1f})"
         )
     report = told["report"]
     kv = f", KV retention in decode {report['kv_ratio']:.3f}" if report["kv_ratio"] is not None else ""
     say(
-        f"{report['policy']}: kept {report['attained_ratio']:.3f} of the visual tokens{kv}; {told['speedup']:.2f}x as fast "
-        f"(median of {TIMED} requests each, one after the other)"
+        f"{report['policy']}: kept {report['attained_ratio']:.3f} of the visual tokens{kv}; {told['speedup']:.2f}x as "
+        f"fast (median of {TIMED} requests each, one after the other)"
     )
     for line in report["notes"]:
         say(f"note: {line}")

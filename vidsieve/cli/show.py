@@ -167,7 +167,9 @@ def _tell_settings(settings: list[dict[str, Any]]) -> None:
     rows = []
     for item in settings:
         default = "required" if item["required"] else item["default"]
-        rows.append([f"   {item['name']}", *([item["value"]] if "value" in item else []), default, _range(item), item["help"]])
+        rows.append(
+            [f"   {item['name']}", *([item["value"]] if "value" in item else []), default, _range(item), item["help"]]
+        )
     head = ["   setting", *(["value"] if "value" in settings[0] else []), "default", "range", ""]
     table("", head, rows)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidsieve.cli.options import Json
+from vidsieve.cli.options import Json, option
 from vidsieve.cli.output import complain, note, say, say_json
 from vidsieve.cli.told import command, first_line, options_told
 from vidsieve.cli.workbench.setup import Setup
@@ -28,37 +28,29 @@ class Metric(StrEnum):
 
 def tune(
     setup: Setup,
-    latency_ms: Annotated[
-        float | None, typer.Option("--latency-ms", rich_help_panel=SEARCH, help="Target: milliseconds of the metric.")
-    ] = None,
-    speedup: Annotated[
-        float | None, typer.Option("--speedup", rich_help_panel=SEARCH, help="Target: how many times faster, such as 2.")
-    ] = None,
+    latency_ms: Annotated[float | None, option("--latency-ms", SEARCH, "Target: milliseconds of the metric.")] = None,
+    speedup: Annotated[float | None, option("--speedup", SEARCH, "Target: how many times faster, such as 2.")] = None,
     metric: Annotated[
         Metric,
-        typer.Option(
+        option(
             "--metric",
-            rich_help_panel=SEARCH,
-            help="ttft: processor outputs on the device to first token. e2e: from the file to the last token.",
+            SEARCH,
+            "ttft: processor outputs on the device to first token. e2e: from the file to the last token.",
         ),
     ] = Metric.ttft,
-    max_drop: Annotated[
-        float, typer.Option("--max-drop", rich_help_panel=SEARCH, help="Accuracy drop to certify, in percentage points.")
-    ] = 1.0,
+    max_drop: Annotated[float, option("--max-drop", SEARCH, "Accuracy drop to certify, in percentage points.")] = 1.0,
     policy: Annotated[
         list[str] | None,
-        typer.Option("--policy", rich_help_panel=SEARCH, help="Search only this policy. Repeatable.  (default: all published)"),
+        option("--policy", SEARCH, "Search only this policy. Repeatable.  (default: all published)"),
     ] = None,
-    trials: Annotated[int, typer.Option("--trials", rich_help_panel=SEARCH, help="Candidates to try.")] = 30,
+    trials: Annotated[int, option("--trials", SEARCH, "Candidates to try.")] = 30,
     examples: Annotated[
-        int, typer.Option("--examples", rich_help_panel=SEARCH, help="Examples to choose by; twice as many judge the result.")
+        int, option("--examples", SEARCH, "Examples to choose by; twice as many judge the result.")
     ] = 200,
-    time_budget: Annotated[
-        float | None, typer.Option("--time-budget", rich_help_panel=SEARCH, help="Seconds for everything.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", rich_help_panel=SEARCH, help="Of the search.")] = 0,
-    out: Annotated[Path, typer.Option("--out", rich_help_panel=SEARCH, help="The policy file to write.")] = Path("policy.yaml"),
-    force: Annotated[bool, typer.Option("--force", rich_help_panel=SEARCH, help="Replace --out if it exists.")] = False,
+    time_budget: Annotated[float | None, option("--time-budget", SEARCH, "Seconds for everything.")] = None,
+    seed: Annotated[int, option("--seed", SEARCH, "Of the search.")] = 0,
+    out: Annotated[Path, option("--out", SEARCH, "The policy file to write.")] = Path("policy.yaml"),
+    force: Annotated[bool, option("--force", SEARCH, "Replace --out if it exists.")] = False,
     json: Json = False,
 ) -> None:
     """Find the policy that keeps the most accuracy within a latency target, and write it.
@@ -156,7 +148,9 @@ def _tell_interrupted(result: "TuneResult | None", setup: Setup, out: Path, *, f
         complain("interrupted before any policy was found; nothing was written.", kind="")
         return
     _write(result, out, force=force)
-    complain(f"interrupted: the best so far, {result.policy.name}, is in {out}, not yet confirmed on held-out examples.", kind="")
+    complain(
+        f"interrupted: the best so far, {result.policy.name}, is in {out}, not confirmed on held-out data.", kind=""
+    )
     complain(f"  see it:     {command('show', [str(out)])}", kind="")
     complain(f"  measure it: {command('eval', [*options_told(setup), '--policy', str(out)])}", kind="")
 

@@ -1,5 +1,6 @@
 """What a user should know before reading the numbers of `run` and `eval`."""
 
+import re
 from typing import TYPE_CHECKING
 
 from vidsieve.cli.output import complain
@@ -24,7 +25,8 @@ def warn_unknown_words(question: str, session: "Session") -> None:
         return
     from vidsieve.bundled.words import QUESTIONS, VOCABULARY
 
-    unknown = sorted({word for word in question.split() if word not in VOCABULARY})
+    words = re.findall(r"\w+|[^\w\s]+", question.lower())
+    unknown = sorted({word for word in words if word not in VOCABULARY})
     if unknown:
         complain(
             f"the bundled model does not know {', '.join(map(repr, unknown))}. It was taught questions like: "

@@ -40,7 +40,8 @@ class Comparison:
             "mcnemar_p": mcnemar_exact(self.lost, self.won),
             "attained_retention": self.attained_retention,
             "kinds": {
-                kind: {"examples": n, "uncompressed": base, "policy": ours} for kind, (n, base, ours) in self.kinds.items()
+                kind: {"examples": n, "uncompressed": base, "policy": ours}
+                for kind, (n, base, ours) in self.kinds.items()
             },
         }
 

@@ -44,7 +44,9 @@ def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> C
     families = {name: adapter for name, adapter in registry.models.items()}
     families |= {alias: adapter for adapter in registry.models.values() for alias in adapter.aliases}
     if model is None:
-        raise UsageError(f"--model: is missing. Give a family ({', '.join(sorted(registry.models))}), a hub id or a folder.")
+        raise UsageError(
+            f"--model: is missing. Give a family ({', '.join(sorted(registry.models))}), a hub id or a folder."
+        )
     if model in families:
         family = families[model].family
         if checkpoint is not None:
@@ -52,8 +54,8 @@ def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> C
         return _default(model, families[model])
     if checkpoint is not None:
         raise UsageError(
-            f"--checkpoint: goes with a family, but --model is {model!r}. Give --model {checkpoint} alone, or a family: "
-            f"{', '.join(sorted(registry.models))}."
+            f"--checkpoint: goes with a family, but --model is {model!r}. Give --model {checkpoint} alone, or a "
+            f"family: {', '.join(sorted(registry.models))}."
         )
     bundled = catalog.find(model)
     if bundled is not None:
@@ -74,10 +76,12 @@ def _named(asked: str, checkpoint: str, where: str, family: str | None) -> Choic
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{where} {checkpoint}: the folder has no config.json; name a folder made by save_pretrained.")
+            raise ModelError(
+                f"{where} {checkpoint}: the folder has no config.json; name a folder made by save_pretrained."
+            )
         return Choice(asked=asked, kind="folder", name=path.resolve().name, folder=path.resolve(), family=family)
     if checkpoint.startswith((".", "~", os.sep)) or checkpoint.count("/") != 1:
-        raise ModelError(f"{where} {checkpoint}: no such folder, and no hub id (owner/name) either. Check the path.")
+        raise ModelError(f"{where} {checkpoint}: no such folder, and no hub id (owner/name). Check the path.")
     name, _, revision = checkpoint.partition("@")
     return Choice(asked=asked, kind="hub", name=name, revision=revision or None, family=family)
 
@@ -100,8 +104,8 @@ def _default(asked: str, adapter: Any) -> Choice:
     how = f"--checkpoint {adapter.default_checkpoint}"
     if bundled is None:
         raise ModelError(
-            f"--model {asked}: {adapter.default_checkpoint} is not in the local cache, and no bundled model stands in for "
-            f"this family. Nothing is downloaded unasked: give {how} (which downloads it), or a folder."
+            f"--model {asked}: {adapter.default_checkpoint} is not in the local cache, and no bundled model stands in "
+            f"for this family. Nothing is downloaded unasked: give {how} (which downloads it), or a folder."
         )
     return _bundled(
         asked,
@@ -113,7 +117,9 @@ def _default(asked: str, adapter: Any) -> Choice:
 
 def _bundled(asked: str, model: "BundledModel", note: str) -> Choice:
     if not (model.folder / "config.json").is_file():
-        raise ModelError(f"--model {asked}: the bundled {model.name} is missing from this installation; install it again.")
+        raise ModelError(
+            f"--model {asked}: the bundled {model.name} is missing from this installation; install it again."
+        )
     return Choice(
         asked=asked,
         kind="bundled",
@@ -152,7 +158,11 @@ def on_this_machine(adapter: Any) -> str:
     """What of a family can run without a download, in words."""
     cached = cached_snapshot(adapter.default_checkpoint) is not None
     bundled = catalog.find(adapter.family)
-    there = [*(["default checkpoint"] if cached else []), *([f"bundled {bundled.name}"] if bundled else [])]
+    has_bundled = bundled is not None and has_weights(bundled.folder)
+    there = [
+        *(["default checkpoint"] if cached else []),
+        *([f"bundled {bundled.name}"] if bundled and has_bundled else []),
+    ]
     return ", ".join(there) or "nothing; name a checkpoint"
 
 
@@ -169,7 +179,7 @@ def fetched(choice: Choice) -> Choice:
         revision = folder.name
     if not has_weights(folder):
         raise ModelError(
-            f"checkpoint {choice.name}: {folder} has no complete safetensors weights; is the download or the copy unfinished?"
+            f"checkpoint {choice.name}: {folder} has no complete safetensors weights; is the copy unfinished?"
         )
     return replace(choice, folder=folder, revision=revision)
 
@@ -183,7 +193,7 @@ def _download(choice: Choice) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"checkpoint {choice.name}: cannot be had ({type(error).__name__}: {first[:200]}). Check the name, the network "
-            "and your access; no other model is taken in its place."
+            f"checkpoint {choice.name}: cannot be had ({type(error).__name__}: {first[:200]}). Check the name, the "
+            "network and your access; no other model is taken in its place."
         ) from None
     return Path(folder)

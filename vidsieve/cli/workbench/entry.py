@@ -67,8 +67,10 @@ def tune(
         time_budget_s=time_budget_s,
         seed=seed,
     )
-    given = {name: str(value) for name, value in (("data", data), ("videos", videos)) if isinstance(value, str | Path)}
-    named = {"model": str(model)} if isinstance(model, str | Path) else {}
+    given: dict[str, Any] = {
+        name: str(value) for name, value in (("data", data), ("videos", videos)) if isinstance(value, str | Path)
+    }
+    named: dict[str, Any] = {"model": str(model)} if isinstance(model, str | Path) else {}
     options = Setup(**given, **named, **setup)
     from vidsieve.cli.plugins import add_plugins
 

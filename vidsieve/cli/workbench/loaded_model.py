@@ -38,7 +38,9 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
         revision=getattr(model.config, "_commit_hash", None),
         family=adapter.family,
     )
-    return Loaded(model=model.eval(), processor=_processor(processor, model, origin, setup), adapter=adapter, choice=choice)
+    return Loaded(
+        model=model.eval(), processor=_processor(processor, model, origin, setup), adapter=adapter, choice=choice
+    )
 
 
 def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
@@ -62,6 +64,8 @@ def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
     )
     encoder = build_encoder(model.config, settings, setup.max_pixels)
     if encoder is None:
-        raise ModelError(f"tune: no preprocessing for model type {model.config.model_type!r}; pass a Vidsieve processor.")
+        raise ModelError(
+            f"tune: no preprocessing for model type {model.config.model_type!r}; pass a Vidsieve processor."
+        )
     tokenizer = getattr(given, "tokenizer", given)
     return VidsieveProcessor(Prompter.build(tokenizer, model.config, settings.chat_template), encoder)

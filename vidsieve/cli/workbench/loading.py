@@ -38,7 +38,7 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     """Load what was chosen onto the device asked for.
 
     Raises:
-        ModelError: the checkpoint cannot be had or read, its class has no adapter, or it is not of the family asked for.
+        ModelError: the checkpoint cannot be had or read, its class has no adapter, or the family is another.
         UsageError: a device or attention kernel that is not there.
     """
     choice = fetched(choice)
@@ -77,8 +77,8 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
             continue
         if choice.family not in (None, adapter.family):
             raise ModelError(
-                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but --model is {choice.asked}. Give "
-                f"--model {adapter.family}."
+                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but --model is {choice.asked}. "
+                f"Give --model {adapter.family}."
             )
         return adapter, name
     known = ", ".join(sorted(name for adapter in registry.models.values() for name in adapter.model_classes))
@@ -96,7 +96,9 @@ def pick_device(asked: str | None) -> Any:
     except RuntimeError:
         raise UsageError(f"--device: no device named {asked!r}; give cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {asked}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu.")
+        raise UsageError(
+            f"--device {asked}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
+        )
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device {asked}: only cpu and cuda are supported.")
     return device

@@ -30,7 +30,9 @@ def pick(task: Task, policy: Policy, *, heldout: bool, count: int | None, seed: 
     ids: list[str] = list(policy.provenance.get("heldout_ids") or ())
     same_data = _told(policy).get("task") == dict(task.describe())
     if heldout and not ids:
-        raise UsageError(f"--heldout: policy {policy.name!r} stores no held-out examples; it is no file that tune wrote.")
+        raise UsageError(
+            f"--heldout: policy {policy.name!r} stores no held-out examples; it is no file that tune wrote."
+        )
     if heldout or (ids and same_data and count is None and seed is None):
         return _stored(task, policy, ids)
     everything = getattr(task, "all", None)
@@ -57,8 +59,8 @@ def _stored(task: Task, policy: Policy, ids: list[str]) -> Picked:
     missing = [name for name in ids if name not in by_id]
     if missing:
         raise DataError(
-            f"data {task.name!r}: {len(missing)} of the {len(ids)} held-out examples that policy {policy.name!r} stores are "
-            f"not in it (the first: {missing[0]!r}). Give the data it was tuned on."
+            f"data {task.name!r}: {len(missing)} of the {len(ids)} held-out examples that policy {policy.name!r} stores "
+            f"are not in it (the first: {missing[0]!r}). Give the data it was tuned on."
         )
     accuracy = dict(policy.provenance.get("accuracy") or {})
     stored = (accuracy.get("policy") or {}).get("value")

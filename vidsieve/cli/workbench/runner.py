@@ -69,8 +69,9 @@ class Runner:
     def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, **options: Any) -> Any:
         """Greedy, whatever the checkpoint's generation settings; the output has `sequences`, and `logits` if asked."""
         settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        model: Any = self.model
         with torch.no_grad():
-            return self.model.generate(
+            return model.generate(
                 **inputs,
                 **settings,
                 max_new_tokens=max_new_tokens,

@@ -164,4 +164,4 @@ def _ratios(reports: Sequence[Report], rows: int) -> list[float | None]:
     report = reports[-1]
     if report.layer_ratio is not None or len(report.keeps) != rows:
         return [report.attained_ratio] * rows
-    return [float(keep.float().mean()) for keep in report.keeps]
+    return [float(keep.double().mean()) for keep in report.keeps]

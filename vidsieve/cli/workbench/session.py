@@ -38,9 +38,7 @@ def with_task(setup: Setup, choice: Choice, task: "Task", registry: "Registry", 
     from vidsieve.cli.workbench.loading import load
 
     loaded = load(choice, setup, registry)
-    return Session(
-        setup=setup, task=task, loaded=loaded, bench=Workbench.of_task(loaded, setup, task, seed=seed)
-    )
+    return Session(setup=setup, task=task, loaded=loaded, bench=Workbench.of_task(loaded, setup, task, seed=seed))
 
 
 FILLED = {"frames": int, "fps": float, "max_pixels": int, "batch_size": int, "max_new_tokens": int}

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import typer
-
+from vidsieve.cli.options import option
 from vidsieve.framework.errors import UnknownNameError, UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -12,10 +11,6 @@ ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
 DEFAULT_QUESTION = "What happens in this video?"
 
 _MODEL, _DATA, _WORK = "Model", "Data", "Workload"
-
-
-def _option(name: str, panel: str, help: str, metavar: str | None = None) -> object:
-    return typer.Option(name, rich_help_panel=panel, help=help, metavar=metavar)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,47 +23,62 @@ class Setup:
 
     model: Annotated[
         str | None,
-        _option("--model", _MODEL, "A family (see `vidsieve ls models`), a hub id, or a checkpoint folder."),
+        option("--model", _MODEL, "A family (see `vidsieve ls models`), a hub id, or a checkpoint folder."),
     ] = None
     checkpoint: Annotated[
         str | None,
-        _option("--checkpoint", _MODEL, "The hub id or folder that stands for the family of --model; a hub id is downloaded."),
+        option(
+            "--checkpoint",
+            _MODEL,
+            "The hub id or folder that stands for the family of --model; a hub id is downloaded.",
+        ),
     ] = None
-    device: Annotated[str | None, _option("--device", _MODEL, "cpu, cuda or cuda:N.  (default: cuda if there is one)")] = None
+    device: Annotated[
+        str | None, option("--device", _MODEL, "cpu, cuda or cuda:N.  (default: cuda if there is one)")
+    ] = None
     dtype: Annotated[
-        str, _option("--dtype", _MODEL, f"{', '.join(DTYPES)}; auto is float32 on a CPU, the checkpoint's own on a GPU.")
+        str, option("--dtype", _MODEL, f"{', '.join(DTYPES)}; auto is float32 on a CPU, the checkpoint's own on a GPU.")
     ] = "auto"
-    attn: Annotated[str, _option("--attn", _MODEL, f"Attention kernel: {', '.join(ATTENTIONS)}.")] = "sdpa"
-    threads: Annotated[int | None, _option("--threads", _MODEL, "CPU threads.  (default: torch's choice)")] = None
+    attn: Annotated[str, option("--attn", _MODEL, f"Attention kernel: {', '.join(ATTENTIONS)}.")] = "sdpa"
+    threads: Annotated[int | None, option("--threads", _MODEL, "CPU threads.  (default: torch's choice)")] = None
     plugin: Annotated[
-        list[str] | None, _option("--plugin", _MODEL, "A Python file with stages of your own. Repeatable.", "FILE")
+        list[str] | None, option("--plugin", _MODEL, "A Python file with stages of your own. Repeatable.", "FILE")
     ] = None
     data: Annotated[
         str | None,
-        _option("--data", _DATA, "Labelled questions, one JSON object a line: video, question, options, answer.", "FILE.jsonl"),
+        option(
+            "--data",
+            _DATA,
+            "Labelled questions, one JSON object a line: video, question, options, answer.",
+            "FILE.jsonl",
+        ),
     ] = None
     videos: Annotated[
         str | None,
-        _option("--videos", _DATA, "Videos without labels: the score is agreement with the uncompressed model.", "DIR"),
+        option("--videos", _DATA, "Videos without labels: the score is agreement with the uncompressed model.", "DIR"),
     ] = None
     question: Annotated[
         str | None,
-        _option("--question", _DATA, f"What to ask of every video in --videos.  (default: {DEFAULT_QUESTION})"),
+        option("--question", _DATA, f"What to ask of every video in --videos.  (default: {DEFAULT_QUESTION})"),
     ] = None
     rung: Annotated[
         str | None,
-        _option("--rung", _DATA, "Difficulty of the bundled models' own task: static, jitter or cuts.  (default: static)"),
+        option(
+            "--rung", _DATA, "Difficulty of the bundled models' own task: static, jitter or cuts.  (default: static)"
+        ),
     ] = None
-    frames: Annotated[int | None, _option("--frames", _WORK, "Frames taken from each video, evenly.  (default: 16)")] = None
-    fps: Annotated[float | None, _option("--fps", _WORK, "Frames taken per second of video, instead of --frames.")] = None
+    frames: Annotated[int | None, option("--frames", _WORK, "Frames taken from each video, evenly.  (default: 16)")] = (
+        None
+    )
+    fps: Annotated[float | None, option("--fps", _WORK, "Frames taken per second of video, instead of --frames.")] = (
+        None
+    )
     max_pixels: Annotated[
-        int | None, _option("--max-pixels", _WORK, "Most pixels of a frame.  (default: the checkpoint's own)")
+        int | None, option("--max-pixels", _WORK, "Most pixels of a frame.  (default: the checkpoint's own)")
     ] = None
-    batch_size: Annotated[
-        int | None, _option("--batch-size", _WORK, "Videos per request.  (default: 1)")
-    ] = None
+    batch_size: Annotated[int | None, option("--batch-size", _WORK, "Videos per request.  (default: 1)")] = None
     max_new_tokens: Annotated[
-        int | None, _option("--max-new-tokens", _WORK, "Most tokens of an answer.  (default: 32, bundled models 4)")
+        int | None, option("--max-new-tokens", _WORK, "Most tokens of an answer.  (default: 32, bundled models 4)")
     ] = None
 
     def __post_init__(self) -> None:

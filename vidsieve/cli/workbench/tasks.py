@@ -28,8 +28,9 @@ def choose_task(setup: Setup, choice: Choice) -> "Task":
     if choice.bundled is None:
         rung = " --rung belongs to the bundled models." if setup.rung else ""
         raise UsageError(
-            f"data: {choice.name} has to be measured on videos of yours. Give --data FILE.jsonl (labelled questions: the "
-            f"score is accuracy), or --videos DIR (no labels: the score is agreement with the uncompressed model).{rung}"
+            f"data: {choice.name} has to be measured on videos of yours. Give --data FILE.jsonl (labelled questions: "
+            "the score is accuracy), or --videos DIR (no labels: the score is agreement with the uncompressed "
+            f"model).{rung}"
         )
     from vidsieve.bundled.catalog import DEFAULT_RUNG
     from vidsieve.bundled.task import BundledTask
@@ -41,7 +42,9 @@ def _frame_count(setup: Setup, choice: Choice) -> int:
     """Frames of a bundled clip: what the model was trained with, unless --frames says."""
     assert choice.bundled is not None
     if setup.fps is not None:
-        raise UsageError("--fps: the bundled task's clips are taken by count; give --frames 16 or 8, or leave both out.")
+        raise UsageError(
+            "--fps: the bundled task's clips are taken by count; give --frames 16 or 8, or leave both out."
+        )
     if setup.frames is None:
         return choice.bundled.frame_count
     if setup.frames not in (8, 16):

@@ -40,7 +40,10 @@ class Timer:
         """What decides the sizes of a request: its tensors' shapes and its grid."""
         inputs = self.inputs(clip_index)
         grid = inputs.get("video_grid_thw")
-        return (tuple((n, tuple(t.shape)) for n, t in sorted(inputs.items())), str(None if grid is None else grid.tolist()))
+        return (
+            tuple((n, tuple(t.shape)) for n, t in sorted(inputs.items())),
+            str(None if grid is None else grid.tolist()),
+        )
 
     def ttft(self, policy: Policy | None, clip_index: int) -> dict[str, float]:
         """`ttft_ms` and its parts vision_ms, compress_ms, prefill_ms."""
