@@ -469,3 +469,60 @@ def test_a_study_can_live_in_a_file(tmp_path: Path) -> None:
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 4
     assert all("latency" in trial.constraints for trial in study.trials)
     assert result.confirmed
+
+
+def test_a_finalist_that_fails_on_held_out_examples_is_passed_over() -> None:
+    class Breaking(FakeBench):
+        def score(self, policy: Policy | None, examples: Any) -> Any:
+            if policy is not None and policy.name == "good" and examples[0].id.startswith("heldout"):
+                raise RuntimeError("too short a clip")
+            return super().score(policy, examples)
+
+    # `good` wins the search but cannot be judged; the floor is then the last resort, here with `bad`
+    result = search(Breaking(quality, cost_ms={"bad": 0.0}))
+    assert result.policy.name == "bad"
+    assert any("too short a clip" in text for text in result.warnings)
+
+
+def test_ctrl_c_in_the_held_out_examples_keeps_the_confirmed_latency() -> None:
+    class Stopping(FakeBench):
+        def score(self, policy: Policy | None, examples: Any) -> Any:
+            if policy is not None and examples[0].id.startswith("heldout"):
+                raise KeyboardInterrupt
+            return super().score(policy, examples)
+
+    with pytest.raises(Interrupted) as caught:
+        search(Stopping(quality, noise=0.02))
+    result = caught.value.result
+    assert result is not None
+    assert result.latency is not None
+    assert result.latency.policy_ms.high <= 200
+    assert not result.confirmed
+
+
+def test_a_fast_policy_that_drops_too_much_on_held_out_examples_is_not_written() -> None:
+    class Overfitted(FakeBench):
+        def score(self, policy: Policy | None, examples: Any) -> Any:
+            self.full = 0.9 if policy is None else self.full
+            held = examples[0].id.startswith("heldout")
+            self.quality = (lambda policy: 0.5) if held else (lambda policy: 0.9)
+            return super().score(policy, examples)
+
+    result = search(Overfitted(quality), latency_ms=10_000.0)
+    assert result.policy.is_empty
+    assert result.confirmed
+
+
+def test_a_control_that_is_searched_is_no_control() -> None:
+    request = TuneRequest(latency_ms=200, trials=2, examples=20)
+    random = fake_policy("random")
+    result = tune(FakeBench(quality), FakeTask(), request, policies=[random], controls=[random])
+    assert result.policy.name == "random"
+    assert not result.controls
+
+
+def test_a_study_that_holds_a_search_already_is_refused(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    search(FakeBench(quality), storage=url, trials=1)
+    with pytest.raises(TuneError, match="holds a search already"):
+        search(FakeBench(quality), storage=url, trials=1)

@@ -7,22 +7,32 @@ import numpy as np
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.accuracy import Accuracy
-from vidsieve.tuner.lab import Lab
-from vidsieve.tuner.scoring import run_examples
+from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.scoring import Step, run_examples
 from vidsieve.tuner.statistics import Interval, mcnemar_exact, paired_difference, wilson_interval
 
 
 class Heldout:
     """The held-out examples and what has been seen of them; the uncompressed model is scored once."""
 
-    def __init__(self, lab: Lab, examples: Sequence[Example], metric: str) -> None:
-        self._lab, self._examples, self._metric = lab, examples, metric
+    def __init__(
+        self,
+        bench: Bench,
+        examples: Sequence[Example],
+        metric: str,
+        *,
+        max_drop_points: float = 1.0,
+        seed: int = 0,
+        step: Step = lambda what, done, total: None,
+    ) -> None:
+        self._bench, self._examples, self._metric = bench, examples, metric
+        self._max_drop_points, self._seed, self._step = max_drop_points, seed, step
         self._baseline: tuple[Outcome, ...] | None = None
 
     def outcomes(self, policy: Policy | None) -> tuple[Outcome, ...]:
         """Score a policy on all held-out examples."""
         name = "uncompressed" if policy is None else policy.name
-        return run_examples(self._lab.bench, policy, self._examples, f"held-out: {name}", self._lab.listener.step)
+        return run_examples(self._bench, policy, self._examples, f"held-out: {name}", self._step)
 
     @property
     def baseline(self) -> tuple[Outcome, ...]:
@@ -35,7 +45,7 @@ class Heldout:
         """Mean paired difference of 0/1 results, ours minus theirs, resampled by video."""
         differences = [a.correct - b.correct for a, b in zip(ours, theirs, strict=True)]
         groups = [example.group for example in self._examples]
-        return paired_difference(differences, groups, level=level, seed=self._lab.request.seed)
+        return paired_difference(differences, groups, level=level, seed=self._seed)
 
     def judge(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
         """The accuracy of a policy's outcomes beside the uncompressed model's."""
@@ -53,7 +63,7 @@ class Heldout:
             lost=lost,
             won=won,
             mcnemar_p=mcnemar_exact(lost, won),
-            max_drop_points=self._lab.request.max_drop_points,
+            max_drop_points=self._max_drop_points,
             attained_retention=round(float(np.mean(kept)), 6) if kept else None,
             looks=looks,
         )

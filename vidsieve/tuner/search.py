@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vidsieve.framework.errors import TuneError
 from vidsieve.tuner.bounds import Explored
 from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.failure import reason_of
@@ -71,7 +72,7 @@ def run_search(lab: Lab, explored: Explored, judge: Judge, reserve_s: float, sea
 
 
 def open_study(lab: Lab) -> Any:
-    """The study: TPE over the conditional space, seeded, its storage as requested."""
+    """The study: TPE over the conditional space, seeded, its storage as requested. Raises TuneError if it is taken."""
     import optuna
 
     with _quiet():
@@ -82,13 +83,15 @@ def open_study(lab: Lab) -> Any:
             seed=lab.request.seed,
             n_startup_trials=max(4, min(10, lab.request.trials // 3)),
         )
-        return optuna.create_study(
-            storage=lab.request.storage,
-            study_name=STUDY_NAME if lab.request.storage is not None else None,
-            sampler=sampler,
-            direction="maximize",
-            load_if_exists=False,
-        )
+        name = STUDY_NAME if lab.request.storage is not None else None
+        try:
+            return optuna.create_study(
+                storage=lab.request.storage, study_name=name, sampler=sampler, direction="maximize"
+            )
+        except optuna.exceptions.DuplicatedStudyError:
+            raise TuneError(
+                f"study: {lab.request.storage} holds a search already. Name another place for this one."
+            ) from None
 
 
 def enqueue_presets(study: Any, lab: Lab, explored: Explored) -> None:

@@ -4,16 +4,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from vidsieve.framework.errors import TargetUnreachableError, UsageError
+from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy import Policy
-from vidsieve.framework.task import Outcome, Task
+from vidsieve.framework.task import Task
 from vidsieve.tuner.accuracy import Accuracy
 from vidsieve.tuner.bounds import Explored, explore
-from vidsieve.tuner.confirm import Confirmed, confirm_latency
 from vidsieve.tuner.control import Control
 from vidsieve.tuner.controls import run_control
 from vidsieve.tuner.data import Data, pick_examples
 from vidsieve.tuner.events import Listener
+from vidsieve.tuner.finals import Finals
 from vidsieve.tuner.heldout import Heldout
 from vidsieve.tuner.interrupted import Interrupted
 from vidsieve.tuner.lab import Lab, Timings
@@ -25,8 +25,6 @@ from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.scoring import Score, choose_scorer, run_examples
 from vidsieve.tuner.search import Search, run_search
 from vidsieve.tuner.trial import Judge
-
-FINALISTS = 3
 
 
 def tune(
@@ -42,7 +40,7 @@ def tune(
 ) -> TuneResult:
     """The policy that keeps the most accuracy within the latency target, confirmed on examples it never saw.
 
-    `controls` are measured at the winner's latency and reported. `clock` gives seconds.
+    `controls` (those not searched) are measured at the winner's latency and reported. `clock` gives seconds.
 
     Raises:
         TargetUnreachableError: the floor lies above the target.
@@ -50,7 +48,8 @@ def tune(
         DataError, UsageError: examples or request that cannot be used.
         TuneError: nothing to search, or no policy works on this model.
     """
-    _check_names(policies, controls)
+    _check_names(policies)
+    controls = [control for control in controls if control.name not in {policy.name for policy in policies}]
     run = Run(Lab.open(bench, request, listener or Listener(), timings, clock), pick_examples(task, request))
     try:
         result = run.all(policies, controls)
@@ -62,9 +61,9 @@ def tune(
     return result
 
 
-def _check_names(policies: Sequence[Policy], controls: Sequence[Policy]) -> None:
+def _check_names(policies: Sequence[Policy]) -> None:
     """Names address settings in the study, so they must be unique. Raises UsageError."""
-    names = [policy.name for policy in (*policies, *controls)]
+    names = [policy.name for policy in policies]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"policies: two are named {name!r}; rename one (the `name:` in its file).")
@@ -78,9 +77,15 @@ class Run:
         self.explored: Explored | None = None
         self.judge: Judge | None = None
         self.search = Search()
-        self.heldout = Heldout(lab, data.heldout, data.metric)
-        self.chosen: Confirmed | None = None
-        self.accuracy: Accuracy | None = None
+        self.heldout = Heldout(
+            lab.bench,
+            data.heldout,
+            data.metric,
+            max_drop_points=lab.request.max_drop_points,
+            seed=lab.request.seed,
+            step=lab.listener.step,
+        )
+        self.finals: Finals | None = None
         self.controls: list[Control] = []
 
     def all(self, policies: Sequence[Policy], controls: Sequence[Policy]) -> TuneResult:
@@ -93,10 +98,12 @@ class Run:
         self.judge = Judge(self.lab, self.data, Score(baseline, choose_scorer(baseline)))
         reserve_s = self._reserve(per_example_s, len(controls))
         run_search(self.lab, self.explored, self.judge, reserve_s, self.search)
-        outcomes = self._fastest_accurate() if self.lab.already_met else self._most_accurate()
-        if self.chosen is not None:
+        self.finals = Finals(self.lab, self.heldout, self.explored, self.search)
+        outcomes = self.finals.fastest_accurate() if self.lab.already_met else self.finals.most_accurate()
+        if self.finals.chosen is not None:
+            latency = self.finals.chosen.latency
             for control in controls:
-                self.controls.append(run_control(self.lab, self.heldout, control, self.chosen.latency, outcomes))
+                self.controls.append(run_control(self.lab, self.heldout, control, latency, outcomes))
         return self.result(confirmed=True)
 
     def _reserve(self, per_example_s: float, controls: int) -> float:
@@ -105,49 +112,25 @@ class Run:
         timing = min(rules.max_seconds, 4 * rules.min_pairs * self.lab.baseline_ms / 1e3)
         return per_example_s * len(self.data.heldout) * (2 + controls) + (2 + controls) * timing
 
-    def _most_accurate(self) -> tuple[Outcome, ...]:
-        """The best trial whose latency can be confirmed, else the floor; then one look at the held-out examples."""
-        assert self.explored is not None
-        leaders = [finding.policy for finding in self.search.leaders()[:FINALISTS]]
-        if not leaders:
-            self.lab.warnings.append("no trial met the target; this is the floor policy, which fits and is unsearched")
-        for policy in [*leaders, self.explored.floor]:
-            self.lab.listener.confirming(policy)
-            self.chosen = confirm_latency(self.lab, policy)
-            if self.chosen is not None:
-                outcomes = self.heldout.outcomes(self.chosen.policy)
-                self.accuracy = self.heldout.judge(outcomes)
-                return outcomes
-        bounds = self.explored.bounds
-        raise TargetUnreachableError(
-            f"target: {bounds.target_ms:.4g} ms asked; the floor, {bounds.floor_policy}, takes "
-            f"{bounds.floor.value:.4g} ms, but its interval could not be brought within the target: "
-            "unreachable, or within noise of the floor. Ask "
-            "for more time, or measure on a quieter machine."
-        )
-
-    def _fastest_accurate(self) -> tuple[Outcome, ...]:
-        """The fastest of a few finalists whose held-out drop is allowed; otherwise the policy that removes nothing."""
-        leaders = self.search.leaders()[:FINALISTS]
-        for finding in leaders:
-            self.lab.listener.confirming(finding.policy)
-            confirmed = confirm_latency(self.lab, finding.policy)
-            if confirmed is None:
-                continue
-            outcomes = self.heldout.outcomes(confirmed.policy)
-            accuracy = self.heldout.judge(outcomes, looks=len(leaders))
-            if accuracy.drop.value <= self.lab.request.max_drop_points / 100:
-                self.chosen, self.accuracy = confirmed, accuracy
-                return outcomes
-        self.accuracy = self.heldout.judge(self.heldout.baseline)
-        return self.heldout.baseline
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """The held-out judgement, once there is one."""
+        return self.finals.accuracy if self.finals is not None else None
 
     def interrupted(self) -> TuneResult | None:
         """The best so far, or None before the first policy that may win."""
-        self.search.stopped = "interrupted" if self.accuracy is None else self.search.stopped
-        if self.explored is None or self.judge is None or (self.chosen is None and self.search.best is None):
-            return None
-        return self.result(confirmed=self.accuracy is not None)
+        if self.accuracy is not None:
+            return self.result(confirmed=True)
+        self.search.stopped = "interrupted"
+        return self.result(confirmed=False) if self._best_so_far() is not None else None
+
+    def _best_so_far(self) -> tuple[Policy, Latency | None] | None:
+        """The finalist at work, else the best trial that no final look has ruled out."""
+        if self.finals is not None and self.finals.running is not None:
+            return self.finals.running.policy, self.finals.running.latency
+        rejected = self.finals.rejected if self.finals is not None else set()
+        left = [finding for finding in self.search.leaders() if finding.policy.hash not in rejected]
+        return (left[0].policy, left[0].latency) if left else None
 
     def result(self, *, confirmed: bool) -> TuneResult:
         """What there is, as a result; the policy carries it as provenance."""
@@ -175,9 +158,7 @@ class Run:
 
     def _policy(self) -> tuple[Policy, Latency | None]:
         """The policy to hand out and its latency: the confirmed one, the best so far, or the one that does nothing."""
-        if self.chosen is not None:
-            return self.chosen.policy, self.chosen.latency
-        best = self.search.best
-        if self.accuracy is None and best is not None:
-            return best.policy, best.latency
-        return Policy(name="none", summary="Remove nothing: the uncompressed model.", stages=()), None
+        if self.finals is not None and self.finals.chosen is not None:
+            return self.finals.chosen.policy, self.finals.chosen.latency
+        best = self._best_so_far() if self.accuracy is None else None
+        return best or (Policy(name="none", summary="Remove nothing: the uncompressed model.", stages=()), None)

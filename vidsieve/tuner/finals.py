@@ -1,0 +1,82 @@
+"""After the search: finalists have their latency confirmed, then meet the held-out examples."""
+
+from vidsieve.framework.errors import TargetUnreachableError
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.task import Outcome
+from vidsieve.tuner.accuracy import Accuracy
+from vidsieve.tuner.bounds import Explored
+from vidsieve.tuner.confirm import Confirmed, confirm_latency
+from vidsieve.tuner.failure import reason_of, release_memory
+from vidsieve.tuner.heldout import Heldout
+from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.search import Search
+
+FINALISTS = 3
+
+
+class Finals:
+    """Chooses among the leaders of a search; the attributes say how far that got.
+
+    `running` is the finalist whose latency is confirmed and whose held-out examples are being scored; `chosen` with
+    `accuracy` the one that made it (`chosen` stays None when nothing beat the uncompressed model).
+    """
+
+    def __init__(self, lab: Lab, heldout: Heldout, explored: Explored, search: Search) -> None:
+        self._lab, self._heldout, self._explored, self._search = lab, heldout, explored, search
+        self.running: Confirmed | None = None
+        self.chosen: Confirmed | None = None
+        self.accuracy: Accuracy | None = None
+        self.rejected: set[str] = set()
+
+    def most_accurate(self) -> tuple[Outcome, ...]:
+        """The best trial whose latency can be confirmed, else the floor; one look at the held-out examples.
+
+        Raises:
+            TargetUnreachableError: not even the floor's interval fits the target.
+        """
+        leaders = [finding.policy for finding in self._search.leaders()[:FINALISTS]]
+        if not leaders:
+            self._lab.warnings.append("no trial met the target; this is the floor policy, which fits and is unsearched")
+        for policy in [*leaders, self._explored.floor]:
+            outcomes = self._try(policy)
+            if outcomes is not None:
+                self.chosen, self.accuracy = self.running, self._heldout.judge(outcomes)
+                return outcomes
+        bounds = self._explored.bounds
+        raise TargetUnreachableError(
+            f"target: {bounds.target_ms:.4g} ms asked; the floor, {bounds.floor_policy}, takes "
+            f"{bounds.floor.value:.4g} ms, but no policy could be confirmed within the target: it is unreachable, or "
+            "within noise of the floor. Ask for more time, or measure on a quieter machine."
+            + "".join(f" ({text})" for text in self._lab.warnings)
+        )
+
+    def fastest_accurate(self) -> tuple[Outcome, ...]:
+        """The fastest of a few finalists whose held-out drop is allowed; else the uncompressed model's outcomes."""
+        leaders = self._search.leaders()[:FINALISTS]
+        for finding in leaders:
+            outcomes = self._try(finding.policy)
+            if outcomes is None:
+                continue
+            accuracy = self._heldout.judge(outcomes, looks=len(leaders))
+            if accuracy.drop.value <= self._lab.request.max_drop_points / 100:
+                self.chosen, self.accuracy = self.running, accuracy
+                return outcomes
+            self.rejected.add(finding.policy.hash)
+            self.running = None
+        self.accuracy = self._heldout.judge(self._heldout.baseline)
+        return self._heldout.baseline
+
+    def _try(self, policy: Policy) -> tuple[Outcome, ...] | None:
+        """Held-out outcomes of a finalist with its latency confirmed (`running`); None, and a warning if it raised."""
+        self._lab.listener.confirming(policy)
+        # scored first and outside: what the uncompressed model raises is no fault of the policy
+        _ = self._heldout.baseline
+        self.running = None
+        try:
+            self.running = confirm_latency(self._lab, policy)
+            return self._heldout.outcomes(self.running.policy) if self.running else None
+        except Exception as error:
+            self._lab.warnings.append(f"{policy.name} was passed over at the end: {reason_of(error)}")
+            self.rejected.add(policy.hash)
+            release_memory(error)
+            return None
