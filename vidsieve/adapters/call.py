@@ -11,13 +11,15 @@ from torch import Tensor
 
 from vidsieve.adapters.base import Adapter, VideoModel
 from vidsieve.adapters.columns import PER_TOKEN
-from vidsieve.adapters.encode import vision_names
-from vidsieve.adapters.positions import model_positions, original_rotation
+from vidsieve.adapters.decode_kv import DecodeKV
+from vidsieve.adapters.encode import PIXELS, vision_names
+from vidsieve.adapters.kv_prompt import KVPrompt
+from vidsieve.adapters.positions import has_mrope, model_positions, original_rotation
 from vidsieve.adapters.prompt import has_video, read_mask
 from vidsieve.adapters.session import Past, cached_columns, new_part, recall, remember
-from vidsieve.adapters.shorten import Request, Shortened, shorten
+from vidsieve.adapters.shorten import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.stream import OriginalPrompt
-from vidsieve.framework.errors import InputError
+from vidsieve.framework.errors import InputError, PolicyError
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.report import Report
 
@@ -37,18 +39,21 @@ class GenerateCall:
         past = recall(self.asked.get("past_key_values"))
         ids = self._ids()
         if ids is None or (past is None and self._passes_untouched(ids)):
-            empty = Report(
-                policy_name=self.policy.name,
-                policy_hash=self.policy.hash,
-                requested_ratio=self.policy.retention_ratio,
-            )
-            return original(*args, **kwargs), empty
+            return original(**self.asked, **self._types(ids)), empty_report(self.policy)
         self._refuse_guidance()
+        decode = self._decode_kv()
         with torch.no_grad():
             short = self._shorten(ids, past)
         with ExitStack() as stack:
             stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
+            if decode is not None:
+                decode.prompt = KVPrompt.of(short.columns.visual, short.columns.mask)
+                stack.enter_context(decode.attached())
             output = original(**self._inputs(ids, short))
+        if decode is not None and decode.read_ratio is not None:
+            ran = {bound.label for bound in self.policy.kv_stages}
+            short.report.kv_ratio = decode.read_ratio
+            short.report.not_run = tuple(label for label in short.report.not_run if label not in ran)
         return self._restore(ids, short, output), short.report
 
     def setting(self, name: str) -> Any:
@@ -61,6 +66,27 @@ class GenerateCall:
             if value is not None:
                 return value
         return None
+
+    def _decode_kv(self) -> DecodeKV | None:
+        """The KV stages of the policy, ready to be attached; None without any."""
+        stages = self.policy.kv_stages
+        if not stages:
+            return None
+        if self.setting("use_cache") is False:
+            raise PolicyError(
+                f"policy {self.policy.name!r}, stage {stages[0].label!r}: chooses among cached keys and values, but "
+                "use_cache is False; leave use_cache on, or use a policy without KV stages."
+            )
+        return DecodeKV(
+            self.model, {f"policy {self.policy.name!r}, stage {one.label!r}, prune_kv": one.stage for one in stages}
+        )
+
+    def _types(self, ids: Tensor | None) -> dict[str, Any]:
+        """`mm_token_type_ids` of a call with images only that came without: M-RoPE would see only text."""
+        images = any(self.asked.get(name) is not None for name in PIXELS["image"])
+        if ids is None or not images or not has_mrope(self.model) or self.asked.get("mm_token_type_ids") is not None:
+            return {}
+        return {"mm_token_type_ids": ids.eq(self.model.config.image_token_id).to(torch.int32)}
 
     def _ids(self) -> Int[Tensor, "rows columns"] | None:
         """The prompt's ids; None when the call has none, which is fine as long as it has no video either."""
@@ -143,6 +169,9 @@ class GenerateCall:
         features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != "video"}
         features |= {} if short.video is None else {"video": short.video}
         call |= {"mm_encoder_outputs": features} if features else {}
+        if self.policy.kv_stages:
+            # choosing reads counts back from the device, which a compiled decode step cannot
+            call["disable_compile"] = True
         call |= self._lengths(ids.shape[1] - columns.width)
         if call.get("streamer") is not None:
             call["streamer"] = OriginalPrompt(call["streamer"], ids)

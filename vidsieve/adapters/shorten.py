@@ -73,18 +73,21 @@ def shorten(request: Request) -> Shortened:
             columns = _columns(request, videos)
             columns, removed = _drop(request, columns, videos, plans)
             video = _features(output, list(chain(*videos)), plans) if plans else None
-    report = _report(request.policy, plans)
+    report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)
     report.stopwatches = (*report.stopwatches, gathering)
     report.extra["vision"] = vision
     gapped = removed and request.policy.positions == "original" and not has_mrope(model)
     return Shortened(columns=columns, video=video, report=report, gapped=gapped)
 
 
-def _report(policy: Policy, plans: Sequence[TokenPlan]) -> Report:
-    """The videos' reports as one; an empty one for a prompt without video."""
-    if plans:
-        return Report.combine([plan.report for plan in plans])
-    return Report(policy_name=policy.name, policy_hash=policy.hash, requested_ratio=policy.retention_ratio)
+def empty_report(policy: Policy) -> Report:
+    """The report of a call without video: no stage ran."""
+    return Report(
+        policy_name=policy.name,
+        policy_hash=policy.hash,
+        requested_ratio=policy.retention_ratio,
+        not_run=tuple(bound.label for bound in policy.stages),
+    )
 
 
 def _plan_all(request: Request, videos: Sequence[Sequence[VideoLayout]], output: Any) -> list[TokenPlan]:

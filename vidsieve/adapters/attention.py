@@ -1,0 +1,96 @@
+"""Attention of single modules, diverted: the kernel stays what the user chose, only its arguments pass through us.
+
+A patched module gets a shallow copy of its configuration that names our dispatcher. The model's own configuration,
+from which transformers makes the masks, is not touched, and other models never see the dispatcher.
+"""
+
+import copy
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+NAME = "vidsieve"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttentionCall:
+    """One call of an attention kernel: query [rows heads new dim], key and value [rows kv_heads keys dim]."""
+
+    layer: int
+    module: nn.Module
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Any
+    options: Mapping[str, Any]
+    kernel: Callable[..., Any]
+    implementation: str
+
+    def run(self, key: Tensor, value: Tensor, mask: Any) -> Any:
+        """The module's own kernel on these keys."""
+        return self.kernel(self.module, self.query, key, value, mask, **self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class _Patch:
+    layer: int
+    config: Any
+    tap: Callable[[AttentionCall], Any]
+
+
+_PATCHES: WeakKeyDictionary[nn.Module, _Patch] = WeakKeyDictionary()
+
+
+def _dispatch(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
+    """What a patched module calls instead of its kernel."""
+    patch = _PATCHES[module]
+    call = AttentionCall(
+        layer=patch.layer,
+        module=module,
+        query=query,
+        key=key,
+        value=value,
+        mask=attention_mask,
+        options=options,
+        kernel=_kernel(module, patch.config),
+        implementation=patch.config._attn_implementation,
+    )
+    # kernels look at the module's configuration, so it must name the real implementation while they run
+    ours, module.config = module.config, patch.config
+    try:
+        return patch.tap(call)
+    finally:
+        module.config = ours
+
+
+def _kernel(module: nn.Module, config: Any) -> Callable[..., Any]:
+    """The attention function the module would have called."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)
+
+
+@contextmanager
+def tapped(modules: Mapping[int, Any], tap: Callable[[AttentionCall], Any]) -> Iterator[None]:
+    """While open, the attention of these modules (by layer) goes through `tap`, which must return a kernel's result."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _dispatch)
+    found = {layer: module.config for layer, module in modules.items()}
+    try:
+        for layer, module in modules.items():
+            _PATCHES[module] = _Patch(layer, module.config, tap)
+            module.config = copy.copy(module.config)
+            # not through the property, which writes to nested configurations, and the copy shares those
+            module.config._attn_implementation_internal = NAME
+        yield
+    finally:
+        for layer, module in modules.items():
+            module.config = found[layer]
+            _PATCHES.pop(module, None)
