@@ -1,0 +1,79 @@
+"""Code in the documents runs, policies in them load, and what they call wrong is refused with the words they quote.
+
+A page's Python blocks run in order in one namespace, in an empty folder. `model` and `inputs` are there: a
+Qwen2-VL with random weights and one video. Words after the language mean: `file=NAME` writes the block to that file
+(a plugin file is loaded too); `wrong` expects a VidsieveError, whose message holds every line of the `text` block that
+follows; `no-run` is not run.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doc_pages import Block, blocks, having, pages
+
+from vidsieve.framework.errors import VidsieveError
+from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.registry import Registry
+
+ALLOWED_WORDS = ("wrong", "no-run")
+NO_RUN_MOST = 3
+"""So few blocks may stay untried, in all documents together."""
+
+
+class _Namespace(dict):
+    """Builds `model` and `inputs` when a block first asks for them."""
+
+    def __missing__(self, name: str) -> Any:
+        if name not in ("model", "inputs"):
+            raise KeyError(name)
+        from doc_model import tiny_model_and_inputs
+
+        self["model"], self["inputs"] = tiny_model_and_inputs()
+        return self[name]
+
+
+def _run(block: Block, namespace: dict[str, Any], registry: Registry) -> None:
+    if block.file:
+        Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+        Path(block.file).write_text(block.text, encoding="utf-8")
+        if block.language == "python" and "def register_" in block.text:
+            registry.add_file(block.file)
+    elif block.language == "python":
+        # blank lines in front, so that a traceback shows the line of the page
+        code = compile("\n" * block.line + block.text, block.page, "exec")
+        exec(code, namespace)
+    if block.language == "yaml":
+        read_policy(block.text, block.where, registry)
+
+
+def _refused(block: Block, after: Block | None, namespace: dict[str, Any], registry: Registry) -> None:
+    with pytest.raises(VidsieveError) as caught:
+        _run(block, namespace, registry)
+    said = " ".join(str(caught.value).split())
+    if after is not None and after.language == "text":
+        for line in after.text.splitlines():
+            assert " ".join(line.split()) in said, f"{after.where}: the message is now: {said}"
+
+
+@pytest.mark.parametrize("page", sorted({*having("python"), *having("yaml")}))
+def test_blocks_do_what_the_page_says(
+    page: str, fresh_registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace = _Namespace(__name__=f"docs_{os.path.basename(page).replace('.', '_').replace('-', '_')}")
+    found = blocks(page)
+    for block, after in zip(found, [*found[1:], None], strict=True):
+        if block.language not in ("python", "yaml", "toml") or "no-run" in block.words:
+            continue
+        assert block.file or all(word in ALLOWED_WORDS for word in block.words), f"{block.where}: {block.words}"
+        if "wrong" in block.words:
+            _refused(block, after, namespace, fresh_registry)
+        else:
+            _run(block, namespace, fresh_registry)
+
+
+def test_few_blocks_stay_untried() -> None:
+    untried = [block.where for page in pages() for block in blocks(page) if "no-run" in block.words]
+    assert len(untried) <= NO_RUN_MOST, untried
