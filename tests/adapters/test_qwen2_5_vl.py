@@ -51,6 +51,6 @@ class TestQwen25VL(AdapterContract):
 
         plan = vidsieve.Policy.plan
         monkeypatch.setattr(vidsieve.Policy, "plan", lambda *a, **k: seen.append(k["timestamps_s"]) or plan(*a, **k))
-        with vidsieve.applied(model, policy_of(Times())):
+        with vidsieve.applied(model, policy_of(Times(), ratio=1.0)):
             model.generate(**self.make_inputs(model, Row(seed=1)), max_new_tokens=1)
         assert seen[0].tolist() == [0.0, 1.0, 2.0]

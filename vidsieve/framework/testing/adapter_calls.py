@@ -170,6 +170,6 @@ class CallLaws(ModelKit):
 
         with (
             pytest.raises(PolicyError, match=r"stage-0.*vision_attention"),
-            vidsieve.applied(model, policy_of(Needy())),
+            vidsieve.applied(model, policy_of(Needy(), ratio=1.0)),
         ):
             pass

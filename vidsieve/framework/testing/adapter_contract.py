@@ -9,8 +9,9 @@ See `PromptKit` for what else may be set. Everything runs on a tiny random model
 """
 
 from vidsieve.framework.testing.adapter_calls import CallLaws
+from vidsieve.framework.testing.adapter_kv import KVLaws
 from vidsieve.framework.testing.adapter_laws import CompactionLaws
 
 
-class AdapterContract(CompactionLaws, CallLaws):
+class AdapterContract(CompactionLaws, CallLaws, KVLaws):
     """All laws of an adapter."""

@@ -32,8 +32,6 @@ class KeepRandom(Stage):
 class KeepAll(Stage):
     """Say explicitly that nothing goes."""
 
-    data_dependent = True
-
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:
         """What was alive."""
@@ -148,7 +146,7 @@ def rows_removed(
     for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels in inputs:
             embeds = _scattered(model, inputs, embeds, modality)
-    positions = _full_positions(model, inputs)[..., keep]
+    positions = full_positions(model, inputs)[..., keep]
     if compact:
         positions = torch.arange(int(keep.sum())).expand(positions.shape)
     cache, logits, embeds = DynamicCache(config=lm.config), [], embeds[:, keep]
@@ -172,7 +170,7 @@ def _scattered(model: Any, inputs: Mapping[str, Any], embeds: Tensor, modality: 
     return embeds.masked_scatter(places[..., None], rows.to(embeds))
 
 
-def _full_positions(model: Any, inputs: Mapping[str, Any]) -> Tensor:
+def full_positions(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     """What transformers itself numbers a single full prompt with."""
     ids = inputs["input_ids"]
     if not hasattr(model.base_model, "get_rope_index"):

@@ -136,8 +136,6 @@ class CompactionLaws(ModelKit):
         seen: list[VideoTokens] = []
 
         class Looks(Stage):
-            data_dependent = True
-
             def needs(self) -> frozenset[str]:
                 return frozenset({"question", "token_grid"})
 
@@ -147,7 +145,7 @@ class CompactionLaws(ModelKit):
                 return Keep(tokens.keep)
 
         inputs = self.make_inputs(model, Row(words=6))
-        run(model, policy_of(Looks()), inputs)
+        run(model, policy_of(Looks(), ratio=1.0), inputs)
         words = [int(i) for i in inputs["input_ids"][0, -8:] if int(i) in self.words]
         expected = model.get_input_embeddings()(torch.tensor(words))
         question, grid = seen[0].question, seen[0].token_grid

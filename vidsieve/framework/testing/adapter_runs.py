@@ -14,7 +14,7 @@ from vidsieve.framework.testing.adapter_kit import KeepAll, KeepRandom, PromptKi
 
 STEPS = 6
 EMPTY = policy_of()
-ALL = policy_of(KeepAll())
+ALL = policy_of(KeepAll(), ratio=1.0)
 HALF = policy_of(KeepRandom(), ratio=0.5)
 BATCHES = {
     "one prompt": (Row(),),

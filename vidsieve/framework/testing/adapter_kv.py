@@ -1,0 +1,258 @@
+"""Laws of decode-time KV pruning, against masks in the unpatched model and against each row alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import vidsieve
+from vidsieve.framework.errors import PlanError, PolicyError, StageError
+from vidsieve.framework.hookspecs import hookimpl
+from vidsieve.framework.plans import KeepKV
+from vidsieve.framework.records import DecodeStep
+from vidsieve.framework.stage import Stage
+from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, policy_of
+from vidsieve.framework.testing.adapter_runs import BATCHES, HALF, STEPS, ModelKit, logits, run, traces, unpatched
+
+AFTER = 1
+
+
+class TopKV(Stage):
+    """Read the visual entries with the highest attention, summed over all steps so far."""
+
+    ratio: float = 0.4
+    after: int = AFTER
+
+    def layers(self, num_layers: int) -> tuple[int, ...]:
+        """One prune point."""
+        return (self.after,)
+
+    @hookimpl
+    def prune_kv(self, step: DecodeStep) -> KeepKV:
+        """A fixed width for every row; −1 where a row has fewer."""
+        rank = step.attention.mean(dim=1) + (step.state["sum"] if step.state else 0)
+        counts = [int(count * self.ratio) for count in step.counts]
+        order = rank.masked_fill(~step.valid, -1).argsort(dim=1, descending=True)[:, : max(counts)]
+        rows = torch.arange(order.shape[1]) < torch.tensor(counts)[:, None]
+        active = torch.ones(len(counts), dtype=torch.bool)
+        return KeepKV(torch.where(rows, order, -1), active, state={"sum": rank})
+
+
+class Misbehaves(TopKV):
+    """Do one thing wrong, or nothing at all, in a decode step."""
+
+    how: str = "idle"
+
+    @hookimpl
+    def prune_kv(self, step: DecodeStep) -> KeepKV:
+        """As `how` says."""
+        if self.how == "raise":
+            raise ZeroDivisionError("on purpose")
+        number = step.attention.shape[2] if self.how == "too high" else 0
+        index = torch.full((len(step.counts), 1), number)
+        # idle rows are those with the fewest visual tokens; alone, every row is
+        active = torch.tensor([count > min(step.counts) for count in step.counts])
+        return KeepKV(index, active if self.how == "idle" else ~active | True)
+
+
+KV = policy_of(TopKV())
+
+
+class KVLaws(ModelKit):
+    """Decode steps that read part of the visual cache."""
+
+    @pytest.mark.parametrize("rows", BATCHES.values(), ids=BATCHES)
+    def test_everything_read_changes_no_bit(self, model: Any, rows: tuple[Row, ...]) -> None:
+        inputs = self.make_inputs(model, *rows)
+        output, report = run(model, policy_of(TopKV(ratio=1.0)), inputs)
+        assert torch.equal(logits(output), logits(unpatched(model, inputs)))
+        assert report.kv_ratio == 1.0
+
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    def test_a_part_read_equals_masks_in_the_unpatched_model(self, model: Any, attention: str) -> None:
+        model.set_attn_implementation(attention)
+        inputs = self.make_inputs(model, Row(videos=2))
+        output, report = run(model, KV, inputs)
+        expected = masked_decode(model, inputs, TopKV().ratio)
+        assert torch.allclose(logits(output)[0], expected, atol=1e-5)
+        assert not torch.allclose(logits(output), logits(unpatched(model, inputs)), atol=1e-3)
+        visual = report.kept_tokens
+        layers = model.config.get_text_config().num_hidden_layers
+        behind = (layers - 1 - AFTER) / layers
+        assert report.kv_ratio == pytest.approx(1 - behind * (1 - int(0.4 * visual) / visual))
+
+    @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+    def test_rows_of_a_batch_decode_as_alone(self, model: Any, attention: str) -> None:
+        model.set_attn_implementation(attention)
+        rows, policy = BATCHES["uneven batch"], policy_of(KeepRandom(), TopKV(), ratio=0.5)
+        together, report = run(model, policy, self.make_inputs(model, *rows))
+        assert report.not_run == ()
+        for index, row in enumerate(rows):
+            alone, _ = run(model, policy, self.make_inputs(model, row))
+            assert torch.allclose(logits(together)[index], logits(alone)[0], atol=self.tolerance)
+
+    def test_idle_rows_read_everything_beside_rows_that_do_not(self, model: Any) -> None:
+        rows = BATCHES["uneven batch"]
+        together, _ = run(model, policy_of(Misbehaves()), self.make_inputs(model, *rows))
+        idle = unpatched(model, self.make_inputs(model, rows[1]))
+        assert torch.allclose(logits(together)[1], logits(idle)[0], atol=self.tolerance)
+        one = masked_decode(model, self.make_inputs(model, rows[0]), only=0)
+        assert torch.allclose(logits(together)[0], one, atol=self.tolerance)
+
+    @pytest.mark.parametrize("rows", [BATCHES["two videos"], BATCHES["uneven batch"]], ids=["b1", "b2"])
+    def test_beams_carry_their_own_state(self, model: Any, rows: tuple[Row, ...]) -> None:
+        options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "output_scores": True}
+        output, _ = run(model, KV, self.make_inputs(model, *rows), **options)
+        for index, sequence in enumerate(output.sequences):
+            inputs, new = self.make_inputs(model, rows[index // 2]), sequence[-STEPS:]
+            forced, _ = run(model, KV, inputs, logits_processor=[_Force(new, inputs["input_ids"].shape[1])])
+            each = logits(forced)[0].log_softmax(-1).gather(1, new[:, None]).sum()
+            assert torch.allclose(each, output.sequences_scores[index], atol=1e-4)
+
+    @pytest.mark.parametrize("options", [{"prefill_chunk_size": 7}, {"cache_implementation": "static"}])
+    def test_other_caches_and_prefills_agree(self, model: Any, options: dict[str, Any]) -> None:
+        policy = policy_of(KeepRandom(), TopKV(), ratio=0.5)
+        inputs = self.make_inputs(model, Row())
+        plain, other = run(model, policy, inputs)[0], run(model, policy, inputs, **options)[0]
+        assert torch.allclose(logits(plain), logits(other), atol=self.tolerance)
+
+    def test_a_prefill_chunk_of_one_token_is_no_decode_step(self, model: Any) -> None:
+        inputs = self.make_inputs(model, Row())
+        chunk = inputs["input_ids"].shape[1] - 1
+        plain, other = run(model, KV, inputs)[0], run(model, KV, inputs, prefill_chunk_size=chunk)[0]
+        assert torch.allclose(logits(plain), logits(other), atol=self.tolerance)
+
+    def test_nothing_is_remembered_from_one_call_to_the_next(self, model: Any) -> None:
+        inputs, other = self.make_inputs(model, Row()), self.make_inputs(model, Row(seed=2, videos=2))
+        with vidsieve.applied(model, KV):
+            options = {"max_new_tokens": STEPS, "return_dict_in_generate": True, "output_logits": True}
+            first = model.generate(**inputs, **options)
+            model.generate(**other, **options)
+            again = model.generate(**inputs, **options)
+        assert torch.equal(logits(first), logits(again))
+
+    def test_two_stages_narrow_one_after_the_other(self, model: Any) -> None:
+        inputs = self.make_inputs(model, Row())
+        layers = model.config.get_text_config().num_hidden_layers
+        _, report = run(model, policy_of(TopKV(after=0), TopKV(ratio=0.5, after=2)), inputs)
+        visual = report.kept_tokens
+        first, second = int(visual * 0.4), int(int(visual * 0.4) * 0.5)
+        read = visual + 2 * first + (layers - 3) * second
+        assert report.kv_ratio == pytest.approx(read / (layers * visual))
+
+    def test_the_second_turn_of_a_conversation_still_prunes(self, model: Any) -> None:
+        first, _ = run(model, HALF, self.make_inputs(model, Row()))
+        turn = torch.cat([first.sequences, first.sequences[:, -3:]], dim=1)
+        _, report = run(model, KV, {"input_ids": turn, "past_key_values": first.past_key_values})
+        assert report.kv_ratio is not None
+        assert report.kv_ratio < 1
+
+    def test_a_prompt_without_video_is_left_alone(self, model: Any) -> None:
+        inputs = self.make_inputs(model, Row(videos=0))
+        output, report = run(model, KV, inputs)
+        assert torch.equal(logits(output), logits(unpatched(model, inputs)))
+        assert report.kv_ratio is None
+        assert report.not_run == ("stage-0",)
+
+    @pytest.mark.parametrize(("how", "error"), [("raise", StageError), ("too high", PlanError)])
+    def test_a_failing_stage_leaves_the_model_as_it_was(self, model: Any, how: str, error: type[Exception]) -> None:
+        inputs = self.make_inputs(model, Row())
+        before, state = logits(unpatched(model, inputs)), traces(model)
+        with pytest.raises(error, match=r"under-test.*stage-0.*prune_kv"):
+            run(model, policy_of(Misbehaves(how=how)), inputs)
+        assert traces(model) == state
+        assert torch.equal(before, logits(unpatched(model, inputs)))
+
+    def test_what_cannot_prune_is_refused(self, model: Any) -> None:
+        inputs = self.make_inputs(model, Row())
+        with pytest.raises(PolicyError, match=r"stage-0.*use_cache"):
+            run(model, KV, inputs, use_cache=False)
+        with pytest.raises(PolicyError, match=r"stage-0.*after layer 99"):
+            run(model, policy_of(TopKV(after=99)), inputs)
+
+
+class _Force:
+    """A logits processor that makes `generate` write given ids."""
+
+    def __init__(self, ids: Tensor, prompt: int) -> None:
+        self.ids, self.step = ids, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        only = torch.full_like(scores, -torch.inf)
+        only[:, self.ids[self.step]] = 0.0
+        self.step += 1
+        return only
+
+
+@torch.no_grad()
+def masked_decode(
+    model: Any, inputs: dict[str, Any], ratio: float = 0.0, only: int | None = None
+) -> Float[Tensor, "steps vocabulary"]:
+    """Greedy decoding of one prompt with the whole cache, later layers' masks hiding what `TopKV` would not read.
+
+    With `only`, a single visual entry is read instead. Attention weights come from the model's own eager path.
+    """
+    given, visual = model.config._attn_implementation, (inputs["input_ids"] == model.config.video_token_id)[0].clone()
+    for end in _structural(model, inputs):
+        visual[end] = False
+    start = unpatched(model, inputs, max_new_tokens=1)
+    cache, total, found = start.past_key_values, torch.zeros(int(visual.sum())), [start.logits[0]]
+    positions = _next_positions(model, inputs)
+    try:
+        model.set_attn_implementation("eager")
+        for step in range(STEPS - 1):
+            token, length = found[-1].argmax(-1, keepdim=True), cache.get_seq_length()
+            options = {"input_ids": token, "position_ids": positions + step, "past_key_values": cache}
+            weights = model(**options, output_attentions=True).attentions[AFTER][0, :, 0, :]
+            cache.crop(-1)
+            total += weights[:, : len(visual)][:, visual].mean(dim=0)
+            chosen = total.argsort(descending=True)[: int(len(total) * ratio)]
+            chosen = chosen if only is None else torch.tensor([only])
+            hidden = visual.clone()
+            hidden[visual.nonzero().squeeze(1)[chosen]] = False
+            mask = torch.zeros(1, 1, 1, length + 1)
+            mask[..., : len(hidden)].masked_fill_(hidden, torch.finfo(mask.dtype).min)
+            with _masks_after(model, mask):
+                found.append(model(**options).logits[:, -1])
+    finally:
+        model.set_attn_implementation(given)
+    return torch.cat(found).float()
+
+
+def _structural(model: Any, inputs: dict[str, Any]) -> list[int]:
+    """Columns of placeholders that are no visual tokens."""
+    from vidsieve.framework.testing.adapter_kit import layouts_of
+
+    columns = (inputs["input_ids"][0] == model.config.video_token_id).nonzero().squeeze(1).tolist()
+    found, seen = [], 0
+    for layout in layouts_of(model, inputs):
+        seen += layout.rows
+        found += columns[seen - layout.structural : seen]
+    return found
+
+
+def _next_positions(model: Any, inputs: dict[str, Any]) -> Tensor:
+    """Position of the first generated token, on every axis."""
+    from vidsieve.framework.testing.adapter_kit import full_positions
+
+    return full_positions(model, inputs)[..., -1:] + 1
+
+
+@contextmanager
+def _masks_after(model: Any, mask: Tensor) -> Iterator[None]:
+    """While open, layers behind the prune point are given this additive mask."""
+
+    def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        return args, kwargs | {"attention_mask": mask}
+
+    layers = model.base_model.language_model.layers[AFTER + 1 :]
+    handles = [layer.register_forward_pre_hook(swap, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
