@@ -11,12 +11,19 @@ from vidsieve.framework.hookspecs import PROJECT, STAGE_HOOKS, StageSpecs
 from vidsieve.framework.stage import Stage
 
 
+class _StageManager(pluggy.PluginManager):
+    """Looks at the hooks alone: a pydantic model has a hundred other attributes, and reading them all costs 5 ms."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        return super().parse_hookimpl_opts(plugin, name) if name in STAGE_HOOKS else None
+
+
 # A stage is found by identity (its hash), so a manager is built once for each stage object; the bound forgets the
 # solved copies of shapes not seen for long.
 @lru_cache(maxsize=1024)
-def _callers(stage: Stage) -> dict[str, Any]:
-    """One manager per stage object: its hook callers by name."""
-    manager = pluggy.PluginManager(PROJECT)
+def callers(stage: Stage) -> dict[str, Any]:
+    """One manager per stage object: its hook callers by name. A policy builds them when it is made."""
+    manager = _StageManager(PROJECT)
     manager.add_hookspecs(StageSpecs)
     manager.register(stage)
     manager.check_pending()
@@ -30,9 +37,10 @@ def call(where: str, stage: Stage, hook: str, record: object) -> Any:
         StageError: the stage raised; the cause is chained. Our own errors and out-of-memory pass as they are.
     """
     argument = {"reduce_frames": "frames", "prune_kv": "step"}.get(hook, "tokens")
+    hook_caller = callers(stage)[hook]
     try:
-        return _callers(stage)[hook](**{argument: record})
-    except (VidsieveError, torch.OutOfMemoryError):
+        return hook_caller(**{argument: record})
+    except (VidsieveError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
         text = f"{where}: raised {type(error).__name__}: {error}. The model is left as it was found."

@@ -1,16 +1,22 @@
 """`Stage`, the base of every plugin: a frozen record of settings, with one or more stage hooks."""
 
-from typing import Any, ClassVar
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from vidsieve.framework.errors import PluginError
-from vidsieve.framework.hookspecs import PROJECT, REDUCING_HOOKS, STAGE_HOOKS
+from vidsieve.framework.errors import PluginError, suggest
+from vidsieve.framework.hookspecs import PROJECT, REDUCING_HOOKS, STAGE_HOOKS, StageSpecs
 from vidsieve.framework.records import VideoShape
 
-RESERVED = ("use", "as", "needs", "wants", "solves", "reads", "layers", "attainable")
+RESERVED = (
+    *("use", "as", "needs", "wants", "solves", "reads", "reads_if_made", "data_dependent"),
+    *("layers", "attainable", "hooks", "writes", "settings", "build"),
+)
 WRITES = {"segment_frames": "segments", "budget_frames": "budget", "score_tokens": "scores"}
 
 
@@ -26,7 +32,16 @@ def tunable(
 
     `low` and `high` are inclusive and are enforced in policy files too; `log` searches on a logarithmic scale. A
     setting with a `Literal` or `bool` type needs no bounds. `help` is shown by `vidsieve show`.
+
+    Raises:
+        PluginError: one bound without the other, bounds in the wrong order, a logarithm of what is not positive.
     """
+    if (low is None) != (high is None):
+        raise PluginError(f"tunable(low={low}, high={high}): give both ends of the range, or none.")
+    if low is not None and high is not None and not low < high:
+        raise PluginError(f"tunable(low={low}, high={high}): low must be below high.")
+    if log and (low is None or low <= 0):
+        raise PluginError(f"tunable(low={low}, log=True): a logarithmic scale needs a range above 0.")
     extra: dict[str, Any] = {"tunable": True, "low": low, "high": high, "log": log}
     return Field(default, ge=low, le=high, description=help or None, json_schema_extra=extra)
 
@@ -42,7 +57,7 @@ class Stage(BaseModel):
       data_dependent  True when the count depends on content, so that keeping everything is no fault
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
     reads: ClassVar[tuple[str, ...]] = ()
     reads_if_made: ClassVar[tuple[str, ...]] = ()
@@ -89,6 +104,19 @@ class Stage(BaseModel):
         """The declared settings by name."""
         return dict(cls.model_fields)
 
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> "Stage":
+        """The stage with these settings, as a policy file would give them: lists for tuples, no number as text.
+
+        Raises:
+            pydantic.ValidationError: a setting is unknown, of the wrong type or out of range.
+        """
+        try:
+            document = json.dumps(dict(values))
+        except (TypeError, ValueError):  # no plain data: let the declaration say what it wanted
+            return cls.model_validate(dict(values))
+        return cls.model_validate_json(document)
+
     # pluggy refuses to register two equal plugins and pydantic would compare and hash by value; the same stage may
     # stand twice in a policy, so identity it is.
     def __eq__(self, other: object) -> bool:
@@ -104,28 +132,78 @@ class Stage(BaseModel):
 
 
 def _refuse_what_pluggy_would_ignore(cls: type[Stage]) -> None:
-    """Raise PluginError for attributes that look like hooks but would never be called, and for reserved fields."""
+    """Raise PluginError for attributes that look like hooks but would never be called, and for bad settings."""
     where = f"stage {cls.__name__}"
     for name in (*cls.model_fields, *cls.__annotations__):
         if name in STAGE_HOOKS:
             raise PluginError(f"{where}: setting {name!r} has the name of a hook; rename the setting.")
-    for name in cls.model_fields:
-        if name in RESERVED:
-            raise PluginError(f"{where}: setting {name!r} is a reserved word; choose another name.")
     for name in STAGE_HOOKS:
-        attribute = cls.__dict__.get(name)
-        if attribute is None:
-            continue
-        if not callable(attribute) or isinstance(attribute, type):
-            raise PluginError(f"{where}: {name} must be a method marked with @hookimpl, got {attribute!r}.")
-        options = getattr(attribute, f"{PROJECT}_impl", None)
-        if options is None:
-            raise PluginError(f"{where}: {name} is not marked; put @hookimpl above it or it is never called.")
-        _refuse_hook_options(where, name, options)
+        if any(name in base.__dict__ for base in cls.__mro__):
+            _refuse_no_hook(where, name, inspect.getattr_static(cls, name), getattr(cls, name, None))
+    for name in dir(cls):
+        if name not in STAGE_HOOKS and f"{PROJECT}_impl" in getattr(inspect.getattr_static(cls, name), "__dict__", {}):
+            raise PluginError(f"{where}: @hookimpl on {name}, but there is no such hook. {suggest(name, STAGE_HOOKS)}")
+    for name, info in cls.model_fields.items():
+        _refuse_setting(where, name, info)
+    _refuse_loose_model(where, cls)
+    _refuse_solves(where, cls)
 
 
-def _refuse_hook_options(where: str, name: str, options: dict[str, Any]) -> None:
-    """A stage's hook is called alone, so ordering and wrapping options would do nothing."""
+def _refuse_no_hook(where: str, name: str, static: Any, attribute: Any) -> None:
+    """A hook is a function, marked, that takes arguments the hook has."""
+    if not inspect.isfunction(static):
+        raise PluginError(f"{where}: {name} must be a method marked with @hookimpl, got {attribute!r}.")
+    options = getattr(attribute, f"{PROJECT}_impl", None)
+    if options is None:
+        raise PluginError(f"{where}: {name} is not marked; put @hookimpl above it or it is never called.")
+    # a stage's hook is called alone, so ordering and wrapping options would do nothing
     for option in ("wrapper", "hookwrapper", "tryfirst", "trylast", "specname", "optionalhook"):
         if options.get(option):
             raise PluginError(f"{where}: @hookimpl({option}=...) on {name} would do nothing; use a bare @hookimpl.")
+    offered = [*inspect.signature(getattr(StageSpecs, name)).parameters][1:]
+    for asked in [*inspect.signature(static).parameters][1:]:
+        if asked not in offered:
+            raise PluginError(f"{where}: {name} asks for the argument {asked!r}; it is given {', '.join(offered)}.")
+
+
+def _refuse_setting(where: str, name: str, info: FieldInfo) -> None:
+    """A setting has a free name, no other name beside it, and a default within its own bounds."""
+    if name in RESERVED:
+        raise PluginError(f"{where}: setting {name!r} is a reserved word; choose another name.")
+    if info.alias or info.validation_alias or info.serialization_alias:
+        raise PluginError(f"{where}: setting {name!r} has an alias; a setting has one name, its own.")
+    extra = info.json_schema_extra
+    if isinstance(extra, dict) and extra.get("tunable") and extra.get("low") is None and _is_number(info.annotation):
+        raise PluginError(f"{where}: {name!r} is a number; tunable needs low= and high= (or declare it with Field).")
+    if info.is_required() or info.default_factory is not None:
+        return
+    annotation: Any = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
+    try:
+        TypeAdapter(annotation, config=ConfigDict(strict=True)).validate_python(info.default)
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"]
+        raise PluginError(f"{where}: the default of {name!r}, {info.default!r}, is refused: {fault}.") from None
+
+
+def _is_number(annotation: Any) -> bool:
+    return annotation in (int, float) or any(part in (int, float) for part in get_args(annotation))
+
+
+def _refuse_loose_model(where: str, cls: type[Stage]) -> None:
+    """What a subclass may not switch off: settings are read-only, strict, finite and all known."""
+    for option, value in Stage.model_config.items():
+        if cls.model_config.get(option) != value:
+            raise PluginError(f"{where}: model_config changes {option!r}; a stage keeps {option}={value!r}.")
+
+
+def _refuse_solves(where: str, cls: type[Stage]) -> None:
+    """`solves` names a setting that may be left out and has a range to be solved in."""
+    name = cls.solves
+    if name is None:
+        return
+    info = cls.model_fields.get(name)
+    if info is None:
+        raise PluginError(f"{where}: solves = {name!r}, which is no setting. {suggest(name, cls.model_fields)}")
+    extra = info.json_schema_extra
+    if info.default is not None or not isinstance(extra, dict) or extra.get("low") is None:
+        raise PluginError(f"{where}: {name!r} decides the count; declare it with tunable(None, low=..., high=...).")
