@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import ValidationError
 
+from vidsieve.framework.calls import callers
+from vidsieve.framework.composition import composition_faults
 from vidsieve.framework.errors import PolicyError, UnknownNameError, UsageError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
 from vidsieve.framework.stage import Stage
@@ -45,7 +47,9 @@ class BoundStage:
     def to_dict(self) -> dict[str, Any]:
         """The stage as it stands in a policy file, every setting written out."""
         head = {"use": self.use} | ({"as": self.label} if self.label != self.use else {})
-        return head | {key: value for key, value in self.stage.model_dump().items() if value is not None}
+        declared = self.stage.settings()
+        settings = self.stage.model_dump(mode="json").items()
+        return head | {key: value for key, value in settings if value is not None or declared[key].default is not None}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,9 +74,13 @@ class Policy:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.retention_ratio is not None:
+            check_ratio(f"policy {self.name!r}, retention_ratio", self.retention_ratio)
         faults = [text for _, text in composition_faults(self)]
         if faults:
             raise PolicyError("\n".join(f"policy {self.name!r}: {fault}" for fault in faults))
+        for bound in self.stages:
+            callers(bound.stage)
 
     def _having(self, *hooks: str) -> tuple[BoundStage, ...]:
         return tuple(bound for bound in self.stages if bound.runs(*hooks))
@@ -131,16 +139,18 @@ class Policy:
         question: "Float[Tensor, 'words dim'] | None" = None,
         signals: "Mapping[str, Tensor] | None" = None,
         frame_index: "Tensor | None" = None,
-        layers: int = 1,
+        layers: int | None = None,
         seed: int = 0,
         video_index: int = 0,
     ) -> "TokenPlan":
         """Run steps 3 to 8 on the projected visual tokens of one video.
 
-        Stages of other steps are named in `plan.report.not_run`. `layers` is the decoder's depth, `video_index` the
-        place of the video in its own request (it seeds the random numbers with `seed`).
+        Stages of other steps are named in `plan.report.not_run`. `layers` is the decoder's depth; without it, whether
+        a stage inside the language model can reach the ratio is not checked. `video_index` is the place of the video
+        in its own request (it seeds the random numbers with `seed`).
 
         Raises:
+            InputError: tensors whose sizes do not fit together, or an unknown signal.
             PolicyError: a stage needs an input that is missing, returned a plan the core refuses, or raised.
             RetentionError: the ratio is out of reach for this shape.
         """
@@ -163,10 +173,12 @@ class Policy:
         """A variant with another retention ratio or other settings (`{"stage-label.setting": value}`).
 
         Fixing the setting that decides the last reducing stage's count lets go of the file's ratio, unless a ratio
-        is given too; both together must agree when the policy runs.
+        is given too; both together must agree when the policy runs. A variant that differs has no provenance: what
+        was measured was another policy.
 
         Raises:
             UsageError: the ratio is not in (0, 1], a label or setting is unknown, or a value does not fit.
+            PolicyError: the variant no longer makes sense.
         """
         settings = settings or {}
         ratio = self.retention_ratio
@@ -174,7 +186,8 @@ class Policy:
             ratio = None
         if retention_ratio is not None:
             ratio = check_ratio("retention_ratio", retention_ratio)
-        return replace(self, stages=_with_settings(self, settings), retention_ratio=ratio)
+        variant = replace(self, stages=_with_settings(self, settings), retention_ratio=ratio)
+        return variant if variant.hash == self.hash else replace(variant, provenance={})
 
     def to_dict(self, *, provenance: bool = True) -> dict[str, Any]:
         """The policy as a document: what `to_yaml` writes."""
@@ -231,7 +244,7 @@ def _changed(policy_name: str, bound: BoundStage, change: Mapping[str, Any]) -> 
         if setting not in bound.stage.settings():
             raise UnknownNameError(where, "setting", setting, bound.stage.settings())
     try:
-        stage = type(bound.stage).model_validate(bound.stage.model_dump() | dict(change))
+        stage = type(bound.stage).build(bound.stage.model_dump(mode="json") | dict(change))
     except ValidationError as error:
         raise UsageError("\n".join(f"{where}: {text}" for _, text in setting_faults(error))) from None
     return replace(bound, stage=stage)
@@ -244,73 +257,4 @@ def setting_faults(error: ValidationError) -> list[tuple[str, str]]:
         name = ".".join(str(part) for part in item["loc"][:1]) or "settings"
         came = f", got {item['input']!r}" if item["type"] != "missing" else ""
         faults.append((name, f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}{came}."))
-    return faults
-
-
-def composition_faults(policy: Policy) -> list[tuple[int | None, str]]:
-    """What is wrong with a composition: (index of the stage or None, sentence) pairs."""
-    faults: list[tuple[int | None, str]] = []
-    seen: set[str] = set()
-    for index, bound in enumerate(policy.stages):
-        if bound.label in seen:
-            faults.append((index, f"stage {bound.label!r} stands twice; give one of them a label with `as:`."))
-        seen.add(bound.label)
-        if not bound.stage.hooks():
-            faults.append((index, f"stage {bound.label!r} implements no hook, so it would do nothing."))
-    return faults + _flow_faults(policy) + _count_faults(policy)
-
-
-def _flow_faults(policy: Policy) -> list[tuple[int | None, str]]:
-    """Readers before their writers, and things made that nobody reads."""
-    faults: list[tuple[int | None, str]] = []
-    alive: dict[str, tuple[int, str, bool]] = {}  # what -> (stage index, label, has been read)
-
-    def spend(*names: str) -> None:
-        for name in names:
-            index, label, was_read = alive.pop(name, (0, "", True))
-            if not was_read:
-                faults.append((index, f"stage {label!r} makes {name} that no later stage reads."))
-
-    steps = [(i, b, h) for i, b in enumerate(policy.stages) for h in b.stage.hooks() if h in VIDEO_HOOKS]
-    steps += [(i, b, h) for i, b in enumerate(policy.stages) for h in b.stage.hooks() if h == "prune_layer"]
-    for index, bound, hook in steps:
-        writes = {"segment_frames": "segments", "budget_frames": "budget", "score_tokens": "scores"}.get(hook)
-        own = bound.stage.writes()
-        for name in bound.stage.reads:
-            if name not in alive and name not in own:
-                faults.append((index, f"stage {bound.label!r} reads {name}, but no earlier stage makes it."))
-        # the core itself applies a live Budget to the Scores of a layer stage
-        implicit = ("budget",) if hook == "prune_layer" else ()
-        for name in (*bound.stage.reads, *bound.stage.reads_if_made, *implicit):
-            if name in alive:
-                alive[name] = (*alive[name][:2], True)
-        if writes:
-            spend(writes)
-            alive[writes] = (index, bound.label, False)
-        elif hook != "prune_layer":
-            spend("budget", "scores")
-    spend("budget", "scores", "segments")
-    return faults
-
-
-def _count_faults(policy: Policy) -> list[tuple[int | None, str]]:
-    """Counts that nobody decides, or that cannot be met."""
-    faults: list[tuple[int | None, str]] = []
-    closer = policy.closer
-    ratio = policy.retention_ratio
-    for index, bound in enumerate(policy.stages):
-        if not bound.runs(*REDUCING_HOOKS) or bound is closer or bound.stage.solves is None or bound.fixed:
-            continue
-        faults.append(
-            (
-                index,
-                f"stage {bound.label!r} is not the last reducing stage, so its {bound.stage.solves} must be given "
-                f"(only {closer.label if closer else ''!r} is solved for the retention ratio).",
-            )
-        )
-    if closer is None and not policy.frame_stages and ratio is not None and ratio < 1:
-        faults.append((None, f"retention_ratio is {ratio:g}, but no stage removes visual tokens before decode."))
-    if closer is not None and ratio is None and not closer.fixed and not closer.stage.data_dependent:
-        setting = f" or {closer.label}.{closer.stage.solves}" if closer.stage.solves else ""
-        faults.append((None, f"nothing says how many tokens stay: give retention_ratio{setting}."))
     return faults

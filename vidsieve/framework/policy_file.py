@@ -9,8 +9,9 @@ import yaml
 from pydantic import ValidationError
 
 from vidsieve.framework import yaml_nodes
+from vidsieve.framework.composition import count_faults, flow_faults, stage_faults
 from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, suggest
-from vidsieve.framework.policy import FORMAT, BoundStage, Policy, composition_faults, setting_faults
+from vidsieve.framework.policy import FORMAT, BoundStage, Policy, setting_faults
 from vidsieve.framework.registry import Registry, default
 from vidsieve.framework.yaml_nodes import Faults, kind, pairs, python
 
@@ -49,14 +50,22 @@ def load_policy(
     """
     registry = registry or default()
     path = _find(name_or_path, registry)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"policy file {path}: cannot be read: {error}.") from None
-    policy = read_policy(text, str(path), registry)
+    policy = read_policy(_read_text(path), str(path), registry)
     if retention_ratio is None and not settings:
         return policy
     return policy.with_(retention_ratio=retention_ratio, settings=settings)
+
+
+def _read_text(path: Path) -> str:
+    """The text of a policy file. Raises PolicyError when it is no text, or too much of it."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(4 * yaml_nodes.MOST_CHARACTERS + 1)
+        return raw.decode("utf-8") if len(raw) <= 4 * yaml_nodes.MOST_CHARACTERS else raw.decode("utf-8", "replace")
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"policy file {path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise PolicyError(f"policy file {path}: cannot be read: {error.strerror}.") from None
 
 
 def _find(name_or_path: str | Path, registry: Registry) -> Path:
@@ -84,34 +93,23 @@ def read_policy(text: str, where: str, registry: Registry | None = None) -> Poli
     root = yaml_nodes.compose(text, faults)
     reader = _Reader(faults, registry or default())
     fields = reader.read(root) if root is not None else {}
-    if faults.lines:
-        raise PolicyFileError(where, faults.lines)
-    draft = object.__new__(Policy)
-    for name, default_value in _defaults().items():
-        object.__setattr__(draft, name, fields.get(name, default_value))
-    for index, sentence in composition_faults(draft):
-        node = reader.stage_nodes[index] if index is not None else reader.stages_node or root
-        assert node is not None
-        faults.add(node, sentence)
+    if root is not None and reader.stages_are_sound:
+        _refuse_composition(reader, root, fields)
     if faults.lines:
         raise PolicyFileError(where, faults.lines)
     return Policy(**fields)
 
 
-def _defaults() -> dict[str, Any]:
-    return {
-        "name": "",
-        "summary": "",
-        "sources": (),
-        "reference": "",
-        "requires": (),
-        "retention_ratio": None,
-        "positions": "original",
-        "exact": True,
-        "stages": (),
-        "search": {},
-        "provenance": {},
-    }
+def _refuse_composition(reader: "_Reader", root: yaml.Node, fields: dict[str, Any]) -> None:
+    """Fault stages that do not fit together, each at its line."""
+    draft = object.__new__(Policy)  # a Policy that may be wrong, so that its faults get lines
+    for name, value in ({"name": "", "retention_ratio": None} | fields).items():
+        object.__setattr__(draft, name, value)
+    found = stage_faults(draft) + flow_faults(draft)
+    # a ratio that could not be read is told already; that none is given would be wrong
+    found += count_faults(draft) if reader.ratio_is_sound else []
+    for index, sentence in found:
+        reader.faults.add(reader.stage_nodes[index] if index is not None else reader.stages_node or root, sentence)
 
 
 @dataclass
@@ -124,6 +122,8 @@ class _Reader:
     def __post_init__(self) -> None:
         self.stage_nodes: list[yaml.Node] = []
         self.stages_node: yaml.Node | None = None
+        self.stages_are_sound = False
+        self.ratio_is_sound = True
 
     def read(self, root: yaml.Node) -> dict[str, Any]:
         """The fields of a Policy; what is wrong goes to `faults`."""
@@ -131,7 +131,7 @@ class _Reader:
         for name, (key, _) in entries.items():
             if name not in KEYS:
                 self.faults.add(key, f"unknown key {name!r}. {suggest(name, KEYS)}")
-        if not entries:
+        if not isinstance(root, yaml.MappingNode):
             return {}
         for name in ("format", "name", "stages"):
             if name not in entries:
@@ -182,17 +182,16 @@ class _Reader:
         return self._required
 
     def _retention_ratio(self, node: yaml.Node) -> float | None:
-        if not node.tag.endswith((":int", ":float")):
-            self.faults.add(node, f"retention_ratio must be a number in (0, 1], got {kind(node)}.")
-            return None
-        value = python(node)
-        if not 0 < value <= 1:
-            self.faults.add(
-                node,
-                f"retention_ratio must be in (0, 1], got {value:g}. Ratios are fractions kept: 0.25 is a quarter.",
-            )
-            return None
-        return float(value)
+        if node.tag.endswith((":int", ":float")) and 0 < python(node) <= 1:
+            return float(python(node))
+        self.ratio_is_sound = False
+        number = "a number " if not node.tag.endswith((":int", ":float")) else ""
+        self.faults.add(
+            node,
+            f"retention_ratio must be {number}in (0, 1], got {kind(node)}. "
+            "Ratios are fractions kept: 0.25 is a quarter.",
+        )
+        return None
 
     def _positions(self, node: yaml.Node) -> str | None:
         if node.tag.endswith(":str") and node.value in ("original", "compact"):
@@ -207,8 +206,11 @@ class _Reader:
         return None
 
     def _free(self, node: yaml.Node, key: str) -> dict[str, Any] | None:
+        if not isinstance(node, yaml.MappingNode):
+            self.faults.add(node, f"{key} must be a mapping of keys to values, got {kind(node)}.")
+            return None
         yaml_nodes.repeated_keys(node, key, self.faults)
-        return dict(python(node)) if isinstance(node, yaml.MappingNode) and not self.faults.lines else None
+        return dict(python(node)) if not self.faults.lines else None
 
     def _search(self, node: yaml.Node) -> dict[str, Any] | None:
         return self._free(node, "search")
@@ -223,12 +225,14 @@ class _Reader:
             return None
         self.stage_nodes = list(node.value)
         read = [self._stage(index, item) for index, item in enumerate(node.value)]
-        return tuple(bound for bound in read if bound is not None)
+        stages = tuple(bound for bound in read if bound is not None)
+        self.stages_are_sound = len(stages) == len(read)
+        return stages
 
     def _stage(self, index: int, node: yaml.Node) -> BoundStage | None:
         what = f"stages[{index}]"
         entries = pairs(node, what, self.faults)
-        if not entries:
+        if not isinstance(node, yaml.MappingNode):
             return None
         if "use" not in entries:
             self.faults.add(node, f"{what}: the key 'use' is missing; it names the stage.")
@@ -265,13 +269,18 @@ class _Reader:
         for name, (key, _) in settings.items():
             if name not in known:
                 self.faults.add(key, f"{what} ({use}): no setting named {name!r}. {suggest(name, known)}")
+        for name, (_, value) in settings.items():
+            yaml_nodes.repeated_keys(value, f"{what}.{name}", self.faults)
         values = {name: python(value) for name, (_, value) in settings.items() if name in known}
         try:
-            return BoundStage(label, use, stage.model_validate(values))
+            bound = BoundStage(label, use, stage.build(values))
+            return bound if len(values) == len(settings) else None
         except ValidationError as error:
             for name, sentence in setting_faults(error):
                 value = settings[name][1] if name in settings else entries["use"][1]
                 trap = kind(value) if name in settings else ""
                 came = f" The file has {trap}." if "which" in trap else ""
                 self.faults.add(value, f"{what} ({use}).{sentence}{came}")
+        except Exception as error:  # a stranger's validator may raise anything
+            self.faults.add(entries["use"][1], f"{what} ({use}): raised {type(error).__name__}: {error}.")
         return None
