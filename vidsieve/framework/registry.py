@@ -1,10 +1,7 @@
 """Finding plugins: installed packages (entry points), lone files, and objects registered from Python."""
 
-import hashlib
-import importlib.util
+import inspect
 import re
-import sys
-import traceback
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -16,10 +13,12 @@ import pluggy
 
 from vidsieve.framework.errors import PluginError, UnknownNameError
 from vidsieve.framework.hookspecs import PROJECT, PluginSpecs
+from vidsieve.framework.plugin_file import file_of, import_file, named_after
 
 if TYPE_CHECKING:
     from vidsieve.framework.stage import Stage
 
+_HOOKS = {"stage": "register_stages", "policy": "register_policies", "model": "register_models"}
 _NAME = re.compile(r"[a-z0-9]+([._-][a-z0-9]+)*")
 
 
@@ -39,17 +38,17 @@ class Registry:
     @property
     def stages(self) -> "dict[str, type[Stage]]":
         """Stage classes by name."""
-        return self._table("stage", "register_stages")
+        return self._table("stage")
 
     @property
     def policies(self) -> dict[str, Path]:
         """Paths of published policy files by name."""
-        return self._table("policy", "register_policies")
+        return self._table("policy")
 
     @property
     def models(self) -> dict[str, Any]:
         """Model adapters by family."""
-        return self._table("model", "register_models")
+        return self._table("model")
 
     def origin(self, kind: str, name: str) -> str:
         """Which plugin registered `name`."""
@@ -87,26 +86,37 @@ class Registry:
                 f"plugin {path}: no such file. Give the path of a Python file with register_stages in it."
             )
         self._discover()
-        if any(
-            Path(getattr(plugin, "__file__", None) or "").resolve() == file for plugin in self._manager.get_plugins()
-        ):
+        if any(file_of(plugin) == file for plugin in self._manager.get_plugins()):
             return
-        module = _import_file(file)
-        if not any(
-            callable(getattr(module, name, None))
-            for name in ("register_stages", "register_policies", "register_models")
-        ):
-            raise PluginError(
-                f"plugin {path}: registers nothing. Add a function register_stages(register) marked with @hookimpl."
-            )
-        self._manager.register(module, name=str(file))
-        self._manager.check_pending()
+        module = import_file(file)
+        self._take(module, str(file))
+        with named_after(str(file)):
+            self._ask_all(module, str(file))
 
     def add_module(self, module: ModuleType) -> None:
-        """Register a plugin module from Python; the same module twice is one."""
+        """Register a plugin module from Python; the same module twice is one.
+
+        Raises:
+            PluginError: it registers nothing, or something that cannot be registered.
+        """
         self._discover()
         if not self._manager.is_registered(module):
-            self._manager.register(module, name=module.__name__)
+            self._take(module, module.__name__)
+            with named_after(module.__name__):
+                self._ask_all(module, module.__name__)
+
+    def _take(self, plugin: Any, name: str) -> None:
+        """Let pluggy look at a plugin; one without a marked function would be silently useless."""
+        try:
+            self._manager.register(plugin, name=name)
+            self._manager.check_pending()
+            if self._manager.get_hookcallers(plugin):
+                return
+            fault = "registers nothing. Add a function register_stages(register) marked with @hookimpl"
+        except pluggy.PluginValidationError as error:
+            fault = str(error).replace("\n", " ")
+        self._manager.unregister(plugin)
+        raise PluginError(f"plugin {name}: {fault}.")
 
     def _discover(self) -> None:
         if self._discovered or not self._installed:
@@ -115,21 +125,42 @@ class Registry:
         # our own two entries first, so that a stranger cannot shadow a built-in name
         found = sorted(entry_points(group=PROJECT), key=lambda e: (not e.value.startswith("vidsieve."), e.value))
         for entry in found:
-            if self._manager.has_plugin(entry.value):
-                continue
             try:
-                self._manager.register(entry.load(), name=entry.value)
-            except Exception as error:
+                plugin = entry.load()
+                if not self._manager.is_registered(plugin):
+                    self._take(plugin, entry.value)
+            except (Exception, SystemExit) as error:
                 self.failures[entry.value] = f"{type(error).__name__}: {error}"
 
-    def _table(self, kind: str, hook: str) -> dict[str, Any]:
+    def _ask_all(self, plugin: Any, name: str) -> None:
+        """Have a plugin register what it has; nothing of it stays if it fails."""
+        tables, origin = {kind: dict(table) for kind, table in self._tables.items()}, dict(self._origin)
+        try:
+            for kind, hook in _HOOKS.items():
+                self._ask(plugin, name, kind, hook)
+        except BaseException:
+            self._tables, self._origin = tables, origin
+            self._manager.unregister(plugin)
+            raise
+
+    def _ask(self, plugin: Any, name: str, kind: str, hook: str) -> None:
+        if (name, hook) in self._asked:
+            return
+        others = [other for other in self._manager.get_plugins() if other is not plugin]
+        self._manager.subset_hook_caller(hook, others)(register=self._adder(kind, name))
+        self._asked.add((name, hook))
+
+    def _table(self, kind: str) -> dict[str, Any]:
         self._discover()
-        for plugin_name, plugin in self._manager.list_name_plugin():
-            if plugin is None or (plugin_name, hook) in self._asked:
+        for name, plugin in self._manager.list_name_plugin():
+            if plugin is None or name in self.failures:
                 continue
-            self._asked.add((plugin_name, hook))
-            others = [other for other in self._manager.get_plugins() if other is not plugin]
-            self._manager.subset_hook_caller(hook, others)(register=self._adder(kind, plugin_name))
+            try:
+                self._ask(plugin, name, kind, _HOOKS[kind])
+            except (Exception, SystemExit) as error:  # one stranger's package must not take the others down
+                if name.startswith("vidsieve."):
+                    raise
+                self.failures[name] = f"{type(error).__name__}: {error}"
         return self._tables[kind]
 
     def _adder(self, kind: str, origin: str) -> Callable[..., None]:
@@ -158,29 +189,12 @@ class Registry:
 
 
 def _same(old: Any, new: Any) -> bool:
-    """Whether two entries are the same thing seen twice: one path, or one class defined again in place."""
+    """Whether two entries are the same thing seen twice: one path, or one class of one file or module."""
     if isinstance(old, type) and isinstance(new, type):
-        return (old.__module__, old.__qualname__) == (new.__module__, new.__qualname__)
+        homes = [(module.__name__, file_of(module)) for module in map(inspect.getmodule, (old, new)) if module]
+        same_home = len(homes) == 2 and (homes[0][0] == homes[1][0] or homes[0][1] == homes[1][1] is not None)
+        return old.__qualname__ == new.__qualname__ and (same_home or old.__module__ == new.__module__)
     return isinstance(old, Path) and isinstance(new, Path) and old.resolve() == new.resolve()
-
-
-def _import_file(file: Path) -> ModuleType:
-    """Import a file under a name of its own; a failure says where in the file."""
-    name = f"vidsieve_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise PluginError(f"plugin {file}: not a Python file; its name must end in .py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
-        place = f"{file}:{line}" if line else str(file)
-        raise PluginError(f"plugin {place}: failed to import: {type(error).__name__}: {error}.") from error
-    return module
 
 
 @lru_cache(maxsize=1)
