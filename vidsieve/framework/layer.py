@@ -1,12 +1,12 @@
 """From a layer stage's answer to the visual tokens that go on: the core counts, the stage only scores."""
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vidsieve.framework.checks import check_keep, check_scores, check_type
+from vidsieve.framework.checks import check_keep, check_merge, check_scores, check_type
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.plans import Keep, Merge, Scores, apportion
+from vidsieve.framework.plans import Budget, Keep, Merge, Scores, apportion
 from vidsieve.framework.records import LayerTokens
 
 
@@ -25,37 +25,48 @@ def kept_after(where: str, plan: object, tokens: LayerTokens) -> Bool[Tensor, " 
         check_keep(where, plan, alive)
         return plan.mask
     if isinstance(plan, Merge):
+        check_merge(where, plan, alive[None])
         mask = torch.zeros_like(alive)
-        mask[plan.target] = True
+        mask[plan.target.long()] = True
         return mask
     assert isinstance(plan, Scores)
     check_scores(where, plan, alive)
-    if tokens.count is None:
+    budget = tokens.budget
+    if tokens.count is None and (budget is None or budget.counts is None):
         raise PlanError(
             f"{where}: returned Scores, but nothing says how many tokens stay; return a Keep, or declare "
             "the setting that decides in `solves`."
         )
-    if tokens.budget is None or tokens.budget.share is None:
-        return _best(plan.values, tokens.count)
-    return _best_by_frame(plan, tokens)
+    if budget is None:
+        return _best(plan.values, torch.zeros_like(tokens.frame), torch.full_like(tokens.frame[:1], tokens.count or 0))
+    line, counts = _lines(budget, tokens)
+    return _best(plan.values, line, counts)
 
 
-def _best(values: Tensor, count: int) -> Bool[Tensor, " visual"]:
-    mask = torch.zeros(values.shape, dtype=torch.bool, device=values.device)
-    mask[torch.argsort(values, descending=True, stable=True)[:count]] = True
-    return mask
+def _lines(budget: Budget, tokens: LayerTokens) -> tuple[Int[Tensor, " visual"], Int[Tensor, " lines"]]:
+    """The budget line each token draws on (its frame's, or its frame's group's), and how many each line keeps."""
+    given = budget.share if budget.counts is None else budget.counts
+    assert given is not None, "a Budget has shares or counts"
+    line_of_frame = torch.arange(given.numel(), device=given.device)
+    if budget.group is not None:
+        line_of_frame = torch.unique(budget.group, return_inverse=True)[1]
+    per_line = torch.zeros_like(given).scatter_add_(0, line_of_frame, given)
+    line = line_of_frame[tokens.frame]
+    if budget.counts is not None:
+        return line, per_line
+    offered = torch.zeros_like(line_of_frame).scatter_add_(0, line, torch.ones_like(line))
+    return line, apportion(per_line, tokens.count or 0, offered)
 
 
-def _best_by_frame(plan: Scores, tokens: LayerTokens) -> Bool[Tensor, " visual"]:
-    """The best of each frame, as many as its share of the count."""
-    assert tokens.budget is not None and tokens.budget.share is not None and tokens.count is not None
-    frames = tokens.budget.share.numel()
-    offered = torch.bincount(tokens.frame, minlength=frames)
-    counts = apportion(tokens.budget.share, tokens.count, offered)
-    order = torch.argsort(plan.values, descending=True, stable=True)
-    order = order[torch.argsort(tokens.frame[order], stable=True)]
+def _best(
+    values: Float[Tensor, " visual"], line: Int[Tensor, " visual"], counts: Int[Tensor, " lines"]
+) -> Bool[Tensor, " visual"]:
+    """The best of each line, as many as it keeps."""
+    order = torch.argsort(values, descending=True, stable=True)
+    order = order[torch.argsort(line[order], stable=True)]
+    offered = torch.zeros_like(counts).scatter_add_(0, line, torch.ones_like(line))
     first = torch.cumsum(offered, 0) - offered
-    rank = torch.arange(order.numel(), device=order.device) - first[tokens.frame[order]]
+    rank = torch.arange(order.numel(), device=order.device) - first[line[order]]
     mask = torch.zeros(order.shape, dtype=torch.bool, device=order.device)
-    mask[order] = rank < counts[tokens.frame[order]]
+    mask[order] = rank < counts[line[order]]
     return mask

@@ -1,8 +1,6 @@
 """Steps 3 to 8 on one video: call the stages in order, check each plan, apply it, gather what is left."""
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,47 +16,18 @@ from vidsieve.framework.checks import (
     check_segments,
     check_type,
 )
-from vidsieve.framework.errors import PolicyError
+from vidsieve.framework.errors import InputError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
+from vidsieve.framework.inputs import VideoInput, check_needs, check_sizes
+from vidsieve.framework.merging import MergeStep, melt
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, tokens_to_keep
 from vidsieve.framework.policy import BoundStage, Policy
 from vidsieve.framework.reconcile import reconcile
-from vidsieve.framework.records import INPUTS, VideoShape, VideoTokens
+from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.report import Report, Stopwatch
-from vidsieve.framework.solve import check_attainable, solved
+from vidsieve.framework.silence import refuse_silence
+from vidsieve.framework.solve import check_attainable, check_reach, solved
 from vidsieve.framework.stage import Stage
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class VideoInput:
-    """The visual tokens of one video and what is known about it; see `Policy.plan` for the fields."""
-
-    features: Float[Tensor, "frames tokens dim"]
-    token_grid: tuple[int, int, int] | None = None
-    timestamps_s: Float[Tensor, " frames"] | None = None
-    question: Float[Tensor, "words dim"] | None = None
-    signals: Mapping[str, Tensor] = field(default_factory=dict)
-    frame_index: Int[Tensor, " frames"] | None = None
-    layers: int = 1
-    seed: int = 0
-    video_index: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class _MergeStep:
-    """A merge as a linear map: pairs and normalised coefficients; `mixed` marks rows with more than one source."""
-
-    source: Int[Tensor, " pairs"]
-    target: Int[Tensor, " pairs"]
-    coefficient: Float[Tensor, " pairs"]
-    mixed: Bool[Tensor, " all"]
-
-    def apply(self, rows: Shaped[Tensor, "all ..."]) -> Shaped[Tensor, "all ..."]:
-        """Weighted means at the targets, in float32; other rows pass bit by bit."""
-        flat = rows.reshape(rows.shape[0], -1)
-        summed = torch.zeros(flat.shape, dtype=torch.float32, device=rows.device)
-        summed.index_add_(0, self.target, flat[self.source].float() * self.coefficient[:, None])
-        return torch.where(self.mixed[:, None], summed.to(rows.dtype), flat).reshape(rows.shape)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -78,11 +47,21 @@ class TokenPlan:
     budget: Budget | None = None
     scores: Scores | None = None
     segments: Segments | None = None
-    merges: tuple[_MergeStep, ...] = ()
+    merges: tuple[MergeStep, ...] = ()
 
     def carry(self, rows: Shaped[Tensor, "all ..."]) -> Shaped[Tensor, "kept ..."]:
-        """Apply the same drops and merges to any tensor with a row per original token (DeepStack, say)."""
-        for merge in self.merges:
+        """Apply the same drops and merges to any tensor with a row per original token (DeepStack, say).
+
+        Rows of whole numbers or flags (ids, positions) are not averaged: a merged token has those of its target.
+
+        Raises:
+            InputError: `rows` has not one row per original token.
+        """
+        if rows.shape[:1] != (self.keep.numel(),):
+            raise InputError(
+                f"carry: {self.keep.numel()} rows asked, one per original visual token, got shape {tuple(rows.shape)}."
+            )
+        for merge in self.merges if rows.is_floating_point() else ():
             rows = merge.apply(rows)
         return rows[self.index.to(rows.device)]
 
@@ -99,16 +78,15 @@ class _Video:
         self.weight = torch.ones(frames, tokens, device=device)
         self.frame_index = torch.arange(frames, device=device) if video.frame_index is None else video.frame_index
         self.made: dict[str, Any] = {"budget": None, "scores": None, "segments": None}
-        self.merges: list[_MergeStep] = []
+        self.merges: list[MergeStep] = []
         self.notes: list[str] = []
         self.reduced = False
 
     @property
     def shape(self) -> VideoShape:
         """Sizes with what is alive; reads the counts back only after something was dropped."""
-        frames, tokens = self.keep.shape
         alive = tuple(self.keep.sum(dim=1).tolist()) if self.reduced else None
-        return VideoShape(frames, tokens, self.video.layers, alive)
+        return replace(self.video.shape, alive=alive)
 
     def run(self) -> None:
         """Call every video hook of every stage, in order."""
@@ -136,6 +114,7 @@ class _Video:
         if shape.total < token_budget:
             self.notes.append(f"{shape.total} tokens reached {bound.label!r}, fewer than the {token_budget} asked for.")
             token_budget = shape.total
+        check_reach(f"policy {self.policy.name!r}, stage {bound.label!r}", bound.stage, shape, token_budget)
         return solved(bound, shape, token_budget) if bound.stage.solves else bound.stage, token_budget
 
     def tokens(self, position: int, token_budget: int | None) -> VideoTokens:
@@ -187,16 +166,10 @@ class _Video:
 
     def melt(self, plan: Merge) -> None:
         """Weighted means at the targets; what is no target dies."""
-        total = self.keep.numel()
-        source, target = plan.source.long(), plan.target.long()
-        brought = self.weight.flatten()[source] if plan.weight is None else plan.weight.float()
-        mass = torch.zeros(total, device=self.keep.device).index_add_(0, target, brought)
-        sources = torch.zeros(total, device=self.keep.device).index_add_(0, target, torch.ones_like(brought))
-        step = _MergeStep(source, target, brought / mass[target], sources > 1)
-        flat = self.features.flatten(0, 1)
-        self.features = step.apply(flat).view_as(self.features)
-        self.keep = (sources > 0).view_as(self.keep)
-        self.weight = torch.where(self.keep, mass.view_as(self.weight), self.weight)
+        step, weight = melt(plan, self.weight.flatten())
+        self.features = step.apply(self.features.flatten(0, 1)).view_as(self.features)
+        self.keep = step.targets.view_as(self.keep)
+        self.weight = weight.view_as(self.weight)
         self.merges.append(step)
 
 
@@ -207,22 +180,24 @@ def generator(seed: int, video_index: int, position: int) -> torch.Generator:
 
 def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
     """Run steps 3 to 8 of `policy` on one video. Raises as `Policy.plan` does."""
-    check_inputs(policy, video)
-    frames, tokens, _ = video.features.shape
-    check_attainable(policy, VideoShape(frames, tokens, video.layers))
+    check_sizes(policy, video)
+    check_needs(policy, video)
+    if video.layers is not None or not policy.layer_stages:
+        check_attainable(policy, video.shape)
     work = _Video(policy, video)
     with torch.no_grad(), Stopwatch(video.features.device) as watch:
         work.run()
         index = work.keep.flatten().nonzero().squeeze(1)
         features = work.features.flatten(0, 1)[index]
         weight = work.weight.flatten()[index]
-    _refuse_silence(policy, work, index.numel())
+    if index.numel() == work.keep.numel():
+        work.notes += refuse_silence(policy, video.shape)
     report = Report(
         policy_name=policy.name,
         policy_hash=policy.hash,
         requested_ratio=policy.retention_ratio,
         keeps=(work.keep,),
-        not_run=tuple(bound.label for bound in policy.stages if not bound.runs(*VIDEO_HOOKS)),
+        not_run=tuple(bound.label for bound in policy.stages if any(h not in VIDEO_HOOKS for h in bound.stage.hooks())),
         notes=tuple(work.notes),
         stopwatches=(watch,),
     )
@@ -235,40 +210,3 @@ def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
         merges=tuple(work.merges),
         **work.made,
     )
-
-
-def check_inputs(policy: Policy, video: VideoInput) -> None:
-    """Every input a stage needs must be there; a missing one is an error naming stage and argument."""
-    if video.features.dim() != 3 or video.features.numel() == 0:
-        raise PolicyError(
-            f"policy {policy.name!r}: features must be (frames, tokens, dim) and not empty, got "
-            f"{tuple(video.features.shape)}."
-        )
-    given = {name for name in INPUTS if getattr(video, name) is not None} | set(video.signals)
-    for bound in policy.video_stages:
-        for name in sorted(bound.stage.needs() - given):
-            how = f"{name}=..." if name in INPUTS else f"signals={{{name!r}: ...}}"
-            raise PolicyError(
-                f"policy {policy.name!r}, stage {bound.label!r}: needs {name}, which was not given. Pass {how}; inside "
-                "a model, the adapter of that model family has to offer it."
-            )
-
-
-def _refuse_silence(policy: Policy, work: _Video, kept: int) -> None:
-    """Silent no-ops are this field's commonest bug: nothing removed though something should have been."""
-    total = work.keep.numel()
-    closer, ratio = policy.closer, policy.retention_ratio
-    if kept < total or closer is None or closer.runs("prune_layer"):
-        return
-    if ratio is not None:
-        expected = tokens_to_keep(total, ratio)
-    else:
-        low, high = policy.attainable(replace(work.shape, alive=None))
-        expected = round(high * total) if high == low else total
-    if expected >= total:
-        return
-    text = f"policy {policy.name!r}: should have left {expected} of {total} visual tokens, but removed none."
-    if any(bound.stage.data_dependent for bound in policy.video_stages):
-        warnings.warn(text, stacklevel=3)
-        return
-    raise PolicyError(f"{text} Check the stages' settings.")

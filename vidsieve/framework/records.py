@@ -119,8 +119,7 @@ class DecodeStep:
     `attention` is the softmaxed attention of the newest token to the visual tokens of its row: the softmax runs over
     all keys and is not renormalised; float32. `valid` marks real visual tokens (rows differ in number); `counts` says
     the same in Python integers, so that widths need no read-back from the device. `state` is what the stage returned
-    for the step before, or None at the first. `keys` and `query` of the prune point's layer are there for methods
-    that rank without attention.
+    for the step before, or None at the first.
     """
 
     attention: Float[Tensor, "rows heads visual"]

@@ -1,6 +1,8 @@
 """Which ratios a policy can reach, and the setting that reaches the one asked for."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import get_args
 
 from vidsieve.framework.errors import RetentionError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS
@@ -29,7 +31,7 @@ def attainable(policy: Policy, shape: VideoShape) -> tuple[float, float]:
 def _over_layers(stage: Stage, shape: VideoShape, share: float) -> float:
     """Mean over layers of what enters them when `share` is left after the stage's first prune point."""
     first = min(stage.layers(shape.layers), default=shape.layers - 1)
-    before = first + 1
+    before = min(first + 1, shape.layers)
     return (before + share * (shape.layers - before)) / shape.layers
 
 
@@ -58,6 +60,59 @@ def check_attainable(policy: Policy, shape: VideoShape) -> None:
     )
 
 
+def check_reach(where: str, stage: Stage, shape: VideoShape, token_budget: int) -> None:
+    """Refuse a budget the closer cannot meet on the tokens that reached it.
+
+    Raises:
+        RetentionError: with the range of counts it can leave.
+    """
+    low, high = stage.attainable(shape)
+    if low * shape.total - 0.5 <= token_budget <= high * shape.total + 0.5:
+        return
+    raise RetentionError(
+        f"{where}: token_budget {token_budget} asked, but of the {shape.total} visual tokens that reach it, it leaves "
+        f"{round(low * shape.total)} to {round(high * shape.total)}. Ask for a ratio within that or change the policy."
+    )
+
+
+def layer_count(where: str, ratio: float, entered: Sequence[int], alive: int, baseline: int, layers: int) -> int:
+    """How many of `alive` visual tokens may go on, so that the mean over layers of what enters each is the ratio.
+
+    `entered` says how many visual tokens entered each layer up to the prune point, `baseline` how many the
+    uncompressed model has, `layers` how deep it is. Rounded down to whole tokens; never more than are alive.
+
+    Raises:
+        RetentionError: the layers before the prune point alone are above the ratio, or no layer comes after it.
+    """
+    after = layers - len(entered)
+    if after <= 0:
+        raise RetentionError(f"{where}: prunes after layer {len(entered) - 1} of {layers}, where no layer comes after.")
+    count = (ratio * layers * baseline - sum(entered)) / after
+    if count < -1e-6:
+        lowest = (sum(entered) + after) / (layers * baseline)
+        raise RetentionError(
+            f"{where}: retention ratio {ratio:g} asked, but pruning after layer {len(entered) - 1} of {layers} reaches "
+            f"{lowest:.4g} at least. Ask for more, prune earlier, or remove visual tokens before the language model."
+        )
+    return min(alive, tokens_to_keep(alive, count / alive)) if alive else 0
+
+
+def layer_turn(
+    policy: Policy, bound: BoundStage, shape: VideoShape, entered: Sequence[int]
+) -> tuple[Stage, int | None]:
+    """A layer stage ready to be called, and the `LayerTokens.count` it is shown.
+
+    `shape.alive` says how many visual tokens of each frame are there, `entered` as in `layer_count`. The closer's
+    count is solved for the policy's ratio; a stage with its counting setting given has its own; otherwise None.
+    """
+    if bound is policy.closer and not bound.fixed and policy.retention_ratio is not None:
+        where = f"policy {policy.name!r}, stage {bound.label!r}"
+        baseline = shape.frames * shape.tokens
+        count = layer_count(where, policy.retention_ratio, entered, shape.total, baseline, shape.layers)
+        return solved(bound, shape, count) if bound.stage.solves else bound.stage, count
+    return bound.stage, round(bound.stage.attainable(shape)[0] * shape.total) if bound.fixed else None
+
+
 def solved(bound: BoundStage, shape: VideoShape, token_budget: int) -> Stage:
     """The stage with the setting it names in `solves` chosen so that it leaves nearest to `token_budget` tokens.
 
@@ -73,9 +128,11 @@ def _solved(stage: Stage, shape: VideoShape, token_budget: int) -> Stage:
     extra = type(stage).model_fields[name].json_schema_extra
     assert isinstance(extra, dict), f"{type(stage).__name__}.{name} must be declared with tunable(low=, high=)"
     low, high = (float(extra[end]) for end in ("low", "high"))  # type: ignore[arg-type]
+    annotation = type(stage).model_fields[name].annotation
+    whole = int in (annotation, *get_args(annotation)) and float not in (annotation, *get_args(annotation))
 
     def fixed(value: float) -> Stage:
-        return stage.model_copy(update={name: value})
+        return stage.model_copy(update={name: round(value) if whole else value})
 
     def count(value: float) -> int:
         return round(fixed(value).attainable(shape)[0] * shape.total)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vidsieve.framework.calls import call
 from vidsieve.framework.checks import check_keep_kv, check_type
+from vidsieve.framework.errors import PlanError
 from vidsieve.framework.layer import kept_after
 from vidsieve.framework.plans import Budget, KeepKV, Scores
 from vidsieve.framework.records import DecodeStep, LayerTokens
@@ -53,9 +54,11 @@ def select_kv(
     everything = torch.arange(keys, device=attention_rows.device)
     if not bool(plan.active[0]):
         return everything, plan.state
+    if bool((plan.index >= length).any()):
+        raise PlanError(f"{where}: KeepKV.index must be below the {length} visual tokens, got {int(plan.index.max())}.")
     chosen = plan.index[0][plan.index[0] >= 0] + start
     outside = everything[(everything < start) | (everything >= start + length)]
-    return torch.cat([outside, chosen]).sort().values, plan.state
+    return torch.cat([outside, chosen]).unique(), plan.state
 
 
 def rank_layer(
