@@ -19,14 +19,17 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="log and checkpoints")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--vision-steps", type=int, default=900)
-    parser.add_argument("--language-steps", type=int, default=5000)
+    parser.add_argument("--vision-steps", type=int, default=1800)
+    parser.add_argument("--language-steps", type=int, default=3500)
     parser.add_argument("--watch-every", type=int, default=500, help="steps between evaluations in the log")
+    parser.add_argument("--package", type=Path, help="write the finished checkpoint folder here")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     run = Run(chosen.family, chosen.folder, seed=chosen.seed)
     run.vision(chosen.vision_steps)
     run.language(chosen.language_steps, watch_every=chosen.watch_every)
+    if chosen.package:
+        run.package(chosen.package)
 
 
 if __name__ == "__main__":

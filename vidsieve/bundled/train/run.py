@@ -15,6 +15,7 @@ from vidsieve.bundled.train import language, pretrain
 from vidsieve.bundled.train.batches import batches
 from vidsieve.bundled.train.configs import Family, Model, build_model
 from vidsieve.bundled.train.evaluate import evaluate
+from vidsieve.bundled.train.package import save_package
 
 SAVE_EVERY_S = 120
 LOG_EVERY = 25
@@ -68,6 +69,13 @@ class Run:
                 self._watch(step)
             self._save_sometimes("language", step + 1, optimizer)
         self._save("language", steps, optimizer)
+
+    def package(self, folder: Path) -> None:
+        """Write the checkpoint folder that ships: model, tokenizer, preprocessing, and this run's log."""
+        save_package(self.model, folder)
+        facts = {"stage": "run", "family": self.family, "seed": self.seed, "torch": torch.__version__.split("+")[0]}
+        log = (self.folder / "log.jsonl").read_text(encoding="utf-8")
+        (folder / "training-log.jsonl").write_text(json.dumps(facts) + "\n" + log, encoding="utf-8")
 
     def _vision_parameters(self) -> list[torch.nn.Parameter]:
         core = self.model.model
