@@ -16,6 +16,7 @@ from doc_pages import Block, blocks, having, pages
 from vidsieve.framework.errors import VidsieveError
 from vidsieve.framework.policy_file import read_policy
 from vidsieve.framework.registry import Registry
+from vidsieve.tuner.knobs import knobs_of, retention_window
 
 ALLOWED_WORDS = ("wrong", "no-run")
 NO_RUN_MOST = 3
@@ -45,7 +46,8 @@ def _run(block: Block, namespace: dict[str, Any], registry: Registry) -> None:
         code = compile("\n" * block.line + block.text, block.page, "exec")
         exec(code, namespace)
     if block.language == "yaml":
-        read_policy(block.text, block.where, registry)
+        policy = read_policy(block.text, block.where, registry)
+        knobs_of(policy), retention_window(policy)  # they refuse a `search:` section that does not fit
 
 
 def _refused(block: Block, after: Block | None, namespace: dict[str, Any], registry: Registry) -> None:
