@@ -106,21 +106,18 @@ class _Flow:
 def count_faults(policy: "Policy") -> list[Fault]:
     """Counts that nobody decides, or that cannot be met."""
     faults: list[Fault] = []
-    closer, ratio = policy.closer, policy.retention_ratio
+    ratio, last = policy.retention_ratio, policy.closer or next(iter(policy.frame_stages[::-1]), None)
     for index, bound in enumerate(policy.stages):
-        if not bound.runs(*REDUCING_HOOKS) or bound is closer or bound.stage.solves is None or bound.fixed:
+        if not bound.runs("reduce_frames", *REDUCING_HOOKS) or bound is last or not bound.stage.solves or bound.fixed:
             continue
-        last = closer.label if closer else ""
-        faults.append(
-            (
-                index,
-                f"stage {bound.label!r} is not the last reducing stage, so its {bound.stage.solves} must be given "
-                f"(only {last!r} is solved for the retention ratio).",
-            )
+        text = (
+            f"stage {bound.label!r} is not the last reducing stage, so its {bound.stage.solves} must be given "
+            f"(only {last.label if last else ''!r} is solved for the retention ratio)."
         )
-    if closer is None and not policy.frame_stages and ratio is not None and ratio < 1:
+        faults.append((index, text))
+    if last is None and ratio is not None and ratio < 1:
         faults.append((None, f"retention_ratio is {ratio:g}, but no stage removes visual tokens before decode."))
-    if closer is not None and ratio is None and not closer.fixed and not closer.stage.data_dependent:
-        setting = f" or {closer.label}.{closer.stage.solves}" if closer.stage.solves else ""
+    if last is not None and ratio is None and not last.fixed and not last.stage.data_dependent:
+        setting = f" or {last.label}.{last.stage.solves}" if last.stage.solves else ""
         faults.append((None, f"nothing says how many tokens stay: give retention_ratio{setting}."))
     return faults

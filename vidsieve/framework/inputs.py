@@ -1,7 +1,7 @@
 """What is known about one video before a policy runs, and the checks at that door."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int
@@ -27,12 +27,18 @@ class VideoInput:
     layers: int | None = None
     seed: int = 0
     video_index: int = 0
+    units: int | None = None
 
     @property
     def shape(self) -> VideoShape:
-        """The sizes before anything is dropped."""
+        """The sizes of what was encoded, before any token is dropped."""
         frames, tokens, _ = self.features.shape
         return VideoShape(frames, tokens, self.layers or 1)
+
+    @property
+    def baseline(self) -> VideoShape:
+        """The sizes of the uncompressed video: units skipped in step 1 count too."""
+        return replace(self.shape, frames=self.units or self.features.shape[0])
 
 
 def check_sizes(policy: "Policy", video: VideoInput) -> None:
@@ -51,6 +57,11 @@ def check_sizes(policy: "Policy", video: VideoInput) -> None:
         if value is not None and not _fits(value, shape):
             text = ", ".join("any" if size is None else str(size) for size in shape)
             raise InputError(f"{where}: {name} must have shape ({text}), got {tuple(value.shape)}.")
+    if video.units is not None and (video.units < frames or (video.units > frames and video.frame_index is None)):
+        raise InputError(
+            f"{where}: units must be at least the {frames} frames, and frame_index must say which they are, got "
+            f"{video.units}."
+        )
     grid = video.token_grid
     if grid is not None and (len(grid) != 3 or grid[0] * grid[1] * grid[2] != frames * tokens or grid[0] != frames):
         raise InputError(

@@ -109,7 +109,7 @@ class _Video:
         ratio = self.policy.retention_ratio
         if bound.fixed or ratio is None:
             return bound.stage, None
-        token_budget = tokens_to_keep(self.keep.numel(), ratio)
+        token_budget = tokens_to_keep(self.video.baseline.total, ratio)
         shape = self.shape
         if shape.total < token_budget:
             self.notes.append(f"{shape.total} tokens reached {bound.label!r}, fewer than the {token_budget} asked for.")
@@ -178,25 +178,34 @@ def generator(seed: int, video_index: int, position: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + video_index * 10_007 + position) % 2**63)
 
 
+def _over_units(work: _Video) -> Bool[Tensor, "units tokens"]:
+    """The kept tokens among all units of the video; of those that step 1 skipped nothing is kept."""
+    units = work.video.baseline.frames
+    if units == work.keep.shape[0]:
+        return work.keep
+    mask = work.keep.new_zeros(units, work.keep.shape[1])
+    return mask.index_copy(0, work.frame_index.long().to(mask.device), work.keep)
+
+
 def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
     """Run steps 3 to 8 of `policy` on one video. Raises as `Policy.plan` does."""
     check_sizes(policy, video)
     check_needs(policy, video)
     if video.layers is not None or not policy.layer_stages:
-        check_attainable(policy, video.shape)
+        check_attainable(policy, video.baseline)
     work = _Video(policy, video)
     with torch.no_grad(), Stopwatch(video.features.device) as watch:
         work.run()
         index = work.keep.flatten().nonzero().squeeze(1)
         features = work.features.flatten(0, 1)[index]
         weight = work.weight.flatten()[index]
-    if index.numel() == work.keep.numel():
+    if index.numel() == video.baseline.total:
         work.notes += refuse_silence(policy, video.shape)
     report = Report(
         policy_name=policy.name,
         policy_hash=policy.hash,
         requested_ratio=policy.retention_ratio,
-        keeps=(work.keep,),
+        keeps=(_over_units(work),),
         not_run=tuple(bound.label for bound in policy.stages if any(h not in VIDEO_HOOKS for h in bound.stage.hooks())),
         notes=tuple(work.notes),
         stopwatches=(watch,),

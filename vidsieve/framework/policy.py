@@ -139,6 +139,7 @@ class Policy:
         question: "Float[Tensor, 'words dim'] | None" = None,
         signals: "Mapping[str, Tensor] | None" = None,
         frame_index: "Tensor | None" = None,
+        units: int | None = None,
         layers: int | None = None,
         seed: int = 0,
         video_index: int = 0,
@@ -147,7 +148,8 @@ class Policy:
 
         Stages of other steps are named in `plan.report.not_run`. `layers` is the decoder's depth; without it, whether
         a stage inside the language model can reach the ratio is not checked. `video_index` is the place of the video
-        in its own request (it seeds the random numbers with `seed`).
+        in its own request (it seeds the random numbers with `seed`). If step 1 skipped units, `units` is how many the
+        video has and `frame_index` which of them `features` holds; ratios count the skipped ones too.
 
         Raises:
             InputError: tensors whose sizes do not fit together, or an unknown signal.
@@ -163,6 +165,7 @@ class Policy:
             question=question,
             signals=dict(signals or {}),
             frame_index=frame_index,
+            units=units,
             layers=layers,
             seed=seed,
             video_index=video_index,

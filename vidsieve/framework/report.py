@@ -72,11 +72,11 @@ class Report:
             policy_hash=first.policy_hash,
             requested_ratio=first.requested_ratio,
             keeps=tuple(keep for report in reports for keep in report.keeps),
-            not_run=first.not_run,
+            not_run=tuple(dict.fromkeys(label for report in reports for label in report.not_run)),
             notes=notes,
             stopwatches=tuple(watch for report in reports for watch in report.stopwatches),
-            kv_ratio=first.kv_ratio,
-            layer_ratio=first.layer_ratio,
+            kv_ratio=_mean(reports, [report.kv_ratio for report in reports]),
+            layer_ratio=_mean(reports, [report.layer_ratio for report in reports]),
         )
 
     @property
@@ -127,3 +127,12 @@ class Report:
             "notes": list(self.notes),
             "compress_ms": self.compress_ms,
         }
+
+
+def _mean(reports: Sequence[Report], ratios: Sequence[float | None]) -> float | None:
+    """The mean of ratios by baseline tokens; a video for which none was measured counts as whole."""
+    total = sum(report.baseline_tokens for report in reports)
+    if total == 0 or all(ratio is None for ratio in ratios):
+        return None
+    whole = [1.0 if ratio is None else ratio for ratio in ratios]
+    return sum(report.baseline_tokens * ratio for report, ratio in zip(reports, whole, strict=True)) / total

@@ -19,7 +19,7 @@ def attainable(policy: Policy, shape: VideoShape) -> tuple[float, float]:
     """
     low = high = 1.0
     for bound in policy.stages:
-        if not bound.runs(*REDUCING_HOOKS):
+        if not bound.runs("reduce_frames", *REDUCING_HOOKS):
             continue
         stage_low, stage_high = bound.stage.attainable(shape)
         if bound.runs("prune_layer"):

@@ -85,7 +85,7 @@ class Stage(BaseModel):
         With its counting setting fixed both are equal. The default: a stage that reduces can leave from one token to
         all; others leave all.
         """
-        if not any(name in REDUCING_HOOKS for name in self.hooks()) or shape.total == 0:
+        if not any(name in ("reduce_frames", *REDUCING_HOOKS) for name in self.hooks()) or shape.total == 0:
             return (1.0, 1.0)
         return (1.0 / shape.total, 1.0)
 
