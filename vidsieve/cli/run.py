@@ -104,7 +104,8 @@ def _tell(told: dict[str, Any]) -> None:
         facts = told[side]
         say(
             f"{side:>12}: {facts['answer']!r} · {facts['visual_tokens']} visual tokens · "
-            f"{facts['ttft_ms']:.1f} ms to the first token (vision {facts['vision_ms']:.1f}, compress {facts['compress_ms']:.1f}, "
+            f"{facts['ttft_ms']:.1f} ms to the first token "
+            f"(vision {facts['vision_ms']:.1f}, compress {facts['compress_ms']:.1f}, "
             f"prefill {facts['prefill_ms']:.1f})"
         )
     report = told["report"]

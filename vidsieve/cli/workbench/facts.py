@@ -32,7 +32,8 @@ def facts(loaded: Loaded, workload: Mapping[str, object]) -> dict[str, str]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
-    return told | {name: str(value) for name, value in workload.items() if value is not None}
+    # plain str, for YAML: torch's version is a subclass of it
+    return {name: str(value) for name, value in (told | dict(workload)).items() if value is not None}
 
 
 @cache

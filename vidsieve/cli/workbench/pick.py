@@ -59,8 +59,8 @@ def _stored(task: Task, policy: Policy, ids: list[str]) -> Picked:
     missing = [name for name in ids if name not in by_id]
     if missing:
         raise DataError(
-            f"data {task.name!r}: {len(missing)} of the {len(ids)} held-out examples that policy {policy.name!r} stores "
-            f"are not in it (the first: {missing[0]!r}). Give the data it was tuned on."
+            f"data {task.name!r}: {len(missing)} of the {len(ids)} held-out examples that policy {policy.name!r} "
+            f"stores are not in it (the first: {missing[0]!r}). Give the data it was tuned on."
         )
     accuracy = dict(policy.provenance.get("accuracy") or {})
     stored = (accuracy.get("policy") or {}).get("value")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vidsieve.cli.workbench.choice import Choice, choose
 from vidsieve.cli.workbench.setup import Setup
 from vidsieve.cli.workbench.tasks import choose_task
+from vidsieve.framework.errors import UsageError
 
 if TYPE_CHECKING:
     from vidsieve.cli.workbench.bench import Workbench
@@ -70,14 +71,14 @@ def as_measured(setup: Setup, policy: "Policy") -> Setup:
 
 
 def _model_of(measured: dict[str, Any]) -> dict[str, Any]:
-    """--model, and --checkpoint where it can be had again by name."""
+    """--model, and --checkpoint where it can be had again by name. Raises UsageError where only a path would do."""
     name, revision = str(measured.get("checkpoint", "")), str(measured.get("revision", ""))
     if measured.get("bundled") == "yes":
         return {"model": name}
     if name.count("/") == 1:
         pinned = f"{name}@{revision}" if revision and ":" not in revision else name
         return {"model": measured.get("model"), "checkpoint": pinned}
-    return {}
+    raise UsageError(f"--model: the policy was measured on the local checkpoint {name!r}; give its folder, or another model.")
 
 
 WARNED = ("model", "checkpoint", "revision", "device_name", "dtype", "attn", "threads", "frames", "fps", "max_pixels")
