@@ -23,6 +23,17 @@ from vidsieve.framework.errors import UnknownNameError
 from vidsieve.framework.task import Example
 from vidsieve.media import Clip, Processor, load_processor
 
+FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "card.md",
+    "training-log.jsonl",
+}
 EACH = pytest.mark.parametrize("entry", MODELS, ids=lambda entry: entry.name)
 
 
@@ -67,8 +78,7 @@ def test_families_and_names_are_found_and_others_refused() -> None:
 @EACH
 def test_a_folder_is_a_whole_small_checkpoint(entry: BundledModel) -> None:
     names = {path.name for path in entry.folder.iterdir()}
-    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-            "preprocessor_config.json", "video_preprocessor_config.json", "card.md", "training-log.jsonl"} <= names  # fmt: skip
+    assert FILES <= names
     assert sum(path.stat().st_size for path in entry.folder.iterdir()) < 5e6
     model, _ = _loaded(entry)
     assert model.dtype == torch.float32
