@@ -110,3 +110,12 @@ def test_a_bench_without_a_usable_number_is_refused(value: float) -> None:
     with pytest.raises(TuneError, match="ttft_ms"):
         PairedTimer(Broken(lambda policy: 0.9), "ttft").measure(fake_policy("a"), TimingRules())
     assert gc.isenabled()
+
+
+def test_a_question_is_answered_as_soon_as_the_interval_allows() -> None:
+    # the true ratio is 0.56; with 20 % noise the interval of ten pairs is far from precise
+    for bounds, expected in (({"above": 0.3}, "decided"), ({"below": 0.9}, "decided"), ({"above": 0.9}, "pairs")):
+        rules = TimingRules(max_pairs=20, **bounds)
+        latency = PairedTimer(_bench(noise=0.2), "ttft").measure(fake_policy("a", 0.5), rules)
+        assert latency.stopped == expected
+        assert latency.policy_ms.n == (10 if expected == "decided" else 20)

@@ -16,14 +16,15 @@ from vidsieve.tuner.statistics import Interval, median_interval
 
 PROTOCOL = "abba-interleaved-v1"
 LEAST_PAIRS = 3
-Stop = Literal["precise", "pairs", "seconds"]
+Stop = Literal["precise", "decided", "pairs", "seconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingRules:
     """When to stop: both intervals' half-width at most `half_width_ratio`, or a cap of pairs or seconds reached.
 
-    `warmup` runs go before the first timed one for every new token shape, of the policy and of the baseline.
+    `warmup` runs go before the first timed one for every new token shape, of the policy and of the baseline. Where a
+    question is all there is, `above` and `below` end it: the ratio's interval lies wholly above, or wholly below.
     """
 
     warmup: int = 10
@@ -31,6 +32,8 @@ class TimingRules:
     max_pairs: int = 200
     max_seconds: float = 60.0
     half_width_ratio: float = 0.02
+    above: float = math.inf
+    below: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +125,8 @@ class PairedTimer:
             _, policy, ratio = self._intervals(runs)
             if max(policy.half_width_ratio, ratio.half_width_ratio) <= rules.half_width_ratio:
                 return "precise"
+            if ratio.low > rules.above or ratio.high < rules.below:
+                return "decided"
         if pairs >= rules.max_pairs:
             return "pairs"
         return "seconds" if elapsed >= rules.max_seconds and pairs >= LEAST_PAIRS else None
