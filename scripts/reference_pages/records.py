@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from reference_pages.markdown import blocks, doc, signature, table
+from reference_pages.markdown import blocks, doc, signature, table, tidy
 from vidsieve.framework import plans, records
 from vidsieve.framework.policy_file import KEYS
 from vidsieve.framework.report import Report
@@ -68,10 +68,8 @@ def _properties(kind: type) -> list[tuple[str, str]]:
 
 
 def type_name(annotation: Any) -> str:
-    """A type as written in the code; jaxtyping prints itself as Float[Tensor, 'a b']."""
-    from reference_pages.markdown import tidy
-
+    """A type as written in the code; jaxtyping prints itself as <class 'jaxtyping.Float[Tensor, 'a b']'>."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", None)
     if text is None or "[" in str(annotation) or "|" in str(annotation):
         text = str(annotation)
-    return tidy(text)
+    return tidy(text.removeprefix("<class '").removesuffix("'>")).replace("'", '"')

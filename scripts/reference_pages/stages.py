@@ -8,9 +8,10 @@ from vidsieve.framework.registry import Registry
 
 HEAD = """# Built-in stages
 
-Settings are given in a policy file beside `use:`, or with `--set stage.setting=value`. A setting with a range is part
-of the tuner's search space; values outside are refused. The setting named under *decides the count* may be left out on
-the last reducing stage of a policy: the core then solves it for the retention ratio asked."""
+Settings are given in a policy file beside `use:`, or with `--set stage.setting=value`. Values outside the range
+are refused. The tuner searches the settings marked *searched* that have a value in the policy. The setting named under
+*decides the count* may be left out on the last reducing stage of a policy: the core then solves it for the retention
+ratio asked."""
 
 
 def built_in() -> dict[str, Any]:
@@ -33,8 +34,12 @@ def page() -> str:
         parts += [f"- reads: {', '.join(facts['reads'])}"] if facts["reads"] else []
         parts += [f"- reads if made: {', '.join(stage.reads_if_made)}"] if stage.reads_if_made else []
         parts += [f"- decides the count: `{stage.solves}`"] if stage.solves else []
-        rows = [(f"`{s['name']}`", _default(s), _range(s), s["help"]) for s in facts["settings"]]
-        parts += ["", *table(("setting", "default", "range", "meaning"), rows)] if rows else ["- no settings"]
+        rows = [
+            (f"`{s['name']}`", _default(s), _range(s), _searched(stage, s["name"]), s["help"])
+            for s in facts["settings"]
+        ]
+        head = ("setting", "default", "range", "searched", "meaning")
+        parts += ["", *table(head, rows)] if rows else ["- no settings"]
     return "\n".join(parts)
 
 
@@ -48,5 +53,11 @@ def _range(setting: dict[str, Any]) -> str:
     if setting["choices"]:
         return ", ".join(f"`{choice}`" for choice in setting["choices"])
     if setting["low"] is None:
-        return f"{setting['type']}, not searched"
+        return str(setting["type"])
     return f"{setting['low']} to {setting['high']}{', logarithmic' if setting['log'] else ''}"
+
+
+def _searched(stage: Any, name: str) -> str:
+    """Whether the stage declares the setting with `tunable`."""
+    extra = stage.settings()[name].json_schema_extra
+    return "yes" if isinstance(extra, dict) and extra.get("tunable") else ""
