@@ -6,9 +6,13 @@ from torch import Tensor
 from transformers import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 
 from vidsieve.framework.testing import AdapterContract
+from vidsieve.framework.testing.adapter_runs import FEATURES_CAN_BE_SLICED
 
 
 class TestLlavaNextVideo(AdapterContract):
+    # transformers 5.19 counts this model's frames where it should count feature rows, and raises
+    unpatched_beams_work = FEATURES_CAN_BE_SLICED
+
     def build_model(self) -> LlavaNextVideoForConditionalGeneration:
         torch.manual_seed(0)
         config = LlavaNextVideoConfig(

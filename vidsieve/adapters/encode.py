@@ -34,13 +34,20 @@ def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:
     return getattr(model.base_model, f"get_{modality}_features")(**taken, return_dict=True)
 
 
+def rows_of(output: Any) -> list[Tensor]:
+    """Feature rows of each picture, [rows dim]; some models keep a frame axis in front."""
+    return [] if output is None else [part.flatten(0, -2) for part in output.pooler_output]
+
+
 def repack(output: Any, features: Sequence[Tensor], deepstack: Sequence[Sequence[Tensor]] | None) -> Any:
     """A fresh output of the same kind that holds these features, one tensor a video.
 
     A model that makes one tensor for all videos gets one again. Its first axis is what `generate` regroups for beams,
-    so its slices must not cross a video: their length is a common divisor of the videos' lengths.
+    so its slices must not cross a video: their length is a common divisor of the videos' lengths. Parts with a frame
+    axis keep one, of single rows, because `generate` counts a part's rows by its first axis.
     """
-    pooled: Any = list(features)
+    framed = output.pooler_output[0].dim() == 3
+    pooled: Any = [rows[:, None] for rows in features] if framed else list(features)
     if isinstance(output.pooler_output, Tensor):
         length = math.gcd(*(len(rows) for rows in features))
         pooled = torch.cat(pooled).unflatten(0, (-1, length))

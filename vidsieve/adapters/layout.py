@@ -72,7 +72,7 @@ def _feature_rows(inputs: Mapping[str, Any], tokens: int, structural: int) -> li
     """Feature rows per video, from the pixels' shape or from features that the caller computed."""
     given = (inputs.get("mm_encoder_outputs") or {}).get("video")
     if given is not None:
-        return [len(rows) for rows in given.pooler_output]
+        return [rows.shape[:-1].numel() for rows in given.pooler_output]
     pixels = inputs["pixel_values_videos"]
     if getattr(pixels, "ndim", 0) != 5:
         raise InputError(

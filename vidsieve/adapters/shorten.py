@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidsieve.adapters.base import Adapter, VideoModel
 from vidsieve.adapters.columns import PER_TOKEN, Columns, kept_order
-from vidsieve.adapters.encode import encode, repack
+from vidsieve.adapters.encode import encode, repack, rows_of
 from vidsieve.adapters.layout import VideoLayout
 from vidsieve.adapters.positions import has_mrope, original_positions, text_positions
 from vidsieve.adapters.prompt import question_ids, videos_by_row
@@ -92,7 +92,7 @@ def empty_report(policy: Policy) -> Report:
 
 def _plan_all(request: Request, videos: Sequence[Sequence[VideoLayout]], output: Any) -> list[TokenPlan]:
     """One plan a video. A video's random numbers depend on its place in its own row, never on the row."""
-    features = iter(output.pooler_output if output is not None else ())
+    features = iter(rows_of(output))
     plans = []
     for row, layouts in enumerate(videos):
         asked = request.policy.needs() | request.policy.wants()
@@ -190,7 +190,7 @@ def _features(output: Any, layouts: Sequence[VideoLayout], plans: Sequence[Token
         visual = plan.carry(rows[: layout.visual]) if kept is None else kept
         return torch.cat([visual.to(rows), rows[layout.visual :]])
 
-    triples = list(zip(output.pooler_output, layouts, plans, strict=True))
+    triples = list(zip(rows_of(output), layouts, plans, strict=True))
     features = [stay(rows, layout, plan, plan.features) for rows, layout, plan in triples]
     levels = getattr(output, "deepstack_features", None)
     if levels is None:

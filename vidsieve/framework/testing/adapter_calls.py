@@ -46,8 +46,9 @@ class CallLaws(ModelKit):
     def test_beams_are_those_of_each_row_alone(self, model: Any, rows: tuple[Row, ...]) -> None:
         options = {"num_beams": 3, "num_return_sequences": 3, "output_scores": True}
         inputs = self.make_inputs(model, *rows)
-        before = unpatched(model, inputs, **options).sequences
-        assert torch.equal(before, run(model, ALL, inputs, **options)[0].sequences)
+        if self.unpatched_beams_work:
+            before = unpatched(model, inputs, **options).sequences
+            assert torch.equal(before, run(model, ALL, inputs, **options)[0].sequences)
         together = run(model, HALF, inputs, **options)[0]
         for index, row in enumerate(rows):
             alone = run(model, HALF, self.make_inputs(model, row), **options)[0]

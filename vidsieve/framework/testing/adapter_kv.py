@@ -16,7 +16,18 @@ from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, policy_of
-from vidsieve.framework.testing.adapter_runs import BATCHES, HALF, STEPS, ModelKit, logits, run, traces, unpatched
+from vidsieve.framework.testing.adapter_runs import (
+    BATCHES,
+    CHUNKS,
+    HALF,
+    STEPS,
+    ModelKit,
+    logits,
+    needs_chunks,
+    run,
+    traces,
+    unpatched,
+)
 
 AFTER = 1
 
@@ -113,13 +124,14 @@ class KVLaws(ModelKit):
             each = logits(forced)[0].log_softmax(-1).gather(1, new[:, None]).sum()
             assert torch.allclose(each, output.sequences_scores[index], atol=1e-4)
 
-    @pytest.mark.parametrize("options", [{"prefill_chunk_size": 7}, {"cache_implementation": "static"}])
+    @pytest.mark.parametrize("options", [CHUNKS, {"cache_implementation": "static"}])
     def test_other_caches_and_prefills_agree(self, model: Any, options: dict[str, Any]) -> None:
         policy = policy_of(KeepRandom(), TopKV(), ratio=0.5)
         inputs = self.make_inputs(model, Row())
         plain, other = run(model, policy, inputs)[0], run(model, policy, inputs, **options)[0]
         assert torch.allclose(logits(plain), logits(other), atol=self.tolerance)
 
+    @needs_chunks
     def test_a_prefill_chunk_of_one_token_is_no_decode_step(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())
         chunk = inputs["input_ids"].shape[1] - 1

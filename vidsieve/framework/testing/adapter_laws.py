@@ -21,6 +21,7 @@ from vidsieve.framework.testing.adapter_kit import (
 from vidsieve.framework.testing.adapter_runs import (
     ALL,
     BATCHES,
+    CHUNKS,
     EMPTY,
     HALF,
     STEPS,
@@ -82,7 +83,7 @@ class CompactionLaws(ModelKit):
         assert torch.equal(keeps[0], keeps[1])
         assert not torch.equal(keeps[0], keeps[2])
 
-    @pytest.mark.parametrize("options", [{"prefill_chunk_size": 7}, {"cache_implementation": "static"}])
+    @pytest.mark.parametrize("options", [CHUNKS, {"cache_implementation": "static"}])
     def test_other_ways_to_run_the_prompt_agree(self, model: Any, options: dict[str, Any]) -> None:
         inputs = self.make_inputs(model, Row())
         plain, other = run(model, HALF, inputs)[0], run(model, HALF, inputs, **options)[0]

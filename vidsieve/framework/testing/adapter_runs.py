@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,6 +23,13 @@ BATCHES = {
     "two videos": (Row(videos=2),),
     "uneven batch": (Row(videos=2, words=4), Row(seed=1, words=9)),
 }
+FEATURES_CAN_BE_SLICED = hasattr(transformers.generation.utils, "_slice_mm_encoder_output")
+"""Whether this transformers is new enough to cut features for chunks, and to regroup them for beams in every model."""
+needs_chunks = pytest.mark.skipif(
+    not FEATURES_CAN_BE_SLICED,
+    reason="this transformers cannot prefill a prompt with pictures in chunks",
+)
+CHUNKS = pytest.param({"prefill_chunk_size": 7}, marks=needs_chunks, id="chunks")
 _OPTIONS = {"max_new_tokens": STEPS, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 
 
@@ -50,6 +58,7 @@ class ModelKit(PromptKit):
     """`PromptKit` with a fresh model a test."""
 
     tolerance: float = 2e-5
+    unpatched_beams_work: bool = True
 
     @pytest.fixture
     def model(self) -> Any:
