@@ -53,6 +53,13 @@ def test_reduce_frames_skips_what_stands_still() -> None:
     assert plan.mask.tolist() == [True, False, False, True, False]
 
 
+def test_reduce_frames_keeps_as_many_as_asked_for() -> None:
+    pixels = torch.zeros(5, 2, 3, 4, 4)
+    pixels[3:] = 1.0
+    plan = _example("reduce_frames").reduce_frames(FrameBatch(pixels=pixels, keep_budget=3))
+    assert plan.mask.tolist() == [True, True, False, True, False]
+
+
 def test_prune_layer_keeps_what_the_last_row_attends_to() -> None:
     attention = torch.tensor([[[0.1, 0.1, 0.1, 0.1], [0.0, 0.5, 0.1, 0.4]]])
     assert rank_layer(_example("prune_layer"), attention, count=2).tolist() == [1, 3]

@@ -29,10 +29,11 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_every_document_is_reached_from_the_index() -> None:
-    reached, todo = set(), ["README.md"]
+    reached: set[str] = set()
+    todo = ["README.md"]
     while todo:
         page = todo.pop()
-        if page in reached:
+        if page in reached or page not in pages():
             continue
         reached.add(page)
         for target in re.findall(r"\]\(([^)\s#]+\.md)", _prose(page)):
