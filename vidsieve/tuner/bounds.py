@@ -12,6 +12,7 @@ from vidsieve.tuner.knobs import knobs_of, retention_window
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.space import RETENTION_DIGITS, PolicySpace, Space
+from vidsieve.tuner.words import ms
 
 AIM = 0.975
 """Retention ratios are searched up to where this share of the target is predicted: room for noise to confirm in."""
@@ -97,16 +98,16 @@ def _refuse_unreachable(lab: Lab, floor: Latency, policy: Policy) -> None:
     target = lab.request.target_ms(lab.baseline_ms)
     name = f"{lab.request.metric}_ms"
     told = (
-        f"the floor, {_told(policy)}, takes {floor.policy_ms.value:.4g} ms "
-        f"[{floor.policy_ms.low:.4g}, {floor.policy_ms.high:.4g}]; uncompressed {floor.baseline_ms.value:.4g} ms"
+        f"the floor, {_told(policy)}, takes {ms(floor.policy_ms.value)} ms "
+        f"[{ms(floor.policy_ms.low)}, {ms(floor.policy_ms.high)}]; uncompressed {ms(floor.baseline_ms.value)} ms"
     )
     if floor.policy_ms.low > target:
         raise TargetUnreachableError(
-            f"target: {target:.4g} ms of {name} asked, but {told}. Ask for more time, or give the model less video "
+            f"target: {ms(target)} ms of {name} asked, but {told}. Ask for more time, or give the model less video "
             "(--frames, --max-pixels)."
         )
     if floor.policy_ms.high > target:
-        lab.warnings.append(f"the target of {target:.4g} ms is within noise of what is possible: {told}")
+        lab.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {told}")
 
 
 def _ranges(
@@ -120,7 +121,7 @@ def _ranges(
             if not has_free_retention(policy):
                 entries[policy.name] = PolicySpace.of(policy, None)
             elif latency.ratio.low > lab.target_ratio:
-                set_aside[policy.name] = f"takes {latency.ratio.value * lab.baseline_ms:.4g} ms at its floor"
+                set_aside[policy.name] = f"takes {ms(latency.ratio.value * lab.baseline_ms)} ms at its floor"
             else:
                 limit = _limit(lab, policy)
                 limits[policy.name] = limit

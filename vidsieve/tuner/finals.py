@@ -10,6 +10,8 @@ from vidsieve.tuner.failure import reason_of, release_memory
 from vidsieve.tuner.heldout import Heldout
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.search import Search
+from vidsieve.tuner.trial import Finding
+from vidsieve.tuner.words import ms
 
 FINALISTS = 3
 
@@ -44,21 +46,22 @@ class Finals:
                 return outcomes
         bounds = self._explored.bounds
         raise TargetUnreachableError(
-            f"target: {bounds.target_ms:.4g} ms asked; the floor, {bounds.floor_policy}, takes "
-            f"{bounds.floor.value:.4g} ms, but no policy could be confirmed within the target: it is unreachable, or "
+            f"target: {ms(bounds.target_ms)} ms asked; the floor, {bounds.floor_policy}, takes "
+            f"{ms(bounds.floor.value)} ms, but no policy could be confirmed within the target: it is unreachable, or "
             "within noise of the floor. Ask for more time, or measure on a quieter machine."
             + "".join(f" ({text})" for text in self._lab.warnings)
         )
 
     def fastest_accurate(self) -> tuple[Outcome, ...]:
         """The fastest of a few finalists whose held-out drop is allowed; else the uncompressed model's outcomes."""
-        leaders = self._search.leaders()[:FINALISTS]
+        margin = self._lab.request.max_drop_points / 100
+        leaders = fast_finalists(self._search.leaders(), margin)
         for finding in leaders:
             outcomes = self._try(finding.policy)
             if outcomes is None:
                 continue
             accuracy = self._heldout.judge(outcomes, looks=len(leaders))
-            if accuracy.drop.value <= self._lab.request.max_drop_points / 100:
+            if accuracy.drop.value <= margin:
                 self.chosen, self.accuracy = self.running, accuracy
                 return outcomes
             self.rejected.add(finding.policy.hash)
@@ -80,3 +83,17 @@ class Finals:
             self.rejected.add(policy.hash)
             release_memory(error)
             return None
+
+
+def fast_finalists(leaders: list[Finding], margin: float) -> list[Finding]:
+    """Up to three of `leaders` (fastest first): the fastest, the fastest that is safe, the most accurate.
+
+    The fastest policy that passed on the search examples often passed by luck. Safe means that its change less one
+    standard error is within `margin`.
+    """
+    if not leaders:
+        return []
+    safe = [f for f in leaders if (f.change or 0.0) - (f.change_error or 0.0) >= -margin]
+    accurate = max(leaders, key=lambda f: f.change or 0.0)
+    picked = {id(finding): finding for finding in (leaders[0], *safe[:1], accurate)}
+    return [finding for finding in leaders if id(finding) in picked]

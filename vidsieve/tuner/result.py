@@ -10,6 +10,7 @@ from vidsieve.tuner.accuracy import Accuracy
 from vidsieve.tuner.control import Control
 from vidsieve.tuner.files import write_atomically
 from vidsieve.tuner.latency import Latency
+from vidsieve.tuner.words import ms
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,9 +56,9 @@ class TuneResult:
 
     def _target_told(self) -> str:
         if self.already_met and self.policy.is_empty:
-            return f"The uncompressed model is within {self.target_ms:.4g} ms, and no policy was worth it."
+            return f"The uncompressed model is within {ms(self.target_ms)} ms, and no policy was worth it."
         if self.already_met:
-            return f"The uncompressed model is within {self.target_ms:.4g} ms already; this is the fastest policy."
+            return f"The uncompressed model is within {ms(self.target_ms)} ms already; this is the fastest policy."
         return ""
 
     def _latency_told(self) -> str:
@@ -66,8 +67,8 @@ class TuneResult:
         ours, base, ratio = self.latency.policy_ms, self.latency.baseline_ms, self.latency.ratio
         precise = "" if self.latency.stopped == "precise" else f", not steadier than ±{_reached(self.latency):.1%}"
         return (
-            f"{'confirmed' if self.confirmed else 'not confirmed:'} {self.latency.metric}_ms {ours.value:.4g} "
-            f"[{ours.low:.4g}, {ours.high:.4g}] beside {base.value:.4g} uncompressed, {1 / ratio.value:.2f}× "
+            f"{'confirmed' if self.confirmed else 'not confirmed:'} {self.latency.metric}_ms {ms(ours.value)} "
+            f"[{ms(ours.low)}, {ms(ours.high)}] beside {ms(base.value)} uncompressed, {1 / ratio.value:.2f}× "
             f"[{1 / ratio.high:.2f}, {1 / ratio.low:.2f}] ({ours.n} pairs{precise})"
         )
 

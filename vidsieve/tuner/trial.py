@@ -16,7 +16,10 @@ from vidsieve.tuner.space import Candidate
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Finding:
-    """What one trial found. `value` is what the study maximises, `violation` its constraints (positive: broken)."""
+    """What one trial found. `value` is what the study maximises, `violation` its constraints (positive: broken).
+
+    `change` is the mean paired difference to the uncompressed model on the search examples, with its standard error.
+    """
 
     number: int
     candidate: Candidate | None
@@ -26,6 +29,7 @@ class Finding:
     latency: Latency | None = None
     score: Score | None = None
     change: float | None = None
+    change_error: float | None = None
     reason: str = ""
 
     @property
@@ -131,7 +135,8 @@ class Judge:
         violation: dict[str, float],
     ) -> Finding:
         """Value, constraints and verdict of a measured candidate."""
-        change = float(np.mean(score.change(self.baseline)))
+        differences = score.change(self.baseline)
+        change = float(differences.mean())
         # on a part of the examples, the paired difference carries over to the whole better than the mean does
         value = float(self.baseline.mean + change)
         if self._lab.already_met:
@@ -146,6 +151,7 @@ class Judge:
             latency=latency,
             score=score,
             change=change,
+            change_error=float(differences.std(ddof=1) / np.sqrt(len(differences))),
         )
         if score.pruned:
             asked = len(self._data.search)
