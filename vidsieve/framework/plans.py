@@ -133,7 +133,7 @@ _SLACK = 1e-9  # forgives 2.9999999996, which is 3 in exact arithmetic
 def _proportion(share: Float[Tensor, " groups"], open_: Bool[Tensor, " groups"]) -> Float[Tensor, " groups"]:
     """`share` over the open groups, summing to one; equal parts if nothing is shared; zero elsewhere."""
     part = torch.where(open_, share, 0.0)
-    part = torch.where(part.sum() > 0, part, open_.to(share.dtype))
+    part = torch.where(part.sum() > 1e-300, part, open_.to(share.dtype))
     return part / part.sum().clamp(min=1e-300)
 
 
