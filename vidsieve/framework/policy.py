@@ -209,7 +209,7 @@ class Policy:
 
     def to_yaml(self) -> str:
         """The policy file, provenance included."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110)
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
 
     @cached_property
     def hash(self) -> str:
