@@ -94,6 +94,19 @@ class CompactionLaws(ModelKit):
         plain, other = run(model, HALF, inputs)[0], run(model, HALF, inputs, use_cache=False)[0]
         assert torch.allclose(logits(plain), logits(other), atol=self.tolerance)
 
+    def test_positions_with_gaps_never_reach_attention(self, model: Any) -> None:
+        seen: list[torch.Tensor] = []
+
+        def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+            if kwargs.get("position_ids") is not None:
+                seen.append(kwargs["position_ids"])
+
+        model.base_model.language_model.layers[0].register_forward_pre_hook(look, with_kwargs=True)
+        inputs = self.make_inputs(model, Row())
+        _, report = run(model, HALF, inputs)
+        assert seen[0].shape[-1] == inputs["input_ids"].shape[1] - report.baseline_tokens // 2
+        assert all(bool((ids.diff(dim=-1) == 1).all()) for ids in seen)
+
     def test_prompt_lookup_decoding_agrees(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())
         plain = run(model, HALF, inputs)[0].sequences
