@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidsieve.framework.plans import apportion, tokens_to_keep
@@ -64,17 +64,20 @@ def test_a_ratio_keeps_its_floor_and_at_least_one(count: int, ratio: float, kept
     assert tokens_to_keep(count, ratio) == kept
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20000), st.integers(1, 1000))
 def test_thousandths_are_cut_as_in_exact_arithmetic(count: int, thousandths: int) -> None:
     assert tokens_to_keep(count, thousandths / 1000) == max(1, count * thousandths // 1000)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 5000), st.floats(0.0001, 1), st.floats(0.0001, 1))
 def test_more_ratio_never_keeps_less(count: int, one: float, other: float) -> None:
     low, high = sorted((one, other))
     assert tokens_to_keep(count, low) <= tokens_to_keep(count, high)
 
 
+@settings(deadline=None)
 @given(groups())
 def test_budgets_are_shared_by_exact_largest_remainder(case: tuple[list[int], list[int], int]) -> None:
     share, cap, total = case
@@ -83,6 +86,7 @@ def test_budgets_are_shared_by_exact_largest_remainder(case: tuple[list[int], li
     assert counts.tolist() == exact_counts(share, cap, total)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=12), st.integers(0, 500), st.data())
 def test_counts_sum_to_the_total_within_their_caps(share: list[float], total: int, data: st.DataObject) -> None:
     cap = data.draw(st.lists(st.integers(0, 60), min_size=len(share), max_size=len(share)))
@@ -91,6 +95,7 @@ def test_counts_sum_to_the_total_within_their_caps(share: list[float], total: in
     assert all(0 <= count <= limit for count, limit in zip(counts, cap, strict=True))
 
 
+@settings(deadline=None)
 @given(groups(), st.integers(1, 1000))
 def test_only_proportions_of_shares_matter(case: tuple[list[int], list[int], int], scale: int) -> None:
     share, cap, total = case
@@ -98,6 +103,7 @@ def test_only_proportions_of_shares_matter(case: tuple[list[int], list[int], int
     assert torch.equal(apportion(scaled, total, cap), apportion([float(part) for part in share], total, cap))
 
 
+@settings(deadline=None)
 @given(st.lists(SHARES, min_size=2, max_size=8), st.integers(0, 100))
 def test_a_larger_share_never_gets_less(share: list[int], total: int) -> None:
     counts = apportion([float(part) for part in share], total, [1000] * len(share)).tolist()

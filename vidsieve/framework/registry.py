@@ -115,7 +115,8 @@ class Registry:
             fault = "registers nothing. Add a function register_stages(register) marked with @hookimpl"
         except pluggy.PluginValidationError as error:
             fault = str(error).replace("\n", " ")
-        self._manager.unregister(plugin)
+        if self._manager.is_registered(plugin):
+            self._manager.unregister(plugin)
         raise PluginError(f"plugin {name}: {fault}.")
 
     def _discover(self) -> None:
