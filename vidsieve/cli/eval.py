@@ -71,14 +71,15 @@ def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
 
 
 def measure(session: "Session", policy: "Policy", picked: "Picked", metric: Metric) -> dict[str, Any]:
-    """Score both on the examples, then time both in turn."""
+    """Score both on the examples, then time them in turn."""
     from vidsieve.cli.workbench.accuracy import compare
     from vidsieve.tuner.lab import Timings
     from vidsieve.tuner.latency import PairedTimer
 
     bench = session.bench
-    base = list(bench.score(None, picked.examples))
+    # the policy first: if it cannot run here, that shows at once
     ours = list(bench.score(policy, picked.examples))
+    base = list(bench.score(None, picked.examples))
     timings = Timings.for_device(bench.describe()["device"])
     latency = PairedTimer(bench, metric.value).measure(policy, timings.final)
     return {

@@ -27,7 +27,7 @@ def ask(example: Example, *, as_written: bool) -> Asked:
     """The prompt of an example.
 
     Options that the question does not name are listed under it with letters, and the letters are scored. `as_written`
-    leaves the question as it is, for models that know one wording only.
+    leaves the question as it is.
 
     Raises:
         DataError: more options than letters.

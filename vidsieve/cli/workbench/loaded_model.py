@@ -30,11 +30,12 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
 
         torch.set_num_threads(setup.threads)
     origin = str(getattr(model.config, "_name_or_path", "") or "")
+    folder = Path(origin).resolve() if origin and Path(origin).is_dir() else None
     choice = Choice(
         asked=adapter.family,
         kind="folder",
-        name=Path(origin).name if Path(origin).is_dir() else origin or type(model).__name__,
-        folder=Path(origin) if Path(origin).is_dir() else None,
+        name=folder.name if folder else origin or type(model).__name__,
+        folder=folder,
         revision=getattr(model.config, "_commit_hash", None),
         family=adapter.family,
     )

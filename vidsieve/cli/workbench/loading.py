@@ -52,16 +52,30 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
         torch.set_num_threads(setup.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    try:
-        model = getattr(transformers, class_name).from_pretrained(
-            choice.folder, dtype=_dtype(setup.dtype, device), attn_implementation=setup.attn, local_files_only=True
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelError(f"checkpoint {choice.name}: cannot be loaded: {_first_line(error)}") from error
+    options = {"dtype": _dtype(setup.dtype, device), "attn_implementation": setup.attn, "local_files_only": True}
+    model = _from_pretrained(getattr(transformers, class_name), choice, options)
     from vidsieve.media import load_processor
 
     processor = load_processor(choice.folder, model.config, max_pixels=setup.max_pixels)
     return Loaded(model=model.to(device).eval(), processor=processor, adapter=adapter, choice=choice)
+
+
+def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) -> Any:
+    """The model, whole: weights that are missing would silently be random ones."""
+    import torch
+
+    try:
+        model, found = model_class.from_pretrained(choice.folder, output_loading_info=True, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever transformers or safetensors make of a damaged checkpoint
+        raise ModelError(f"checkpoint {choice.name}: cannot be loaded: {_first_line(error)}") from error
+    wrong = sorted(found["missing_keys"]) + [str(item) for item in found.get("mismatched_keys", ())]
+    if wrong:
+        raise ModelError(
+            f"checkpoint {choice.name}: {len(wrong)} weights are missing or misshapen, such as {wrong[0]}."
+        )
+    return model
 
 
 def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:

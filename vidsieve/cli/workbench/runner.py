@@ -1,7 +1,9 @@
 """A model with a workload: inputs of a batch, and `generate` with or without a policy."""
 
+import string
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,8 +35,14 @@ class Runner:
         return self.model.device
 
     def asked(self, example: Example) -> Asked:
-        """The example's prompt; bundled models know one wording of a question."""
-        return ask(example, as_written=self.loaded.is_bundled)
+        """The example's prompt; a model whose vocabulary lacks the letters is asked in the question's own words."""
+        return ask(example, as_written=not self._knows_letters)
+
+    @cached_property
+    def _knows_letters(self) -> bool:
+        tokenizer = self.processor.tokenizer
+        ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in string.ascii_uppercase]
+        return all(found and tokenizer.unk_token_id not in found for found in ids)
 
     def inputs(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """What `generate` takes for a batch, on the device."""

@@ -99,14 +99,12 @@ class Scorer:
 
     def _written(self, policy: Policy | None, examples: Sequence[Example]) -> dict[str, Outcome]:
         """Greedy answers beside the labels, or beside the uncompressed model's answers."""
-        answers, ratios = self._answers(policy, examples)
-        if self._metric == "agreement":
-            wanted = self._references(examples) if policy is not None else dict.fromkeys((), "")
-            if policy is None:
-                wanted = {e.id: answer for e, answer in zip(examples, answers, strict=True)}
-                self._uncompressed |= wanted
+        labelled = self._metric == "accuracy"
+        wanted = {e.id: _label(e) for e in examples} if labelled else self._references(examples)
+        if policy is None and not labelled:
+            answers, ratios = list(wanted.values()), _ratios((), len(examples))
         else:
-            wanted = {example.id: _label(example) for example in examples}
+            answers, ratios = self._answers(policy, examples)
         return {
             e.id: Outcome(
                 example_id=e.id,

@@ -78,7 +78,9 @@ def _model_of(measured: dict[str, Any]) -> dict[str, Any]:
     if name.count("/") == 1:
         pinned = f"{name}@{revision}" if revision and ":" not in revision else name
         return {"model": measured.get("model"), "checkpoint": pinned}
-    raise UsageError(f"--model: the policy was measured on the local checkpoint {name!r}; give its folder, or another model.")
+    raise UsageError(
+        f"--model: the policy was measured on the local checkpoint {name!r}; give its folder, or another model."
+    )
 
 
 WARNED = ("model", "checkpoint", "revision", "device_name", "dtype", "attn", "threads", "frames", "fps", "max_pixels")

@@ -1,0 +1,184 @@
+"""`vidsieve tune` from end to end on an untrained model, with a clock that is made up; then `eval` of what it wrote."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+import vidsieve
+from tests.cli.conftest import Invoke
+from vidsieve.cli.workbench.bench import Workbench
+from vidsieve.framework.errors import TuneError, UsageError
+from vidsieve.tuner.result import TuneResult
+
+SMALL = ("--trials", 2, "--examples", 4, "--policy", "vidcom2", "--frames", 8)
+BUNDLED = ("tune", "--model", "qwen2-vl", *SMALL)
+
+
+@pytest.fixture(autouse=True)
+def _clock(fake_time: None, bundled: None) -> None:
+    pass
+
+
+def test_a_search_ends_with_a_sound_file_and_how_to_use_it(invoke: Invoke, tmp_path: Path) -> None:
+    result = invoke(*BUNDLED, "--latency-ms", 60)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("workload: qwen2-vl-tiny, 8 frames (4 x 36 visual tokens)")
+    assert "data: bundled-static (accuracy)" in lines[0]
+    assert sum(line.startswith("trial ") for line in lines) == 2
+    assert invoke("check", "policy.yaml").exit_code == 0
+    policy = vidsieve.load_policy(tmp_path / "policy.yaml")
+    assert policy.retention_ratio is not None and policy.retention_ratio <= 0.5
+    measured = policy.provenance["measured_on"]
+    assert (measured["checkpoint"], measured["bundled"], measured["frames"]) == ("qwen2-vl-tiny", "yes", "8")
+    commands = [line.strip() for line in lines if line.strip().startswith("vidsieve run ")]
+    assert commands == ["vidsieve run --model qwen2-vl --frames 8 --policy policy.yaml"]
+    rerun = invoke(*shlex.split(commands[0])[1:])
+    assert rerun.exit_code == 0
+    assert "measured elsewhere" not in rerun.stderr
+
+
+def test_the_stored_held_out_examples_give_the_identical_accuracy(invoke: Invoke) -> None:
+    assert invoke(*BUNDLED, "--latency-ms", 60).exit_code == 0
+    stored = yaml.safe_load(Path("policy.yaml").read_text())["provenance"]["accuracy"]
+    for words in ((), ("--heldout",), ("--model", "qwen2-vl")):
+        told = json.loads(invoke("eval", "--policy", "policy.yaml", *words, "--json").stdout)
+        assert told["accuracy"]["policy"] == stored["policy"]
+        assert told["accuracy"]["uncompressed"] == stored["uncompressed"]
+        assert told["accuracy"]["attained_retention"] == pytest.approx(stored["attained_retention"], abs=1e-6)
+        assert told["stored"] == stored["policy"]["value"]
+    other = json.loads(invoke("eval", "--policy", "policy.yaml", "--examples", 5, "--seed", 3, "--json").stdout)
+    assert other["accuracy"]["examples"] == 5
+    assert other["stored"] is None
+    assert "identical" in invoke("eval", "--policy", "policy.yaml").stdout
+
+
+def test_json_is_one_document_and_nothing_else(invoke: Invoke) -> None:
+    result = invoke(*BUNDLED, "--speedup", 1.5, "--json")
+    document = json.loads(result.stdout)
+    assert document["provenance"]["target"]["speedup"] == 1.5
+    assert result.stderr.count("trial ") == 2
+
+
+def test_labelled_data_and_a_folder_of_videos_can_be_tuned_on(invoke: Invoke, qwen: Path, dataset: Path) -> None:
+    words = ("tune", "--model", qwen, *SMALL, "--speedup", 1.3, "--max-new-tokens", 2)
+    assert invoke(*words, "--data", dataset, "--out", "labelled.yaml").exit_code == 0
+    told = json.loads(invoke("eval", "--model", qwen, "--data", dataset, "--policy", "labelled.yaml", "--json").stdout)
+    assert told["accuracy"]["metric"] == "accuracy"
+    assert told["stored"] == told["accuracy"]["policy"]["value"]
+    result = invoke(*words, "--videos", dataset.parent, "--out", "agreed.yaml")
+    assert result.exit_code == 0
+    assert "held-out agreement" in result.stdout
+    assert "accuracy" not in result.stdout
+
+
+def test_a_target_below_the_floor_is_exit_code_3(invoke: Invoke) -> None:
+    result = invoke(*BUNDLED, "--latency-ms", 5)
+    assert result.exit_code == 3
+    assert "floor" in result.stderr
+    assert not Path("policy.yaml").exists()
+
+
+def test_an_existing_file_is_refused_before_anything_runs(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("policy.yaml").write_text("mine")
+
+    def never(*args: object, **more: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("vidsieve.cli.workbench.loading.load", never)
+    result = invoke(*BUNDLED, "--latency-ms", 60)
+    assert result.exit_code == 2
+    assert "--force" in result.stderr
+    assert Path("policy.yaml").read_text() == "mine"
+
+
+def test_force_replaces_the_file(invoke: Invoke) -> None:
+    Path("policy.yaml").write_text("mine")
+    assert invoke(*BUNDLED, "--latency-ms", 60, "--force").exit_code == 0
+    assert Path("policy.yaml").read_text().startswith("format: 1")
+
+
+def interrupt_scoring(monkeypatch: pytest.MonkeyPatch, at_call: int) -> None:
+    """Ctrl-C at the given call of `score`."""
+    original, calls = Workbench.score, []
+
+    def score(self: Workbench, policy: object, examples: object) -> object:
+        calls.append(policy)
+        if len(calls) == at_call:
+            raise KeyboardInterrupt
+        return original(self, policy, examples)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Workbench, "score", score)
+
+
+def test_an_interruption_writes_the_best_so_far(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_scoring(monkeypatch, 3)
+    result = invoke(*BUNDLED, "--latency-ms", 60)
+    assert result.exit_code == 130
+    assert "vidsieve show policy.yaml" in result.stderr
+    assert invoke("check", "policy.yaml").exit_code == 0
+    assert vidsieve.load_policy(Path("policy.yaml")).provenance["confirmed"] is False
+
+
+def test_an_interruption_before_anything_was_found_writes_nothing(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_scoring(monkeypatch, 1)
+    result = invoke(*BUNDLED, "--latency-ms", 60)
+    assert result.exit_code == 130
+    assert not Path("policy.yaml").exists()
+
+
+def test_a_full_disk_does_not_lose_the_policy(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(self: TuneResult, path: object, *, force: bool = False) -> None:
+        raise TuneError("--out policy.yaml: could not be written: No space left on device.")
+
+    monkeypatch.setattr(TuneResult, "save", save)
+    result = invoke(*BUNDLED, "--latency-ms", 60)
+    assert result.exit_code == 1
+    assert "No space left" in result.stderr
+    printed = result.stdout[result.stdout.index("format: 1") :]
+    assert yaml.safe_load(printed)["name"] == "vidcom2"
+
+
+def test_heldout_of_a_policy_that_was_not_tuned_is_refused(invoke: Invoke) -> None:
+    result = invoke("eval", "--model", "qwen2-vl", "--heldout")
+    assert result.exit_code == 2
+    assert "stores no held-out examples" in result.stderr
+
+
+def test_heldout_on_other_data_is_refused(invoke: Invoke, dataset: Path) -> None:
+    assert invoke(*BUNDLED, "--latency-ms", 60).exit_code == 0
+    result = invoke("eval", "--policy", "policy.yaml", "--data", dataset, "--heldout")
+    assert result.exit_code == 1
+    assert "Give the data it was tuned on" in result.stderr
+
+
+def test_from_python_by_name_and_on_a_loaded_model(qwen: Path, dataset: Path, tmp_path: Path) -> None:
+    from transformers import Qwen2VLForConditionalGeneration
+
+    options = {"speedup": 1.3, "trials": 2, "examples": 4, "policies": ["vidcom2"], "max_new_tokens": 2, "frames": 4}
+    named = vidsieve.tune(str(qwen), data=dataset, **options)
+    loaded = Qwen2VLForConditionalGeneration.from_pretrained(qwen)
+    result = vidsieve.tune(loaded, data=dataset, **options)
+    assert result.policy.stages and named.accuracy is not None and result.accuracy is not None
+    assert result.accuracy.policy == named.accuracy.policy
+    assert vidsieve.load_policy(result.save(tmp_path / "p.yaml")).name == "vidcom2"
+    assert "generate" not in vars(loaded)
+    with pytest.raises(UsageError, match="fixed by the loaded model"):
+        vidsieve.tune(loaded, data=dataset, device="cpu", **options)
+    with pytest.raises(UsageError, match="no option named 'frame'"):
+        vidsieve.tune(str(qwen), data=dataset, frame=4, **options)
+
+
+def test_a_tokenizer_is_processor_enough_for_a_loaded_model(qwen: Path, dataset: Path) -> None:
+    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+    model = Qwen2VLForConditionalGeneration.from_pretrained(qwen)
+    model.config._name_or_path = ""
+    options = {"speedup": 1.3, "trials": 1, "examples": 4, "policies": ["vidcom2"], "max_pixels": 96 * 96, "frames": 4}
+    result = vidsieve.tune(model, processor=AutoTokenizer.from_pretrained(qwen), data=dataset, **options)
+    assert result.policy.provenance["measured_on"]["revision"] == "in memory"
