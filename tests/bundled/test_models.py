@@ -31,6 +31,7 @@ FILES = {
     "tokenizer_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
+    "chat_template.jinja",
     "card.md",
     "training-log.jsonl",
 }
@@ -112,6 +113,17 @@ def test_clips_of_another_size_are_brought_to_the_models(entry: BundledModel) ->
     ids = processor.build_inputs(["what color is the disc ?"], [[Clip.from_frames(frames, fps=8)]])["input_ids"]
     newline = int(model.config.model_type == "llava_onevision")
     assert int((ids == model.config.video_token_id).sum()) == entry.visual_tokens + newline
+
+
+@EACH
+def test_transformers_own_processor_gives_the_same_inputs(entry: BundledModel) -> None:
+    model, ours = _loaded(entry)
+    theirs = load_processor(entry.folder, model.config)
+    if theirs.kind != "transformers":
+        pytest.skip(theirs.describe())
+    example = _examples(entry, 1)[0]
+    mine, other = (each.build_inputs([example.question], [[_clip(example)]]) for each in (ours, theirs))
+    assert all(torch.equal(mine[name], tensor) for name, tensor in other.items())
 
 
 @EACH

@@ -37,7 +37,7 @@ def save_package(model: Model, folder: Path) -> None:
         do_sample=False,
     )
     model.save_pretrained(folder)
-    _tokenizer(family).save_pretrained(folder, save_jinja_files=False)
+    _tokenizer(family).save_pretrained(folder)
     for name, settings in _preprocessing(family).items():
         (folder / name).write_text(json.dumps(settings, indent=2) + "\n")
 
