@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reference_pages import cli, errors, hooks, policies, policy_file, python_api, records, stages
+from reference_pages import cli, errors, hooks, models, policies, policy_file, python_api, records, stages
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
@@ -21,6 +21,7 @@ PAGES: dict[str, tuple[str, Callable[[], str]]] = {
     "records-and-plans.md": ("What a stage is shown, and what it may answer", records.page),
     "stages.md": ("Built-in stages, their settings and ranges", stages.page),
     "policies.md": ("Published policies", policies.page),
+    "models.md": ("Model families", models.page),
     "policy-file.md": ("Keys of a policy file", policy_file.page),
     "policy.schema.json": ("JSON Schema of policy files, for editors", policy_file.schema),
     "errors.md": ("Errors and exit codes", errors.page),
