@@ -8,8 +8,8 @@ HEAD = """# Model families
 
 `--model` takes a family (or an alias), a hub id or a folder. A family without `--checkpoint` stands for its default
 checkpoint if that is in the local cache, otherwise for the bundled model of that family, and a line says which; a
-family with neither is refused. Nothing is downloaded unless it is named. `vidsieve ls models` also tells what is on this
-machine."""
+family with neither is refused. Nothing is downloaded unless it is named. `vidsieve ls models` also tells what is
+on this machine."""
 
 
 def page() -> str:
