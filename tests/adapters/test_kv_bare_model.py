@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from vidsieve.framework.testing.adapter_kv_kit import TopKV
 
 from vidsieve.adapters.decode_kv import DecodeKV, attach_kv
 from vidsieve.framework import registry
-from vidsieve.framework.testing.adapter_kv import TopKV
 
 DATA = np.load(Path(__file__).parent.parent / "data" / "dycoke_decode.npz")
 META: dict[str, Any] = json.loads(str(DATA["meta"]))
@@ -95,6 +96,23 @@ def test_a_forward_without_a_past_is_a_new_request(model: Qwen2ForCausalLM) -> N
         first, _ = decoded(model, decode)
         again, _ = decoded(model, decode)
     assert torch.equal(first, again)
+
+
+@torch.no_grad()
+def test_kernels_see_the_real_implementation_while_they_run(
+    model: Qwen2ForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def probe(module: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(module.config._attn_implementation)
+        return sdpa(module, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", probe)
+    with attach_kv(model, [TopKV()], SPAN):
+        decoded(model)
+    assert set(seen) == {"sdpa"}
 
 
 @torch.no_grad()

@@ -195,10 +195,13 @@ class GenerateCall:
         asked = torch.cat([prompt, new], dim=1)
         cache = getattr(output, "past_key_values", None)
         cache = self.asked.get("past_key_values") if cache is None else cache
-        if cache is not None and copies == 1 and (self.setting("num_beams") or 1) == 1:
-            whole = torch.cat([self.whole.to(new), new], dim=1)
-            prompt_length = self.whole.shape[1]
-            remember(cache, Past(ids=whole, prompt=prompt_length, columns=short.columns, gapped=short.gapped))
+        if cache is not None:
+            single = copies == 1 and (self.setting("num_beams") or 1) == 1
+            whole = torch.cat([self.whole.to(new), new], dim=1) if single else self.whole
+            past = Past(
+                ids=whole, prompt=self.whole.shape[1], columns=short.columns, gapped=short.gapped, single=single
+            )
+            remember(cache, past)
         if isinstance(output, Tensor):
             return asked
         output.sequences = asked

@@ -24,6 +24,8 @@ class Past:
     prompt: int
     columns: Columns
     gapped: bool
+    single: bool = True
+    """Whether the cache has one row for each prompt; with beams or several answers a prompt it has more."""
 
 
 _PASTS: WeakKeyDictionary[Any, Past] = WeakKeyDictionary()
@@ -43,8 +45,13 @@ def cached_columns(past: Past, length: int) -> tuple[Columns, int]:
     """The columns of everything in the cache, `length` of them, and how many full-length ids they stand for.
 
     Raises:
-        InputError: the cache was cropped into the prompt.
+        InputError: the cache was cropped into the prompt, or has several rows a prompt.
     """
+    if not past.single:
+        raise InputError(
+            "past_key_values: was made with beams or several sequences a prompt, so its rows are not the prompts'; "
+            "only a cache of one sequence a prompt can be continued."
+        )
     short = past.columns
     generated = length - short.width
     if generated < 0:

@@ -66,10 +66,10 @@ def shorten(request: Request) -> Shortened:
     model, inputs = request.model, request.inputs
     videos = videos_by_row(request.adapter, model.config, inputs, request.placeholders)
     with torch.no_grad():
-        with Stopwatch(request.ids.device) as vision:
+        with Stopwatch(model.device) as vision:
             output = encode(model, "video", inputs)
         plans = _plan_all(request, videos, output)
-        with Stopwatch(request.ids.device) as gathering:
+        with Stopwatch(model.device) as gathering:
             columns = _columns(request, videos)
             columns, removed = _drop(request, columns, videos, plans)
             video = _features(output, list(chain(*videos)), plans) if plans else None
@@ -122,7 +122,8 @@ def _question(request: Request, row: int) -> Tensor | None:
     config = request.model.config
     visual = request.placeholders[row] | request.ids[row].eq(config.image_token_id)
     words = question_ids(request.adapter, request.model, request.ids[row], request.mask[row].bool(), visual)
-    return request.model.get_input_embeddings()(words) if words.numel() else None
+    embed = request.model.get_input_embeddings()
+    return embed(words.to(embed.weight.device)) if words.numel() else None
 
 
 def _columns(request: Request, videos: Sequence[Sequence[VideoLayout]]) -> Columns:

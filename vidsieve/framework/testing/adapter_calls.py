@@ -118,6 +118,24 @@ class CallLaws(ModelKit):
         report = run(model, HALF, self.make_inputs(model, Row()))[1]
         return report
 
+    def test_a_cache_of_beams_is_refused_in_a_second_turn(self, model: Any) -> None:
+        first, _ = run(model, HALF, self.make_inputs(model, Row()), num_beams=2)
+        turn = torch.cat([first.sequences, first.sequences[:, -3:]], dim=1)
+        with pytest.raises(InputError, match="beams"):
+            run(model, HALF, {"input_ids": turn, "past_key_values": first.past_key_values})
+
+    def test_a_cache_cropped_into_its_prompt_is_refused(self, model: Any) -> None:
+        first, _ = run(model, HALF, self.make_inputs(model, Row()))
+        first.past_key_values.crop(-STEPS - 3)
+        with pytest.raises(InputError, match="cropped"):
+            run(model, HALF, {"input_ids": first.sequences, "past_key_values": first.past_key_values})
+
+    def test_a_new_video_behind_a_cache_filled_elsewhere_is_refused(self, model: Any) -> None:
+        inputs = self.make_inputs(model, Row())
+        cache = unpatched(model, inputs).past_key_values
+        with pytest.raises(InputError, match="not filled"):
+            run(model, HALF, inputs | {"past_key_values": cache})
+
     def test_a_conversation_that_does_not_go_on_from_the_cache_is_refused(self, model: Any) -> None:
         first, _ = run(model, HALF, self.make_inputs(model, Row()))
         other = self.make_inputs(model, Row(seed=5, words=20))

@@ -1,21 +1,17 @@
 """Laws of decode-time KV pruning, against masks in the unpatched model and against each row alone."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 import vidsieve
 from vidsieve.framework.errors import PlanError, PolicyError, StageError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
-from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, policy_of
+from vidsieve.framework.testing.adapter_kv_kit import AFTER, Force, Misbehaves, TopKV, masked_decode
 from vidsieve.framework.testing.adapter_runs import (
     BATCHES,
     CHUNKS,
@@ -28,47 +24,6 @@ from vidsieve.framework.testing.adapter_runs import (
     traces,
     unpatched,
 )
-
-AFTER = 1
-
-
-class TopKV(Stage):
-    """Read the visual entries with the highest attention, summed over all steps so far."""
-
-    ratio: float = 0.4
-    after: int = AFTER
-
-    def layers(self, num_layers: int) -> tuple[int, ...]:
-        """One prune point."""
-        return (self.after,)
-
-    @hookimpl
-    def prune_kv(self, step: DecodeStep) -> KeepKV:
-        """A fixed width for every row; −1 where a row has fewer."""
-        rank = step.attention.mean(dim=1) + (step.state["sum"] if step.state else 0)
-        counts = [int(count * self.ratio) for count in step.counts]
-        order = rank.masked_fill(~step.valid, -1).argsort(dim=1, descending=True)[:, : max(counts)]
-        rows = torch.arange(order.shape[1]) < torch.tensor(counts)[:, None]
-        active = torch.ones(len(counts), dtype=torch.bool)
-        return KeepKV(torch.where(rows, order, -1), active, state={"sum": rank})
-
-
-class Misbehaves(TopKV):
-    """Do one thing wrong, or nothing at all, in a decode step."""
-
-    how: str = "idle"
-
-    @hookimpl
-    def prune_kv(self, step: DecodeStep) -> KeepKV:
-        """As `how` says."""
-        if self.how == "raise":
-            raise ZeroDivisionError("on purpose")
-        number = step.attention.shape[2] if self.how == "too high" else 0
-        index = torch.full((len(step.counts), 1), number)
-        # idle rows are those with the fewest visual tokens; alone, every row is
-        active = torch.tensor([count > min(step.counts) for count in step.counts])
-        return KeepKV(index, active if self.how == "idle" else ~active | True)
-
 
 KV = policy_of(TopKV())
 
@@ -120,7 +75,7 @@ class KVLaws(ModelKit):
         output, _ = run(model, KV, self.make_inputs(model, *rows), **options)
         for index, sequence in enumerate(output.sequences):
             inputs, new = self.make_inputs(model, rows[index // 2]), sequence[-STEPS:]
-            forced, _ = run(model, KV, inputs, logits_processor=[_Force(new, inputs["input_ids"].shape[1])])
+            forced, _ = run(model, KV, inputs, logits_processor=[Force(new, inputs["input_ids"].shape[1])])
             each = logits(forced)[0].log_softmax(-1).gather(1, new[:, None]).sum()
             assert torch.allclose(each, output.sequences_scores[index], atol=1e-4)
 
@@ -156,6 +111,32 @@ class KVLaws(ModelKit):
         read = visual + 2 * first + (layers - 3) * second
         assert report.kv_ratio == pytest.approx(read / (layers * visual))
 
+    def test_an_idle_stage_leaves_what_an_earlier_one_chose(self, model: Any) -> None:
+        inputs = self.make_inputs(model, Row())
+        alone, report = run(model, policy_of(TopKV(after=0)), inputs)
+        both, other = run(model, policy_of(TopKV(after=0), Misbehaves(after=2)), inputs)
+        assert torch.equal(logits(alone), logits(both))
+        assert other.kv_ratio == report.kv_ratio
+
+    def test_a_stage_sees_the_attention_to_its_own_visual_tokens_only(self, model: Any) -> None:
+        seen: list[DecodeStep] = []
+
+        class Looks(TopKV):
+            @hookimpl
+            def prune_kv(self, step: DecodeStep) -> KeepKV:
+                seen.append(step)
+                index = torch.zeros(len(step.counts), 1, dtype=torch.long)
+                return KeepKV(index, torch.zeros(len(step.counts), dtype=torch.bool))
+
+        _, report = run(model, policy_of(Looks()), self.make_inputs(model, *BATCHES["uneven batch"]))
+        counts = [report.keeps[0].numel() + report.keeps[1].numel(), report.keeps[2].numel()]
+        for step in seen:
+            assert step.attention.dtype == torch.float32
+            assert list(step.counts) == step.valid.sum(dim=1).tolist() == counts
+            assert not step.attention.masked_select(~step.valid[:, None]).any()
+            assert bool(((step.attention.sum(dim=-1) > 0) & (step.attention.sum(dim=-1) < 1)).all())
+        assert len(seen) == STEPS - 1
+
     def test_the_second_turn_of_a_conversation_still_prunes(self, model: Any) -> None:
         first, _ = run(model, HALF, self.make_inputs(model, Row()))
         turn = torch.cat([first.sequences, first.sequences[:, -3:]], dim=1)
@@ -185,86 +166,3 @@ class KVLaws(ModelKit):
             run(model, KV, inputs, use_cache=False)
         with pytest.raises(PolicyError, match=r"stage-0.*after layer 99"):
             run(model, policy_of(TopKV(after=99)), inputs)
-
-
-class _Force:
-    """A logits processor that makes `generate` write given ids."""
-
-    def __init__(self, ids: Tensor, prompt: int) -> None:
-        self.ids, self.step = ids, 0
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        only = torch.full_like(scores, -torch.inf)
-        only[:, self.ids[self.step]] = 0.0
-        self.step += 1
-        return only
-
-
-@torch.no_grad()
-def masked_decode(
-    model: Any, inputs: dict[str, Any], ratio: float = 0.0, only: int | None = None
-) -> Float[Tensor, "steps vocabulary"]:
-    """Greedy decoding of one prompt with the whole cache, later layers' masks hiding what `TopKV` would not read.
-
-    With `only`, a single visual entry is read instead. Attention weights come from the model's own eager path.
-    """
-    given, visual = model.config._attn_implementation, (inputs["input_ids"] == model.config.video_token_id)[0].clone()
-    for end in _structural(model, inputs):
-        visual[end] = False
-    start = unpatched(model, inputs, max_new_tokens=1)
-    cache, total, found = start.past_key_values, torch.zeros(int(visual.sum())), [start.logits[0]]
-    positions = _next_positions(model, inputs)
-    try:
-        model.set_attn_implementation("eager")
-        for step in range(STEPS - 1):
-            token, length = found[-1].argmax(-1, keepdim=True), cache.get_seq_length()
-            options = {"input_ids": token, "position_ids": positions + step, "past_key_values": cache}
-            weights = model(**options, output_attentions=True).attentions[AFTER][0, :, 0, :]
-            cache.crop(-1)
-            total += weights[:, : len(visual)][:, visual].mean(dim=0)
-            chosen = total.argsort(descending=True)[: int(len(total) * ratio)]
-            chosen = chosen if only is None else torch.tensor([only])
-            hidden = visual.clone()
-            hidden[visual.nonzero().squeeze(1)[chosen]] = False
-            mask = torch.zeros(1, 1, 1, length + 1)
-            mask[..., : len(hidden)].masked_fill_(hidden, torch.finfo(mask.dtype).min)
-            with _masks_after(model, mask):
-                found.append(model(**options).logits[:, -1])
-    finally:
-        model.set_attn_implementation(given)
-    return torch.cat(found).float()
-
-
-def _structural(model: Any, inputs: dict[str, Any]) -> list[int]:
-    """Columns of placeholders that are no visual tokens."""
-    from vidsieve.framework.testing.adapter_kit import layouts_of
-
-    columns = (inputs["input_ids"][0] == model.config.video_token_id).nonzero().squeeze(1).tolist()
-    found, seen = [], 0
-    for layout in layouts_of(model, inputs):
-        seen += layout.rows
-        found += columns[seen - layout.structural : seen]
-    return found
-
-
-def _next_positions(model: Any, inputs: dict[str, Any]) -> Tensor:
-    """Position of the first generated token, on every axis."""
-    from vidsieve.framework.testing.adapter_kit import full_positions
-
-    return full_positions(model, inputs)[..., -1:] + 1
-
-
-@contextmanager
-def _masks_after(model: Any, mask: Tensor) -> Iterator[None]:
-    """While open, layers behind the prune point are given this additive mask."""
-
-    def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        return args, kwargs | {"attention_mask": mask}
-
-    layers = model.base_model.language_model.layers[AFTER + 1 :]
-    handles = [layer.register_forward_pre_hook(swap, with_kwargs=True) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -83,6 +83,18 @@ class CompactionLaws(ModelKit):
         assert torch.equal(keeps[0], keeps[1])
         assert not torch.equal(keeps[0], keeps[2])
 
+    def test_the_videos_of_a_prompt_draw_different_numbers_and_prompts_the_same(self, model: Any) -> None:
+        seen: list[float] = []
+
+        class Draws(Stage):
+            @hookimpl
+            def select_tokens(self, tokens: VideoTokens) -> Keep:
+                seen.append(float(torch.rand((), generator=tokens.rng)))
+                return Keep(tokens.keep)
+
+        run(model, policy_of(Draws(), ratio=1.0), self.make_inputs(model, Row(videos=2), Row(seed=1, words=9)))
+        assert seen[0] == seen[2] != seen[1]
+
     @pytest.mark.parametrize("options", [CHUNKS, {"cache_implementation": "static"}])
     def test_other_ways_to_run_the_prompt_agree(self, model: Any, options: dict[str, Any]) -> None:
         inputs = self.make_inputs(model, Row())
