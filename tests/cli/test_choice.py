@@ -70,12 +70,12 @@ def test_aliases_and_bundled_names_work(bundled: None) -> None:
 
 
 def test_a_family_without_anything_here_says_how_to_get_it(bundled: None) -> None:
-    with pytest.raises(ModelError, match="--checkpoint Qwen/Qwen2.5-VL-3B-Instruct"):
+    with pytest.raises(ModelError, match=r"--checkpoint Qwen/Qwen2.5-VL-3B-Instruct"):
         choose("qwen2.5-vl", None, default())
 
 
 def test_an_unknown_model_lists_what_there_is() -> None:
-    with pytest.raises(UsageError, match="Did you mean 'qwen2-vl'.*llava-next-video"):
+    with pytest.raises(UsageError, match=r"Did you mean 'qwen2-vl'.*llava-next-video"):
         choose("qwen2vll", None, default())
 
 
