@@ -48,6 +48,6 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
     for name in head:
         drawn.add_column(name, overflow="fold")
     for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
+        drawn.add_row(*row)
     width = None if sys.stdout.isatty() else 200
     Console(file=sys.stdout, width=width, markup=False, highlight=False, soft_wrap=False).print(drawn)

@@ -166,10 +166,9 @@ def _tell_settings(settings: list[dict[str, Any]]) -> None:
         return
     rows = []
     for item in settings:
+        values = [item["value"]] if "value" in item else []
         default = "required" if item["required"] else item["default"]
-        rows.append(
-            [f"   {item['name']}", *([item["value"]] if "value" in item else []), default, _range(item), item["help"]]
-        )
+        rows.append([str(cell) for cell in (f"   {item['name']}", *values, default, _range(item), item["help"])])
     head = ["   setting", *(["value"] if "value" in settings[0] else []), "default", "range", ""]
     table("", head, rows)
 
