@@ -118,8 +118,9 @@ class CallLaws(ModelKit):
         report = run(model, HALF, self.make_inputs(model, Row()))[1]
         return report
 
-    def test_a_cache_of_beams_is_refused_in_a_second_turn(self, model: Any) -> None:
-        first, _ = run(model, HALF, self.make_inputs(model, Row()), num_beams=2)
+    @pytest.mark.parametrize("options", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
+    def test_a_cache_with_several_rows_a_prompt_is_refused(self, model: Any, options: dict[str, Any]) -> None:
+        first, _ = run(model, HALF, self.make_inputs(model, Row()), **options)
         turn = torch.cat([first.sequences, first.sequences[:, -3:]], dim=1)
         with pytest.raises(InputError, match="beams"):
             run(model, HALF, {"input_ids": turn, "past_key_values": first.past_key_values})
