@@ -48,8 +48,11 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     import transformers
 
     device = pick_device(setup.device)
-    if setup.threads is not None:
-        torch.set_num_threads(setup.threads)
+    # a bundled model is so small that handing work to other threads costs more than it saves, and many times more
+    # on a busy machine
+    threads = 1 if setup.threads is None and choice.bundled is not None else setup.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     options = {"dtype": _dtype(setup.dtype, device), "attn_implementation": setup.attn, "local_files_only": True}

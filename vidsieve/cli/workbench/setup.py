@@ -40,7 +40,9 @@ class Setup:
         str, option("--dtype", _MODEL, f"{', '.join(DTYPES)}; auto is float32 on a CPU, the checkpoint's own on a GPU.")
     ] = "auto"
     attn: Annotated[str, option("--attn", _MODEL, f"Attention kernel: {', '.join(ATTENTIONS)}.")] = "sdpa"
-    threads: Annotated[int | None, option("--threads", _MODEL, "CPU threads.  (default: torch's choice)")] = None
+    threads: Annotated[
+        int | None, option("--threads", _MODEL, "CPU threads.  (default: torch's; bundled models: 1)")
+    ] = None
     plugin: Annotated[
         list[str] | None, option("--plugin", _MODEL, "A Python file with stages of your own. Repeatable.", "FILE")
     ] = None
