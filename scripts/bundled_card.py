@@ -1,7 +1,7 @@
 """Measure a bundled model and print its card: python scripts/bundled_card.py --model qwen2-vl-tiny
 
 All numbers come from `model.generate` under `vidsieve.applied`, on clips of the held-out split. `--write` also stores
-the card beside the weights. About a quarter of an hour a model on one core.
+the card beside the weights. About twenty minutes a model on one core.
 """
 
 import argparse
