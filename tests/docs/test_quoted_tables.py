@@ -27,3 +27,7 @@ def test_measured_tables_are_quoted(page: str) -> None:
     rest = QUOTE.sub("", text(page))
     rows = [line for line in rest.splitlines() if line.startswith("|") and re.search(r"\d\s?%|\*\*\d", line)]
     assert not rows, f"{page}: {rows[0]}"
+
+
+def test_the_readme_quotes_a_card() -> None:
+    assert [source for source, _ in QUOTE.findall(text("README.md"))], "the README shows no measured table"
