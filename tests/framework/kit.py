@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidsieve.framework.hookspecs import hookimpl
-from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, apportion, tokens_to_keep
+from vidsieve.framework.plans import Budget, Keep, Scores, Segments, apportion, tokens_to_keep
 from vidsieve.framework.policy import BoundStage, Policy
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
@@ -126,8 +126,8 @@ def answering(**answers: Any) -> Stage:
     body = {hook: method(hook, arguments.get(hook, "tokens")) for hook in answers}
     body |= {name: value if name in PLAIN else _constant(value) for name, value in special.items()}
     annotations = {"answers": ClassVar[dict[str, Any]], **{name: ClassVar[Any] for name in PLAIN if name in special}}
-    cls = type("Answering", (Answer,), {**body, "answers": answers, "__annotations__": annotations, "__module__": __name__})
-    return cls()
+    body |= {"answers": answers, "__annotations__": annotations, "__module__": __name__}
+    return type("Answering", (Answer,), body)()
 
 
 PLAIN = ("reads", "reads_if_made", "data_dependent")

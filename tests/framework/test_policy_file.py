@@ -125,7 +125,7 @@ NORM = "  - {use: norm}\n"
         (NORM + "  - use: top-k\n    keep_ratio: 5.0\n", 7, "keep_ratio: .*less than or equal to 1, got 5.0"),
         (NORM + "  - use: top-k\n    keep_ratio: .nan\n", 7, r"keep_ratio: .*finite|less than"),
         (NORM + "  - use: top-k\n    keep_ratio: 5e-1\n", 7, r"valid number, got '5e-1'.*write 5\.0e-1"),
-        (NORM + "  - use: top-k\n    keep_ratio: off\n", 7, "valid number, got False.*'off', which YAML reads as False"),
+        (NORM + "  - use: top-k\n    keep_ratio: off\n", 7, "valid number, got False.*'off', which YAML reads"),
         (NORM + "  - use: top-k\n    keep_ratio: {a: 1}\n", 7, "valid number"),
         (NORM + "  - use: top-k\n    keep_ratio: {a: 1, a: 2}\n", 7, "has the key 'a' twice"),
     ],

@@ -65,7 +65,7 @@ def test_a_label_addresses_one_of_two_uses() -> None:
 
 @pytest.mark.parametrize("value", [3.0, "1.0", None, True, float("nan")])
 def test_a_value_that_does_not_fit_is_a_usage_error(value: object) -> None:
-    with pytest.raises(UsageError, match="stage 'my.norm': sign: "):
+    with pytest.raises(UsageError, match=r"stage 'my.norm': sign: "):
         top().with_(settings={"my.norm.sign": value})
 
 

@@ -79,7 +79,9 @@ def test_a_policy_is_registered_by_its_path(registry: Registry, tmp_path: Path) 
 def test_an_unknown_name_offers_the_nearest_and_lists_the_rest(registry: Registry) -> None:
     registry.register("alpha-beta", Norm)
     registry.register("gamma", Best)
-    with pytest.raises(UnknownNameError, match="here: no stage named 'alpha-bet'. Did you mean 'alpha-beta'") as caught:
+    with pytest.raises(
+        UnknownNameError, match=r"here: no stage named 'alpha-bet'. Did you mean 'alpha-beta'"
+    ) as caught:
         registry.find("stage", "alpha-bet", "here")
     assert "Known: alpha-beta, gamma" in str(caught.value)
     assert caught.value.exit_code == 2
@@ -178,9 +180,7 @@ def test_a_syntax_error_in_another_file_is_not_given_this_files_line(
         ),
     ],
 )
-def test_a_file_that_would_do_nothing_is_refused(
-    registry: Registry, tmp_path: Path, source: str, words: str
-) -> None:
+def test_a_file_that_would_do_nothing_is_refused(registry: Registry, tmp_path: Path, source: str, words: str) -> None:
     with pytest.raises(PluginError, match=words):
         registry.add_file(plugin(tmp_path, source))
 

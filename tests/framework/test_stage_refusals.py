@@ -163,7 +163,7 @@ def test_a_default_outside_its_own_declaration_is_refused(default: Any) -> None:
 
 
 def test_solves_must_name_a_setting() -> None:
-    with pytest.raises(PluginError, match="solves = 'drop', which is no setting. Did you mean 'drop_ratio'"):
+    with pytest.raises(PluginError, match=r"solves = 'drop', which is no setting. Did you mean 'drop_ratio'"):
         make({"solves": "drop", "drop_ratio": tunable(None, low=0.0, high=1.0)}, drop_ratio=float | None)
 
 

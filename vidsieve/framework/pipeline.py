@@ -1,5 +1,6 @@
 """Steps 3 to 8 on one video: call the stages in order, check each plan, apply it, gather what is left."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,7 +176,9 @@ class _Video:
 
 def generator(seed: int, video_index: int, position: int) -> torch.Generator:
     """A CPU generator for one stage on one video: the same for the same three numbers, whatever the batch."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + video_index * 10_007 + position) % 2**63)
+    # torch seeds its CPU generator with the low 32 bits alone, so the three numbers are mixed into those first
+    mixed = hashlib.blake2b(f"{seed} {video_index} {position}".encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(mixed, "little"))
 
 
 def _over_units(work: _Video) -> Bool[Tensor, "units tokens"]:

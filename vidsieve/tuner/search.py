@@ -97,13 +97,15 @@ def open_study(lab: Lab) -> Any:
 def enqueue_presets(study: Any, lab: Lab, explored: Explored) -> None:
     """Published policies first: each at its limit, then at its published retention ratio, if that is allowed.
 
-    Where the uncompressed model meets the target there is no limit: at the published ratio, then at half of it.
+    Where the uncompressed model meets the target there is no limit: at the published ratio, half-way from there to all
+    tokens, then at half of it.
     """
     entries = explored.space.entries.values()
     published = [(entry, entry.policy.retention_ratio) for entry in entries]
     points = [(entry, entry.retention[1] if entry.retention else None) for entry in entries]
     halves = [(entry, max(entry.retention[0], (ratio or 1) / 2)) for entry, ratio in published if entry.retention]
-    for entry, ratio in [*published, *halves] if lab.already_met else [*points, *published]:
+    milder = [(entry, (1 + ratio) / 2) for entry, ratio in published if ratio is not None]
+    for entry, ratio in [*published, *milder, *halves] if lab.already_met else [*points, *published]:
         params = entry.preset(ratio)
         if params is not None:
             study.enqueue_trial(params, skip_if_exists=True)
