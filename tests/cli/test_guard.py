@@ -1,5 +1,7 @@
 """From exceptions to exit codes."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -59,3 +61,15 @@ def test_warnings_for_people_are_lines_and_those_of_libraries_are_not(capsys: py
         warnings.simplefilter("always")
         guarded(verb)()
     assert capsys.readouterr().err == "warning: mind the gap\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure_to_tell() -> None:
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "vidsieve.cli", "ls", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert shown.stdout is not None
+    assert shown.stderr is not None
+    shown.stdout.close()
+    assert shown.stderr.read() == b""
+    shown.stderr.close()
+    assert shown.wait() == 1

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -29,6 +30,10 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             complain("interrupted.", kind="")
             raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # the reader of a pipe (`| head`) has seen enough; what is still buffered must not fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
         except Exception as error:
             code = _tell(error)
             raise typer.Exit(code) from None
