@@ -12,6 +12,8 @@ from vidsieve.framework.records import VideoShape
 from vidsieve.framework.stage import Stage
 
 
+# asked for every video of every request, and nearly always about the same few shapes
+@lru_cache(maxsize=512)
 def attainable(policy: Policy, shape: VideoShape) -> tuple[float, float]:
     """Lowest and highest retention ratio of `policy` on this shape: the product over its reducing stages.
 
@@ -60,13 +62,18 @@ def check_attainable(policy: Policy, shape: VideoShape) -> None:
     )
 
 
+@lru_cache(maxsize=512)
+def _reach(stage: Stage, shape: VideoShape) -> tuple[float, float]:
+    return stage.attainable(shape)
+
+
 def check_reach(where: str, stage: Stage, shape: VideoShape, token_budget: int) -> None:
     """Refuse a budget the closer cannot meet on the tokens that reached it.
 
     Raises:
         RetentionError: with the range of counts it can leave.
     """
-    low, high = stage.attainable(shape)
+    low, high = _reach(stage, shape)
     if low * shape.total - 0.5 <= token_budget <= high * shape.total + 0.5:
         return
     raise RetentionError(

@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -92,7 +93,7 @@ class Stage(BaseModel):
     @classmethod
     def hooks(cls) -> tuple[str, ...]:
         """Names of the stage hooks this class implements, in house order."""
-        return tuple(name for name in STAGE_HOOKS if getattr(getattr(cls, name, None), f"{PROJECT}_impl", None))
+        return _hooks_of(cls)
 
     @classmethod
     def writes(cls) -> tuple[str, ...]:
@@ -129,6 +130,11 @@ class Stage(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         _refuse_what_pluggy_would_ignore(cls)
+
+
+@cache
+def _hooks_of(cls: type[Stage]) -> tuple[str, ...]:
+    return tuple(name for name in STAGE_HOOKS if getattr(getattr(cls, name, None), f"{PROJECT}_impl", None))
 
 
 def _refuse_what_pluggy_would_ignore(cls: type[Stage]) -> None:

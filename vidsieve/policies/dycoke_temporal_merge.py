@@ -1,6 +1,7 @@
 """DyCoke's token temporal merging: in windows of four frames, drop what the frame before already showed."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -80,6 +81,7 @@ class FrameRoles(NamedTuple):
     reference: Int[Tensor, " pruned"]
 
 
+@lru_cache(maxsize=64)
 def frame_roles(frames: int, windows: Windows) -> FrameRoles:
     """Who stays whole and who is compared with whom; PolicyError where the released code fails."""
     if windows == "released" and frames <= 4:
