@@ -54,9 +54,6 @@ def tune(
     """
     from vidsieve.tuner.request import TuneRequest
 
-    unknown = sorted(set(setup) - set(Setup.__dataclass_fields__))
-    if unknown:
-        raise UsageError(f"tune: no option named {unknown[0]!r}; see help(vidsieve.tune).")
     request = TuneRequest(
         latency_ms=latency_ms,
         speedup=speedup,
@@ -67,16 +64,22 @@ def tune(
         time_budget_s=time_budget_s,
         seed=seed,
     )
-    given: dict[str, Any] = {
-        name: str(value) for name, value in (("data", data), ("videos", videos)) if isinstance(value, str | Path)
-    }
-    named: dict[str, Any] = {"model": str(model)} if isinstance(model, str | Path) else {}
-    options = Setup(**given, **named, **setup)
+    options = _options(model, data, videos, setup)
     from vidsieve.cli.plugins import add_plugins
 
     registry = add_plugins(options.plugin)
-    session = _session(model, processor, data if "data" not in given else None, options, registry)
+    session = _session(model, processor, None if isinstance(data, str | Path) else data, options, registry)
     return search(session, request, registry, names=policies, listener=listener)
+
+
+def _options(model: Any, data: Any, videos: Any, setup: dict[str, Any]) -> Setup:
+    """The command line's options; what is given as an object and not by name is no option."""
+    unknown = sorted(set(setup) - set(Setup.__dataclass_fields__))
+    if unknown:
+        raise UsageError(f"tune: no option named {unknown[0]!r}; see help(vidsieve.tune).")
+    named = {"model": model, "data": data, "videos": videos}
+    given: dict[str, Any] = {name: str(value) for name, value in named.items() if isinstance(value, str | Path)}
+    return Setup(**given, **setup)
 
 
 def search(

@@ -1,0 +1,38 @@
+"""The house rules a reader relies on: small files, small bodies, one public class a file where that is promised."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import vidsieve
+
+PACKAGE = Path(vidsieve.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+MOST_LINES_A_FILE = 500
+MOST_LINES_A_FUNCTION = 60
+
+
+def names(files: list[Path]) -> list[str]:
+    return [str(file.relative_to(PACKAGE)) for file in files]
+
+
+@pytest.mark.parametrize("file", FILES, ids=names(FILES))
+def test_files_and_functions_stay_small(file: Path) -> None:
+    text = file.read_text()
+    assert text.count("\n") <= MOST_LINES_A_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            size = node.end_lineno - node.lineno + 1
+            assert size <= MOST_LINES_A_FUNCTION, f"{node.name} has {size} lines; split it by idea"
+
+
+STAGES = sorted((PACKAGE / "policies").glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("file", STAGES, ids=names(STAGES))
+def test_a_policies_file_holds_one_stage(file: Path) -> None:
+    classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
+    stages = [node.name for node in classes if any(getattr(base, "id", "") == "Stage" for base in node.bases)]
+    assert len(stages) == 1
