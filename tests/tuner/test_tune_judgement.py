@@ -149,4 +149,6 @@ def test_finalists_for_speed_are_the_fastest_the_fastest_safe_and_the_most_accur
     safe, slower, accurate = _finding(3, 0.0, 0.005), _finding(4, 0.0, 0.005), _finding(5, 0.01, 0.005)
     assert fast_finalists([lucky, also_lucky, safe, slower, accurate], 0.01) == [lucky, safe, accurate]
     assert fast_finalists([safe], 0.01) == [safe]
+    first, second, third = _finding(1, 0.0, 0.005), _finding(2, 0.0, 0.005), _finding(3, 0.0, 0.005)
+    assert fast_finalists([first, second, third, accurate], 0.01) == [first, third, accurate]
     assert fast_finalists([], 0.01) == []

@@ -95,12 +95,13 @@ class BundledTask:
 
 
 def write_dataset(
-    task: BundledTask, split: str, count: int, folder: Path, *, write_video: WriteVideo, seed: int = 0
+    task: BundledTask, split: str, count: int, folder: str | Path, *, write_video: WriteVideo, seed: int = 0
 ) -> list[Example]:
     """Write the first `count` examples as one mp4 a clip and `examples.jsonl`; the examples come back as files.
 
     `write_video(path, frames, fps)` encodes. The JSONL is the form that `--data` takes; `video` is relative to it.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, Path] = {}
     filed: list[Example] = []

@@ -89,11 +89,14 @@ def fast_finalists(leaders: list[Finding], margin: float) -> list[Finding]:
     """Up to three of `leaders` (fastest first): the fastest, the fastest that is safe, the most accurate.
 
     The fastest policy that passed on the search examples often passed by luck. Safe means that its change less one
-    standard error is within `margin`.
+    standard error is within `margin`. Where two of these are one, the leader half-way between the ends joins.
     """
     if not leaders:
         return []
     safe = [f for f in leaders if (f.change or 0.0) - (f.change_error or 0.0) >= -margin]
     accurate = max(leaders, key=lambda f: f.change or 0.0)
-    picked = {id(finding): finding for finding in (leaders[0], *safe[:1], accurate)}
-    return [finding for finding in leaders if id(finding) in picked]
+    picked = [leaders[0], *safe[:1], accurate]
+    between = [f for f in leaders[: leaders.index(accurate)] if f not in picked]
+    if len({finding.number for finding in picked}) < FINALISTS and between:
+        picked.append(between[len(between) // 2])
+    return [finding for finding in leaders if finding in picked]
