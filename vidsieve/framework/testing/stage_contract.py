@@ -5,7 +5,7 @@ class TestFeatureNorm(StageContract):
         return FeatureNorm()
 """
 
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -22,9 +22,13 @@ from vidsieve.framework.checks import (
     check_segments,
     check_type,
 )
-from vidsieve.framework.hookspecs import VIDEO_HOOKS
+from vidsieve.framework.errors import RetentionError
+from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, tokens_to_keep
+from vidsieve.framework.policy import BoundStage
+from vidsieve.framework.reconcile import reconcile
 from vidsieve.framework.records import VideoShape, VideoTokens
+from vidsieve.framework.solve import check_reach, solved
 from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing.samples import video_tokens
 
@@ -126,6 +130,37 @@ class StageContract:
             low, high = self.make_stage().attainable(VideoShape(frames, tokens, 28))
             assert 0 <= low <= high <= 1
 
+    def test_a_fixed_count_is_what_it_attains(self) -> None:
+        stage = self.make_stage()
+        if stage.solves is None or getattr(stage, stage.solves) is None:
+            pytest.skip("no setting fixes the count of this stage")
+        for record in self.each():
+            frames, tokens = record.keep.shape
+            low, high = stage.attainable(VideoShape(frames, tokens, 28))
+            for _, plan in self.plans(record):
+                if isinstance(plan, Keep):
+                    assert low == high
+                    assert int(plan.mask.sum()) == round(low * record.keep.numel())
+
+    def test_as_the_last_stage_it_leaves_what_is_asked(self) -> None:
+        stage = self.make_stage()
+        reducing = [hook for hook in stage.hooks() if hook in VIDEO_HOOKS and hook in REDUCING_HOOKS]
+        if not reducing or stage.data_dependent:
+            pytest.skip("this stage does not answer for a total")
+        if stage.solves is not None:
+            stage = stage.model_copy(update={stage.solves: None})
+        for record in self.each():
+            shape = VideoShape(*record.keep.shape)
+            asked = tokens_to_keep(shape.total, 0.5)
+            try:
+                check_reach("contract", stage, shape, asked)
+            except RetentionError:
+                continue
+            closing = solved(BoundStage("contract", "contract", stage), shape, asked) if stage.solves else stage
+            plan = call("contract", closing, reducing[-1], replace(record, token_budget=asked))
+            if isinstance(plan, Keep):
+                assert int(reconcile("contract", plan, record.keep, asked).sum()) == asked
+
 
 def check_content(plan: object, alive: Bool[Tensor, "frames tokens"]) -> None:
     """The content checks of the core, by kind of plan."""
@@ -144,8 +179,8 @@ def check_content(plan: object, alive: Bool[Tensor, "frames tokens"]) -> None:
 
 def same(first: object, second: object, alive: Bool[Tensor, "frames tokens"] | None = None) -> bool:
     """Whether two plans say the same; what they say of dead tokens does not count."""
-    if type(first) is not type(second):
-        return False
+    if type(first) is not type(second) or not is_dataclass(first):
+        return first is second
     for name in vars(first):
         one, other = getattr(first, name), getattr(second, name)
         if isinstance(one, Tensor):
