@@ -119,6 +119,12 @@ def test_ties_go_to_the_lower_index(frames: int) -> None:
     assert counts == [2, 2] + [1] * (frames - 2)
 
 
+def test_remainders_that_differ_by_float_noise_alone_are_ties() -> None:
+    # two thirds remain of every part; as floats the middle one is a hair smaller
+    assert apportion([1.0, 4.0, 1.0], 4, [9, 9, 9]).tolist() == [1, 3, 0]
+    assert apportion([1.0, 4.0, 1.0], 28, [99, 99, 99]).tolist() == [5, 19, 4]
+
+
 def test_shares_that_are_all_zero_count_as_equal() -> None:
     assert apportion([0.0, 0.0, 0.0], 4, [9, 9, 9]).tolist() == [2, 1, 1]
 

@@ -54,8 +54,9 @@ def test_a_token_split_over_two_targets_is_still_one_original() -> None:
     assert plan.features.squeeze(1).tolist() == pytest.approx([0.25 * 4 / 1.25, (0.75 * 4 + 8) / 1.75])
 
 
-def test_tokens_that_melt_with_nothing_pass_bit_by_bit() -> None:
-    features = torch.randn(2, 4, 3).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_tokens_that_melt_with_nothing_pass_bit_by_bit(dtype: torch.dtype) -> None:
+    features = torch.randn(2, 4, 3, dtype=torch.float64).to(dtype)
     plan = merged(features, Merge.assign(torch.tensor([0, 1, 2, 3, 4, 5, 6, 6])))
     assert torch.equal(plan.features[:6], features.flatten(0, 1)[:6])
 

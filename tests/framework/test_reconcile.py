@@ -34,6 +34,7 @@ SCORES = torch.tensor([[9.0, 3.0, 2.0, 8.0], [7.0, 1.0, 6.0, 5.0]])
         (mask("##..", "##.."), 3, torch.zeros(2, 4), mask("##..", "#...")),
         (mask("##..", "##.."), 2, torch.zeros(2, 4), mask("#...", "#...")),
         (mask("####", "####"), 7, SCORES.clone().fill_(torch.inf), mask("####", "###.")),
+        (mask("####", "...."), 3, SCORES.clone().fill_(torch.inf), mask("###.", "....")),
         (mask("####", "...."), 5, SCORES, mask("####", "#...")),
         (mask("....", "####"), 3, SCORES, mask("....", "#.##")),
     ],
