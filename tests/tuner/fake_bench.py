@@ -54,6 +54,7 @@ class FakeBench:
     shape = VideoShape(frames=8, tokens=16)
     offers: frozenset[str] = frozenset()
     clips = 8
+    smaller: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -79,6 +80,9 @@ class FakeBench:
 
     def clip_shape(self, clip_index: int) -> int:
         return clip_index % 2
+
+    def renew(self) -> bool:
+        return False
 
     def true_ms(self, policy: Policy | None) -> float:
         if policy is None:

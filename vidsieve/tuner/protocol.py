@@ -10,6 +10,10 @@ from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.request import Metric
+from vidsieve.tuner.smaller import SmallerInput
+
+Treatment = Policy | SmallerInput
+"""What is done to a request: a policy, or a smaller input as a control."""
 
 
 @runtime_checkable
@@ -20,11 +24,13 @@ class Bench(Protocol):
       shape   sizes of a typical request's video: decides which retention ratios are attainable
       offers  inputs and signals the adapter can give; a policy that needs more is set aside with that reason
       clips   how many different clips latency is measured on in turn; eight or more where there are as many
+      smaller kinds of smaller input it can give, of "frames" and "pixels"; empty where sizes are fixed
     """
 
     shape: VideoShape
     offers: frozenset[str]
     clips: int
+    smaller: frozenset[str]
 
     def describe(self) -> Mapping[str, str]:
         """Facts for provenance, as text: model, checkpoint, revision, device, dtype, attn, threads, frames, ...
@@ -37,17 +43,22 @@ class Bench(Protocol):
         """The token shape of a clip, cheaply: clips of equal shape share their warm-up."""
         ...
 
-    def timed(self, policy: Policy | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
+    def timed(self, policy: Treatment | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
         """Run one request and time it: wall clock, device synchronised on both sides.
 
         The answer must hold `ttft_ms` for metric "ttft" and `e2e_ms` for "e2e". Parts are welcome beside it: any of
-        video_ms (decoding), preprocess_ms, vision_ms, compress_ms, prefill_ms, decode_step_ms.
+        video_ms (decoding), preprocess_ms, vision_ms, compress_ms, prefill_ms, decode_step_ms. `clock_ratio`, where
+        it is known, is the device's clock right after the run ÷ its nominal one: throttled runs are dropped.
         """
         ...
 
-    def score(self, policy: Policy | None, examples: Sequence[Example]) -> Iterable[Outcome]:
+    def score(self, policy: Treatment | None, examples: Sequence[Example]) -> Iterable[Outcome]:
         """Answer the examples in their order, one outcome each; lazily if possible, so that progress shows.
 
         Deterministic: the same policy and example give the same outcome whatever stands beside it.
         """
+        ...
+
+    def renew(self) -> bool:
+        """Go on in a fresh process, with nothing warm; False where the bench shares the caller's process."""
         ...

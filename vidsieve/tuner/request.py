@@ -17,7 +17,8 @@ class TuneRequest:
     `max_drop_points` is the accuracy drop to certify, in percentage points. `examples` choose, `heldout_examples`
     (default: twice as many) only judge the final policy. `data_seed` picks the examples and is apart from `seed`, so
     that tuning again with another seed does not shuffle held-out examples into the search. `storage` is where the
-    study lives: an Optuna storage or its URL; None keeps it in memory.
+    study lives: an Optuna storage or its URL; None keeps it in memory. `patience` trials without a new best end the
+    search early. `rerank_examples` (default: twice `examples`) rank the leaders once more where p(gold) is doubtful.
 
     Raises:
         UsageError: a value out of range, no target, or two.
@@ -34,6 +35,8 @@ class TuneRequest:
     seed: int = 0
     data_seed: int = 0
     storage: Any = None
+    patience: int = 12
+    rerank_examples: int | None = None
 
     def __post_init__(self) -> None:
         if (self.latency_ms is None) == (self.speedup is None):
@@ -47,6 +50,8 @@ class TuneRequest:
             ("--trials", self.trials, 1),
             ("--examples", self.examples, 2),
             ("held-out examples", self.heldout_count, 2),
+            ("--patience", self.patience, 1),
+            ("re-rank examples", self.rerank_count, 2),
         ):
             if count < least:
                 raise UsageError(f"{name}: must be at least {least}, got {count}.")
@@ -62,6 +67,11 @@ class TuneRequest:
     def heldout_count(self) -> int:
         """How many held-out examples to ask the task for."""
         return 2 * self.examples if self.heldout_examples is None else self.heldout_examples
+
+    @property
+    def rerank_count(self) -> int:
+        """How many re-rank examples to ask the task for."""
+        return 2 * self.examples if self.rerank_examples is None else self.rerank_examples
 
     def target_ms(self, baseline_ms: float) -> float:
         """The target in milliseconds, given the uncompressed model's median."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.policy import Policy
 from vidsieve.tuner.accuracy import Accuracy
@@ -12,13 +12,19 @@ from vidsieve.tuner.files import write_atomically
 from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.words import ms
 
+if TYPE_CHECKING:
+    from vidsieve.tuner.events import TrialEvent
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TuneResult:
     """The outcome of a search. `policy` carries it all as provenance; `yaml` is the file.
 
     `accuracy` is None and `confirmed` False when an interruption came before the final judgement. `latency` is None
-    for the policy that removes nothing, which is the uncompressed model itself.
+    for the policy that removes nothing, which is the uncompressed model itself. `trials` are all trials in order.
+    `breakdown` holds, for "uncompressed" and for "policy", the median milliseconds of each part of a whole request:
+    video_ms, preprocess_ms, vision_ms, compress_ms, prefill_ms, decode_step_ms, and their sum as e2e_ms.
+    `importance` says how much of the score each searched setting explains, as fractions.
     """
 
     policy: Policy
@@ -30,6 +36,9 @@ class TuneResult:
     controls: tuple[Control, ...] = ()
     warnings: tuple[str, ...] = ()
     search: Mapping[str, Any] = field(default_factory=dict)
+    trials: tuple["TrialEvent", ...] = ()
+    breakdown: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    importance: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def yaml(self) -> str:

@@ -48,6 +48,7 @@ class Workbench:
         self._timer = Timer(self.runner, clip_examples, rows, self.max_new_tokens)
         self.clips = self._timer.clips
         self.offers: frozenset[str] = loaded.adapter.offers
+        self.smaller: frozenset[str] = frozenset()
         self.shape = self._shape()
 
     @classmethod
@@ -60,6 +61,10 @@ class Workbench:
         layout = self.loaded.adapter.layouts(self.loaded.model.config, self._timer.inputs(0))[0]
         layers = self.loaded.model.config.get_text_config().num_hidden_layers
         return VideoShape(layout.frames, layout.tokens, layers)
+
+    def renew(self) -> bool:
+        """The model stays in this process."""
+        return False
 
     def describe(self) -> Mapping[str, str]:
         """Facts for provenance."""
