@@ -19,7 +19,8 @@ class Bounds:
     """What is possible here, measured before the search: milliseconds of the metric, medians with intervals.
 
     `already_met`: the uncompressed model meets the target. `set_aside` gives, for each policy that takes no part,
-    the reason. `limits` holds the largest retention ratio predicted to meet the target, by policy.
+    the reason. `limits` holds the largest retention ratio predicted to meet the target, by policy. `model_error` is the
+    largest relative deviation of the timed `configurations` from the latency model, None before one is fitted.
     """
 
     metric: Metric
@@ -32,6 +33,8 @@ class Bounds:
     limits: Mapping[str, float] = field(default_factory=dict)
     set_aside: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    model_error: float | None = None
+    configurations: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,18 @@ class Lab:
         timer = PairedTimer(bench, request.metric, clock)
         return cls(bench, request, listener, timings, timer, clock, started_s=clock())
 
+    def fresh(self) -> bool:
+        """Go on in a fresh process with nothing warm; False where the bench shares this process."""
+        renewed = self.bench.renew()
+        if renewed:
+            self.timer = PairedTimer(self.bench, self.request.metric, self.clock)
+        return renewed
+
+    def warn(self, text: str) -> None:
+        """Keep a warning for the report, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
     def elapsed_s(self) -> float:
         """Seconds since the lab opened."""
         return self.clock() - self.started_s
