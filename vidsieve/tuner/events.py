@@ -78,5 +78,11 @@ class Listener:
     def finished(self, result: TuneResult) -> None:
         """The result stands."""
 
+    def told(self, text: str) -> None:
+        """A sentence worth knowing: a search that goes on where it stopped, a check that was made."""
+
+    def stopping(self) -> None:
+        """Ctrl-C came while a trial runs: it is finished first. A second one stops at once."""
+
     def interrupted(self, result: TuneResult | None) -> None:
         """Ctrl-C came; `result` is the best so far, unconfirmed, or None if there was none yet."""

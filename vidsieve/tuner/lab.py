@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vidsieve.framework.policy import Policy
 from vidsieve.tuner.curve import RetentionCurve
@@ -57,6 +57,11 @@ class Lab:
         timer = PairedTimer(bench, request.metric, clock)
         return cls(bench, request, listener, timings, timer, clock, started_s=clock())
 
+    def beside(self, bench: Bench) -> "Lab":
+        """A lab with another device, held to the same target and learning into the same curves; it works silently."""
+        timer = PairedTimer(bench, self.request.metric, self.clock)
+        return replace(self, bench=bench, timer=timer, listener=Listener())
+
     def fresh(self) -> bool:
         """Go on in a fresh process with nothing warm; False where the bench shares this process."""
         renewed = self.bench.renew()
@@ -83,5 +88,5 @@ class Lab:
         latency = self.timer.measure(policy, rules)
         if policy.retention_ratio is not None:
             curve = self.curves.setdefault(policy.name, RetentionCurve())
-            curve.add(policy.retention_ratio, latency.ratio.value)
+            curve.add(policy.retention_ratio, latency.ratio.value, (latency.ratio.high - latency.ratio.low) / 2)
         return latency

@@ -60,14 +60,13 @@ def search_summary(lab: Lab, bounds: Bounds, judge: Judge, search: Search) -> di
     import optuna
 
     verdicts = [finding.verdict for finding in search.findings]
-    r = search.proxy_r()
     return {
         "sampler": f"optuna {optuna.__version__} TPE multivariate group",
         "seed": lab.request.seed,
         "scorer": judge.scorer,
-        "proxy_r": _digits(r) if r is not None else None,
         "trials": len(verdicts),
         "trials_asked": lab.request.trials,
+        "trials_resumed": search.resumed,
         "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
         "stopped_by": search.stopped,
         "examples_scored": judge.examples_scored,

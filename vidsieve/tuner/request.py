@@ -17,7 +17,9 @@ class TuneRequest:
     `max_drop_points` is the accuracy drop to certify, in percentage points. `examples` choose, `heldout_examples`
     (default: twice as many) only judge the final policy. `data_seed` picks the examples and is apart from `seed`, so
     that tuning again with another seed does not shuffle held-out examples into the search. `storage` is where the
-    study lives: an Optuna storage or its URL; None keeps it in memory. `patience` trials without a new best end the
+    study lives and is resumed from: a path (SQLite, under a lock), a URL of a server that several tuners may share, or
+    an Optuna storage; None keeps it in memory. `fresh` sets an existing file aside and starts anew; `join` adds trials
+    to another tuner's study on a server and leaves the verdict to that one. `patience` trials without a new best end the
     search early. `rerank_examples` (default: twice `examples`) rank the leaders once more where p(gold) is doubtful.
 
     Raises:
@@ -37,6 +39,10 @@ class TuneRequest:
     storage: Any = None
     patience: int = 12
     rerank_examples: int | None = None
+    study_name: str = "vidsieve"
+    fresh: bool = False
+    join: bool = False
+    parallel: int = 1
 
     def __post_init__(self) -> None:
         if (self.latency_ms is None) == (self.speedup is None):
@@ -55,6 +61,10 @@ class TuneRequest:
         ):
             if count < least:
                 raise UsageError(f"{name}: must be at least {least}, got {count}.")
+        if self.join and not (isinstance(self.storage, str) and not self.storage.startswith("sqlite:")):
+            raise UsageError("--join: needs --storage with the URL of a server (postgresql://..., grpc://host:port).")
+        if self.join and self.fresh:
+            raise UsageError("--join and --fresh: exclude each other; give one of them.")
         if self.metric not in ("ttft", "e2e"):
             raise UsageError(f"--metric: must be ttft or e2e, got {self.metric!r}.")
 

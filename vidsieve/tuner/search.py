@@ -1,30 +1,35 @@
-"""The search itself: an Optuna study by ask and tell, presets first, every trial told whatever becomes of it."""
+"""The search itself: trials by ask and tell, presets first, every trial told whatever becomes of it."""
 
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-import numpy as np
-
-from vidsieve.framework.errors import TuneError
 from vidsieve.tuner.bounds import Explored
+from vidsieve.tuner.crew import Crew
 from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.failure import reason_of
 from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.space import Candidate
+from vidsieve.tuner.stopping import Stop
+from vidsieve.tuner.study.store import Study, quiet
 from vidsieve.tuner.trial import Finding, Judge
 
-STUDY_NAME = "vidsieve"
+MOST_REPEATS = 5
 
 
 @dataclass
 class Search:
-    """All trials of a search in order, and why it ended ("trials", "time budget" or "interrupted")."""
+    """All trials of a search in order, and why it ended.
+
+    `stopped`: "trials", "time budget", "patience" (no new best for long), "nothing new" (only repeats came), or
+    "interrupted". `resumed` counts the trials that an earlier session brought.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     stopped: str = "trials"
+    resumed: int = 0
 
     @property
     def best(self) -> Finding | None:
@@ -36,70 +41,129 @@ class Search:
         ranked = sorted((f for f in self.findings if f.feasible), key=lambda f: (-f.value, f.number))
         return list({finding.policy.hash: finding for finding in reversed(ranked)}.values())[::-1]
 
-    def proxy_r(self) -> float | None:
-        """Correlation over trials of mean p(gold) with mean 0/1; None for fewer than five or no spread."""
-        scores = [f.score for f in self.leaders() if f.score is not None and f.score.scorer == "p_gold"]
-        if len(scores) < 5:
-            return None
-        pairs = np.array([[score.mean, score.accuracy] for score in scores])
-        return None if np.any(pairs.std(axis=0) == 0) else float(np.corrcoef(pairs.T)[0, 1])
+    @property
+    def since_best(self) -> int:
+        """Trials since the best one; 0 as long as there is none."""
+        best = self.best
+        return 0 if best is None else len(self.findings) - best.number
 
 
-def run_search(lab: Lab, explored: Explored, judge: Judge, reserve_s: float, search: Search) -> None:
-    """Fill `search` trial by trial, until the trials or the time budget less `reserve_s` are used up.
+class Hunt:
+    """Fills a `Search` trial by trial, on one device or on several at once."""
 
-    The first trial runs whatever the budget. An interruption passes through, and `search` keeps what was found.
-    """
-    study = open_study(lab)
-    enqueue_presets(study, lab, explored)
-    durations: list[float] = []
-    for number in range(1, lab.request.trials + 1):
-        left = lab.seconds_left(reserve_s)
-        if left is not None and durations and left < mean(durations):
-            search.stopped = "time budget"
-            return
-        start = lab.clock()
-        trial = study.ask()
+    def __init__(self, study: Study, lab: Lab, explored: Explored, judge: Judge, search: Search, stop: Stop) -> None:
+        self._study, self._lab, self._explored = study, lab, explored
+        self._judge, self._search, self._stop = judge, search, stop
+        self._durations: list[float] = []
+        self._pending: dict[Future[Finding], tuple[Any, float]] = {}
+        self._number = len(search.findings)
+
+    def run(self, crew: Crew, reserve_s: float) -> None:
+        """Go on until trials, patience, novelty or the time budget less `reserve_s` are used up.
+
+        The first trial runs whatever the budget. An interruption passes through; `search` keeps what was found, and
+        the trials that ran are asked again when the search is resumed.
+        """
+        enqueue_presets(self._study, self._lab, self._explored)
         try:
-            finding = _one(trial, explored, judge, number, search.best)
+            while True:
+                ended = self._ended(reserve_s, len(crew))
+                while ended is None and crew.free and not self._stop.asked:
+                    self._start(crew)
+                    ended = self._ended(reserve_s, len(crew))
+                if not self._pending:
+                    break
+                for future in wait(self._pending, return_when=FIRST_COMPLETED).done:
+                    self._finish(future, reserve_s, len(crew))
         except BaseException:
-            study.tell(trial, state=_state("FAIL"))
+            self._abandon()
             raise
-        _tell(study, trial, finding)
-        search.findings.append(finding)
-        durations.append(lab.clock() - start)
-        lab.listener.trial(_event(lab, judge, finding, durations, reserve_s))
+        finally:
+            self._stop.busy = False
+        if self._stop.asked:
+            raise KeyboardInterrupt
+        self._search.stopped = ended or "trials"
 
+    def _ended(self, reserve_s: float, devices: int) -> str | None:
+        """Why no further trial is to start, or None."""
+        self._take_in_others()
+        request, search = self._lab.request, self._search
+        if len(search.findings) + len(self._pending) >= request.trials:
+            return "trials"
+        if search.since_best >= request.patience + len(self._pending):
+            return "patience"
+        last = search.findings[-MOST_REPEATS:]
+        if len(last) == MOST_REPEATS and all(finding.repeats for finding in last):
+            return "nothing new"
+        left = self._lab.seconds_left(reserve_s)
+        # what runs already on other devices ends while the next trial would run
+        if left is not None and (self._durations or self._pending) and left < mean(self._durations or [left + 1]):
+            return "time budget"
+        return None
 
-def open_study(lab: Lab) -> Any:
-    """The study: TPE over the conditional space, seeded, its storage as requested. Raises TuneError if it is taken."""
-    import optuna
+    def _take_in_others(self) -> None:
+        """On a shared study other tuners' trials count, and their best is the rival."""
+        if not self._study.shared:
+            return
+        known = len(self._search.findings)
+        self._search.findings[:] = self._study.findings(self._explored.space, self._judge.examples)
+        self._judge.remember(self._search.findings[known:])
 
-    with _quiet():
-        sampler = optuna.samplers.TPESampler(
-            multivariate=True,
-            group=True,
-            constant_liar=False,
-            seed=lab.request.seed,
-            n_startup_trials=max(4, min(10, lab.request.trials // 3)),
-        )
-        name = STUDY_NAME if lab.request.storage is not None else None
+    def _start(self, crew: Crew) -> None:
+        """Ask for a candidate and hand it to a free device."""
+        self._stop.busy = True
+        trial = self._study.ask()
+        self._number += 1
+        number, best = self._number, self._search.best
+        start = self._lab.clock()
         try:
-            return optuna.create_study(
-                storage=lab.request.storage, study_name=name, sampler=sampler, direction="maximize"
-            )
-        except optuna.exceptions.DuplicatedStudyError:
-            raise TuneError(
-                f"study: {lab.request.storage} holds a search already. Name another place for this one."
-            ) from None
+            candidate = self._suggest(trial)
+        except Exception as error:
+            future: Future[Finding] = Future()
+            future.set_result(self._judge.failed(number, None, reason_of(error)))
+        else:
+            # registered first: an interruption in a trial that runs right here must find it
+            placeholder: Future[Finding] = Future()
+            self._pending[placeholder] = (trial, start)
+            future = crew.submit(lambda lab: self._judge.beside(lab).judge(number, candidate, best))
+            del self._pending[placeholder]
+        self._pending[future] = (trial, start)
+
+    def _suggest(self, trial: Any) -> Candidate:
+        with quiet():
+            return self._explored.space.suggest(trial)
+
+    def _finish(self, future: "Future[Finding]", reserve_s: float, devices: int) -> None:
+        """Tell a trial and let it be heard."""
+        trial, start = self._pending[future]
+        finding = future.result()
+        self._study.tell(trial, finding)
+        del self._pending[future]
+        self._search.findings.append(finding)
+        self._durations.append(self._lab.clock() - start)
+        self._stop.busy = bool(self._pending)
+        eta_s = mean(self._durations) * (self._lab.request.trials - len(self._search.findings)) / devices + reserve_s
+        self._lab.listener.trial(event_of(self._lab, self._judge, finding, eta_s))
+
+    def _abandon(self) -> None:
+        """What ran ends without a result, to be asked again."""
+        for trial, _ in self._pending.values():
+            self._study.abandon(trial.number, trial.params, trial.user_attrs.get("retry", 0))
+        self._pending.clear()
 
 
-def enqueue_presets(study: Any, lab: Lab, explored: Explored) -> None:
+def enqueue_presets(study: Study, lab: Lab, explored: Explored) -> None:
     """Published policies first: each at its limit, then at its published retention ratio, if that is allowed.
 
     Where the uncompressed model meets the target there is no limit: at the published ratio, half-way from there to all
     tokens, then at half of it.
     """
+    for params in presets(lab, explored):
+        study.enqueue(params)
+
+
+def presets(lab: Lab, explored: Explored) -> Iterator[dict[str, Any]]:
+    """Their parameters, those that lie in the space."""
     entries = explored.space.entries.values()
     published = [(entry, entry.policy.retention_ratio) for entry in entries]
     points = [(entry, entry.retention[1] if entry.retention else None) for entry in entries]
@@ -108,45 +172,17 @@ def enqueue_presets(study: Any, lab: Lab, explored: Explored) -> None:
     for entry, ratio in [*published, *milder, *halves] if lab.already_met else [*points, *published]:
         params = entry.preset(ratio)
         if params is not None:
-            study.enqueue_trial(params, skip_if_exists=True)
+            yield params
 
 
-def _one(trial: Any, explored: Explored, judge: Judge, number: int, best: Finding | None) -> Finding:
-    """Ask for a candidate and judge it; settings that do not go together are a failed trial."""
-    try:
-        with _quiet():
-            candidate = explored.space.suggest(trial)
-    except Exception as error:
-        return judge.failed(number, None, reason_of(error))
-    return judge.judge(number, candidate, best)
-
-
-def _tell(study: Any, trial: Any, finding: Finding) -> None:
-    """Give the study the constraints, then the value: a trial without constraints would count as feasible."""
-    for name, amount in finding.violation.items():
-        trial.set_constraint(name, amount)
-    trial.set_user_attr("verdict", finding.verdict)
-    if finding.reason:
-        trial.set_user_attr("reason", finding.reason)
-    if finding.candidate is not None:
-        trial.set_user_attr("policy_hash", finding.policy.hash)
-    if finding.latency is not None:
-        trial.set_user_attr("latency", finding.latency.to_dict())
-    if finding.score is not None:
-        trial.set_user_attr("change_points", 100 * (finding.change or 0.0))
-        trial.set_user_attr("scored", len(finding.score.outcomes))
-    study.tell(trial, finding.value)
-
-
-def _event(lab: Lab, judge: Judge, finding: Finding, durations: list[float], reserve_s: float) -> TrialEvent:
+def event_of(lab: Lab, judge: Judge, finding: Finding, eta_s: float | None = None) -> TrialEvent:
     """A finding as the listener hears it; the ETA counts the confirmation in."""
     candidate, latency, score = finding.candidate, finding.latency, finding.score
-    eta = mean(durations) * (lab.request.trials - finding.number) + reserve_s
     left = lab.seconds_left()
     return TrialEvent(
         number=finding.number,
         total=lab.request.trials,
-        policy=candidate.base if candidate else "",
+        policy=candidate.policy.name if candidate else "",
         retention_ratio=candidate.policy.retention_ratio if candidate else None,
         settings=dict(candidate.settings) if candidate else {},
         latency=latency.ratio.scaled(lab.baseline_ms) if latency else None,
@@ -156,26 +192,5 @@ def _event(lab: Lab, judge: Judge, finding: Finding, durations: list[float], res
         scorer=judge.scorer,
         verdict=finding.verdict,
         reason=finding.reason,
-        eta_s=eta if left is None else max(0.0, min(eta, left)),
+        eta_s=eta_s if left is None or eta_s is None else max(0.0, min(eta_s, left)),
     )
-
-
-def _state(name: str) -> Any:
-    import optuna
-
-    return optuna.trial.TrialState[name]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna marks `multivariate` and `group` experimental; that is our choice and not news for the user."""
-    import optuna
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(verbosity)

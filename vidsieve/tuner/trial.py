@@ -1,10 +1,13 @@
 """One trial: time a candidate; if it can meet the target, score it against the best so far."""
 
-from dataclasses import dataclass, replace
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from vidsieve.framework.policy import Policy
+from vidsieve.framework.task import Example
 from vidsieve.tuner.data import Data
 from vidsieve.tuner.events import Verdict
 from vidsieve.tuner.failure import reason_of, release_memory
@@ -12,6 +15,9 @@ from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.scoring import Score, Scorer, race
 from vidsieve.tuner.space import Candidate
+
+
+REPEATS = "same as trial"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,10 +45,23 @@ class Finding:
         return complete and all(amount <= 0 for amount in self.violation.values())
 
     @property
+    def repeats(self) -> bool:
+        """Whether it is an earlier trial over again, and was not measured."""
+        return self.reason.startswith(REPEATS)
+
+    @property
     def policy(self) -> Policy:
         """The policy tried; only for a trial that got that far."""
         assert self.candidate is not None
         return self.candidate.policy
+
+
+@dataclass
+class Memory:
+    """What judges of one search share: findings by policy hash, and how many examples they took."""
+
+    seen: dict[str, Finding] = field(default_factory=dict)
+    examples_scored: int = 0
 
 
 class Judge:
@@ -55,8 +74,31 @@ class Judge:
     def __init__(self, lab: Lab, data: Data, baseline: Score) -> None:
         self._lab, self._data, self.baseline = lab, data, baseline
         self._margin = lab.request.max_drop_points / 100
-        self._seen: dict[str, Finding] = {}
-        self.examples_scored = len(baseline.outcomes)
+        self._memory = Memory(examples_scored=len(baseline.outcomes))
+
+    def beside(self, lab: Lab) -> "Judge":
+        """A judge that works in another lab and shares this one's memory."""
+        other = copy.copy(self)
+        other._lab = lab
+        return other
+
+    def remember(self, findings: Iterable[Finding]) -> None:
+        """Take over what an earlier session or another tuner found."""
+        for finding in findings:
+            if finding.candidate is not None and finding.verdict != "failed":
+                self._memory.seen.setdefault(finding.policy.hash, finding)
+            if finding.score is not None and not finding.repeats:
+                self._memory.examples_scored += len(finding.score.outcomes)
+
+    @property
+    def examples_scored(self) -> int:
+        """Examples evaluated so far, those of the uncompressed model included."""
+        return self._memory.examples_scored
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """What candidates are scored on."""
+        return self._data.search
 
     @property
     def scorer(self) -> Scorer:
@@ -65,9 +107,9 @@ class Judge:
 
     def judge(self, number: int, candidate: Candidate, best: Finding | None) -> Finding:
         """Evaluate a candidate. Whatever it raises (bar interruption) becomes a failed finding with its reason."""
-        repeated = self._seen.get(candidate.policy.hash)
+        repeated = self._memory.seen.get(candidate.policy.hash)
         if repeated is not None:
-            reason = f"same as trial {repeated.number}"
+            reason = f"{REPEATS} {repeated.number}"
             verdict: Verdict = "feasible" if repeated.verdict == "new best" else repeated.verdict
             return replace(repeated, number=number, candidate=candidate, reason=reason, verdict=verdict)
         try:
@@ -75,7 +117,7 @@ class Judge:
         except Exception as error:
             release_memory(error)
             return self.failed(number, candidate, reason_of(error))
-        self._seen[candidate.policy.hash] = finding
+        self._memory.seen[candidate.policy.hash] = finding
         return finding
 
     def failed(self, number: int, candidate: Candidate | None, reason: str) -> Finding:
@@ -122,7 +164,7 @@ class Judge:
             margin=margin,
             step=self._lab.listener.step,
         )
-        self.examples_scored += len(score.outcomes)
+        self._memory.examples_scored += len(score.outcomes)
         return score
 
     def _weigh(

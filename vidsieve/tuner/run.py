@@ -1,0 +1,161 @@
+"""`Run`: the phases of one search and how far they got."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.task import Outcome
+from vidsieve.tuner.accuracy import Accuracy
+from vidsieve.tuner.bounds import Explored, explore
+from vidsieve.tuner.control import Control
+from vidsieve.tuner.controls import run_control
+from vidsieve.tuner.crew import Crew
+from vidsieve.tuner.data import Data
+from vidsieve.tuner.finals import Finals
+from vidsieve.tuner.heldout import Heldout
+from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.latency import Latency
+from vidsieve.tuner.provenance import provenance, search_summary
+from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.scoring import Score, choose_scorer, run_examples
+from vidsieve.tuner.search import Hunt, Search, event_of
+from vidsieve.tuner.stopping import Stop
+from vidsieve.tuner.study.remember import RememberingBench
+from vidsieve.tuner.study.store import Study
+from vidsieve.tuner.trial import Judge
+
+SECONDS_AN_EXAMPLE = "seconds an example"
+
+
+class Run:
+    """One search; its attributes say how far it got, so that an interruption can still tell what there is."""
+
+    def __init__(self, lab: Lab, data: Data, study: Study, stop: Stop, others: Sequence[Lab] = ()) -> None:
+        self.lab, self.data, self.study = lab, data, study
+        self._stop, self._others = stop, list(others)
+        self._remembering: Any = RememberingBench(lab.bench, study)
+        self.explored: Explored | None = None
+        self.judge: Judge | None = None
+        self.search = Search()
+        self.heldout = Heldout(
+            self._remembering,
+            data.heldout,
+            data.metric,
+            max_drop_points=lab.request.max_drop_points,
+            seed=lab.request.seed,
+            step=lab.listener.step,
+        )
+        self.finals: Finals | None = None
+        self.controls: list[Control] = []
+        self.breakdown: dict[str, dict[str, float]] = {}
+
+    def all(self, policies: Sequence[Policy], controls: Sequence[Policy]) -> TuneResult:
+        """Every phase in turn; what the study holds already is taken from there."""
+        self.explored = explore(self.lab, policies)
+        self.lab.listener.started(self.explored.bounds)
+        self.judge, per_example_s = self._score_uncompressed()
+        self._take_up()
+        reserve_s = self._reserve(per_example_s, len(controls))
+        self._hunt(reserve_s)
+        self.finals = Finals(self.lab, self.heldout, self.explored, self.search)
+        outcomes = self.finals.fastest_accurate() if self.lab.already_met else self.finals.most_accurate()
+        if self.finals.chosen is not None:
+            self._compare(controls, self.finals.chosen.latency, outcomes)
+        return self.result(confirmed=True)
+
+    def _score_uncompressed(self) -> tuple[Judge, float]:
+        """The uncompressed model on the search examples, and the seconds an example takes."""
+        start = self.lab.clock()
+        examples, step = self.data.search, self.lab.listener.step
+        known = self.study.get(SECONDS_AN_EXAMPLE)
+        baseline = run_examples(self._remembering, None, examples, "score uncompressed", step)
+        per_example_s = known if known is not None else (self.lab.clock() - start) / len(baseline)
+        if known is None:
+            self.study.put(SECONDS_AN_EXAMPLE, per_example_s)
+        # the allowed drop is one of accuracy: p(gold) tells policies apart better, but falls long before answers change
+        scorer = "correct" if self.lab.already_met else choose_scorer(baseline)
+        return Judge(self.lab, self.data, Score(baseline, scorer)), float(per_example_s)
+
+    def _take_up(self) -> None:
+        """Trials that an earlier session or another tuner finished."""
+        assert self.explored is not None and self.judge is not None
+        found = self.study.findings(self.explored.space, self.data.search)
+        if not found:
+            return
+        self.search.findings.extend(found)
+        self.search.resumed = len(found)
+        self.judge.remember(found)
+        self.lab.listener.told(f"going on with {self.study.place}: {len(found)} trials are there already")
+
+    def _hunt(self, reserve_s: float) -> None:
+        assert self.explored is not None and self.judge is not None
+        crew = Crew([self.lab, *self._others])
+        try:
+            Hunt(self.study, self.lab, self.explored, self.judge, self.search, self._stop).run(crew, reserve_s)
+        finally:
+            crew.dismiss()
+
+    def _compare(self, controls: Sequence[Policy], latency: Latency, outcomes: Sequence[Outcome]) -> None:
+        """What is no method, at the winner's latency."""
+        for control in controls:
+            self.controls.append(run_control(self.lab, self.heldout, control, latency, outcomes))
+
+    def _reserve(self, per_example_s: float, controls: int) -> float:
+        """Seconds to keep for the end: uncompressed, winner and controls on held-out examples, and two timings."""
+        rules = self.lab.timings.final
+        timing = min(rules.max_seconds, 4 * rules.min_pairs * self.lab.baseline_ms / 1e3)
+        return per_example_s * len(self.data.heldout) * (2 + controls) + (2 + controls) * timing
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """The held-out judgement, once there is one."""
+        return self.finals.accuracy if self.finals is not None else None
+
+    def interrupted(self) -> TuneResult | None:
+        """The best so far, or None before the first policy that may win."""
+        if self.accuracy is not None:
+            return self.result(confirmed=True)
+        self.search.stopped = "interrupted"
+        return self.result(confirmed=False) if self._best_so_far() is not None else None
+
+    def _best_so_far(self) -> tuple[Policy, Latency | None] | None:
+        """The finalist at work, else the best trial that no final look has ruled out."""
+        if self.finals is not None and self.finals.running is not None:
+            return self.finals.running.policy, self.finals.running.latency
+        rejected = self.finals.rejected if self.finals is not None else set()
+        left = [finding for finding in self.search.leaders() if finding.policy.hash not in rejected]
+        return (left[0].policy, left[0].latency) if left else None
+
+    def result(self, *, confirmed: bool) -> TuneResult:
+        """What there is, as a result; the policy carries it as provenance."""
+        assert self.explored is not None and self.judge is not None
+        policy, latency = self._policy()
+        warnings = [*self.lab.warnings, *(control.warning for control in self.controls if control.warning)]
+        if not confirmed:
+            warnings.append("interrupted: latency as in the search, held-out examples not scored")
+        bounds = self.explored.bounds
+        summary = search_summary(self.lab, bounds, self.judge, self.search)
+        told = provenance(
+            self.lab, self.data, bounds, summary, latency, self.accuracy, self.controls, warnings, confirmed
+        )
+        return TuneResult(
+            policy=replace(policy, provenance=told),
+            target_ms=bounds.target_ms,
+            already_met=bounds.already_met,
+            latency=latency,
+            accuracy=self.accuracy,
+            confirmed=confirmed,
+            controls=tuple(self.controls),
+            warnings=tuple(warnings),
+            search=summary,
+            trials=tuple(event_of(self.lab, self.judge, finding) for finding in self.search.findings),
+            breakdown=self.breakdown,
+        )
+
+    def _policy(self) -> tuple[Policy, Latency | None]:
+        """The policy to hand out and its latency: the confirmed one, the best so far, or the one that does nothing."""
+        if self.finals is not None and self.finals.chosen is not None:
+            return self.finals.chosen.policy, self.finals.chosen.latency
+        best = self._best_so_far() if self.accuracy is None else None
+        return best or (Policy(name="none", summary="Remove nothing: the uncompressed model.", stages=()), None)

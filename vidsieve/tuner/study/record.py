@@ -1,0 +1,79 @@
+"""Outcomes and findings as JSON, exact to the last digit, so that a resumed search goes on from the same numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from vidsieve.framework.task import Example, Outcome
+from vidsieve.tuner.latency import Latency
+from vidsieve.tuner.scoring import Score
+from vidsieve.tuner.space import Candidate
+from vidsieve.tuner.trial import Finding
+
+LATENCY = TypeAdapter(Latency)
+
+
+def outcomes_to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The numbers of `outcomes`, column by column; examples are known by their order."""
+    return {
+        "correct": [outcome.correct for outcome in outcomes],
+        "p_gold": [outcome.p_gold for outcome in outcomes],
+        "retention_ratio": [outcome.retention_ratio for outcome in outcomes],
+        "prediction": [outcome.prediction for outcome in outcomes],
+    }
+
+
+def outcomes_from_json(stored: Mapping[str, Any], examples: Sequence[Example]) -> tuple[Outcome, ...]:
+    """The outcomes again; they answer the first of `examples`."""
+    columns = (stored["correct"], stored["p_gold"], stored["retention_ratio"], stored["prediction"])
+    return tuple(
+        Outcome(
+            example_id=example.id,
+            group=example.group,
+            correct=correct,
+            prediction=prediction,
+            p_gold=p_gold,
+            retention_ratio=ratio,
+            kind=example.kind,
+        )
+        for example, correct, p_gold, ratio, prediction in zip(examples, *columns, strict=False)
+    )
+
+
+def finding_to_json(finding: Finding) -> dict[str, Any]:
+    """Everything about a finding but its parameters, which the trial itself holds."""
+    return {
+        "number": finding.number,
+        "verdict": finding.verdict,
+        "reason": finding.reason,
+        "value": finding.value,
+        "violation": dict(finding.violation),
+        "policy_hash": finding.candidate.policy.hash if finding.candidate else None,
+        "retention_ratio": finding.candidate.policy.retention_ratio if finding.candidate else None,
+        "latency": LATENCY.dump_python(finding.latency, mode="json") if finding.latency else None,
+        "outcomes": outcomes_to_json(finding.score.outcomes) if finding.score else None,
+        "scorer": finding.score.scorer if finding.score else None,
+        "pruned": finding.score.pruned if finding.score else False,
+        "change": finding.change,
+        "change_error": finding.change_error,
+    }
+
+
+def finding_from_json(stored: Mapping[str, Any], candidate: Candidate | None, examples: Sequence[Example]) -> Finding:
+    """The finding again, with the candidate that its trial's parameters make."""
+    score = None
+    if stored["outcomes"] is not None:
+        score = Score(outcomes_from_json(stored["outcomes"], examples), stored["scorer"], pruned=stored["pruned"])
+    return Finding(
+        number=stored["number"],
+        candidate=candidate,
+        verdict=stored["verdict"],
+        value=stored["value"],
+        violation=dict(stored["violation"]),
+        latency=LATENCY.validate_python(stored["latency"]) if stored["latency"] else None,
+        score=score,
+        change=stored["change"],
+        change_error=stored["change_error"],
+        reason=stored["reason"],
+    )

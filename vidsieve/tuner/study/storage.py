@@ -1,0 +1,148 @@
+"""Opening a study's storage, and saying in plain words what a disk or a database refused."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vidsieve.framework.errors import TuneError, UsageError
+
+T = TypeVar("T")
+BUSY_SECONDS = 60
+PAUSES_S = (0.5, 2.0, 8.0)
+SQLITE = "sqlite:///"
+
+
+def open_storage(place: Any) -> Any:
+    """The Optuna storage of a path (SQLite), of a URL (`sqlite:///`, `postgresql://`, `grpc://host:port`), or as given.
+
+    Raises:
+        UsageError: a URL of an engine that is not installed or not known.
+        TuneError: the file or the server refused.
+    """
+    import optuna
+
+    if place is None or not isinstance(place, str | Path):
+        return place
+    url = f"{SQLITE}{place}" if isinstance(place, Path) else place
+    with told(place):
+        if url.startswith("grpc://"):
+            return _grpc(url)
+        if "://" not in url:
+            raise UsageError(f"--storage {url}: must be a URL, such as postgresql://user@host/base or grpc://host:port.")
+        # one process writes a SQLite file, but a dashboard may be reading it: wait for it instead of losing a trial
+        options = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith(SQLITE) else {"pool_pre_ping": True}
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=options, skip_compatibility_check=False)
+        except ImportError as error:
+            raise UsageError(f"--storage {url.split('://')[0]}: its driver is not installed ({error}).") from None
+        except (RuntimeError, optuna.exceptions.StorageInternalError):
+            raise
+        except Exception as error:
+            if _sql_cause(error) is None:
+                raise UsageError(f"--storage {url}: cannot be opened: {first_line(error)}.") from None
+            raise
+
+
+def sqlite_path(place: Any) -> Path | None:
+    """The file behind a storage that is one; None for memory, servers and storages given as objects."""
+    if isinstance(place, Path):
+        return place
+    if isinstance(place, str) and place.startswith(SQLITE):
+        return Path(place.removeprefix(SQLITE))
+    return None
+
+
+def _grpc(url: str) -> Any:
+    """A proxy to a storage server that Optuna runs elsewhere."""
+    from optuna.storages import GrpcStorageProxy
+
+    host, _, port = url.removeprefix("grpc://").rpartition(":")
+    if not host or not port.isdigit():
+        raise UsageError(f"--storage {url}: expected grpc://host:port.")
+    try:
+        proxy = GrpcStorageProxy(host=host, port=int(port))
+        proxy.wait_server_ready(timeout=10)
+    except ImportError as error:
+        raise UsageError(f"--storage {url}: gRPC is not installed ({error}). pip install grpcio protobuf.") from None
+    except Exception as error:
+        raise TuneError(f"--storage {url}: no storage server answers there: {first_line(error)}.") from None
+    return proxy
+
+
+@contextmanager
+def told(place: Any) -> Iterator[None]:
+    """Turn what a storage raises into a TuneError that says what happened to the file and what to do."""
+    import optuna
+
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
+        raise TuneError(_sentence(place, error)) from None
+    except RuntimeError as error:
+        # what Optuna says of a table made by another version
+        if "version" not in str(error).lower():
+            raise
+        raise TuneError(f"study {place}: was made by another version of Optuna: {first_line(error)}.") from None
+    except Exception as error:
+        if _sql_cause(error) is None:
+            raise
+        raise TuneError(_sentence(place, error)) from None
+
+
+def patiently(work: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
+    """Do `work`; where a storage is busy or away for a moment, wait and do it again. The last failure is raised."""
+    for pause_s in PAUSES_S:
+        try:
+            return work()
+        except Exception as error:
+            if not _passing(error):
+                raise
+            sleep(pause_s)
+    return work()
+
+
+def _passing(error: BaseException) -> bool:
+    """Whether trying again may help: a lock, or a server that does not answer."""
+    text = _all_text(error)
+    return "locked" in text or "unavailable" in text or "inactiverpcerror" in text or "connection" in text
+
+
+def _sentence(place: Any, error: BaseException) -> str:
+    text = _all_text(error)
+    resume = "Nothing that was finished is lost: run the same command again"
+    if "disk is full" in text or "no space left" in text or "disk i/o" in text:
+        return f"study {place}: the disk is full. Make room. {resume}."
+    if "locked" in text:
+        return f"study {place}: another program has kept it locked for {BUSY_SECONDS} s. Close it. {resume}."
+    if "readonly" in text or "unable to open" in text or "permission" in text:
+        return f"study {place}: cannot be written to. Name another --study."
+    if "not a database" in text or "malformed" in text:
+        return f"study {place}: is no study file, or a damaged one. Name another --study, or start anew with --fresh."
+    return f"study {place}: the storage failed: {first_line(_sql_cause(error) or error)}. {resume}."
+
+
+def _sql_cause(error: BaseException) -> BaseException | None:
+    """The database's own error in the chain of causes, or None."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, sqlite3.Error) or type(seen).__module__.startswith("sqlalchemy"):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _all_text(error: BaseException) -> str:
+    """Messages and kinds of an error and of all that caused it, in lower case."""
+    parts, seen = [], error
+    while seen is not None:
+        parts.append(f"{type(seen).__name__}: {seen}")
+        seen = seen.__cause__ or seen.__context__  # type: ignore[assignment]
+    return "\n".join(parts).lower()
+
+
+def first_line(error: BaseException) -> str:
+    """An error in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

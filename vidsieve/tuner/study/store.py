@@ -1,0 +1,304 @@
+"""`Study`: the Optuna study of a search, in memory, in one SQLite file under a lock, or on a server that others share."""
+
+import json
+import os
+import platform
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidsieve.framework.errors import TuneError, UsageError
+from vidsieve.framework.task import Example
+from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.space import Candidate, Space
+from vidsieve.tuner.study.fingerprint import canonical, differences
+from vidsieve.tuner.study.lock import StudyLock
+from vidsieve.tuner.study.record import finding_from_json, finding_to_json
+from vidsieve.tuner.study.storage import open_storage, patiently, sqlite_path, told
+from vidsieve.tuner.trial import Finding
+
+RETRIES = 3
+ALIVE_S = 900.0
+BLOB = "vidsieve"
+"""The attribute of a trial that holds its finding; the others are for people who look into the study."""
+
+
+class StudyMismatchError(UsageError):
+    """The study that is there belongs to another search. `fields` holds one line a difference."""
+
+    def __init__(self, place: Any, fields: Sequence[str]) -> None:
+        self.fields = list(fields)
+        super().__init__(
+            f"study {place}: holds another search, and going on with it would mix two:\n"
+            + "\n".join(fields)
+            + "\nRepeat the first command, name another --study, or start anew with --fresh (the old file is kept aside)."
+        )
+
+
+class Study:
+    """Asks and tells, and keeps what a search must not lose. `resumed`: it held something when it was opened.
+
+    `shared` studies live on a server: several tuners add trials, and trials that run may be another's.
+
+    Raises:
+        TuneError: another tuner holds it, or the disk or server refused.
+        UsageError: a storage that cannot be opened.
+    """
+
+    def __init__(self, request: TuneRequest) -> None:
+        self.place, self._request = request.storage, request
+        path = sqlite_path(request.storage)
+        self._lock = StudyLock(path) if path is not None else None
+        try:
+            if path is not None and request.fresh:
+                set_aside(path)
+            self.shared = request.storage is not None and path is None and isinstance(request.storage, str)
+            self.optuna = self._open(request)
+            self.resumed = self.get("fingerprint") is not None
+            if self.shared and not request.join:
+                self._hold()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, request: TuneRequest) -> Any:
+        """The study, made if need be; a joining tuner must find it there."""
+        import optuna
+
+        with told(self.place), quiet():
+            storage = open_storage(request.storage)
+            if request.join:
+                return self._join(storage)
+            name = request.study_name if storage is not None else None
+            study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+            # the random stream must not start again where a study is resumed, or it asks the same questions twice
+            study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
+            return study
+
+    def _join(self, storage: Any) -> Any:
+        import optuna
+
+        try:
+            study = optuna.load_study(study_name=self._request.study_name, storage=storage)
+        except KeyError:
+            raise TuneError(
+                f"study {self.place}: holds no search named {self._request.study_name!r} to join. Start one without "
+                "--join first."
+            ) from None
+        study.sampler = self._sampler(int(time.time()) % 2**20)
+        return study
+
+    def _sampler(self, salt: int) -> Any:
+        import optuna
+
+        seed = self._request.seed
+        if salt:
+            seed = int(np.random.SeedSequence([seed, salt]).generate_state(1)[0])
+        return optuna.samplers.TPESampler(
+            multivariate=True,
+            group=True,
+            constant_liar=self.shared or self._request.parallel > 1,
+            seed=seed,
+            n_startup_trials=max(4, min(10, self._request.trials // 3)),
+        )
+
+    def claim(self, fields: Mapping[str, str]) -> None:
+        """Write the fingerprint, or check it. Raises StudyMismatchError with every field that differs."""
+        stored = self.get("fingerprint")
+        if stored is None:
+            self.put("fingerprint", json.loads(canonical(fields)))
+            return
+        wrong = differences(stored, fields)
+        if wrong:
+            raise StudyMismatchError(self.place, wrong)
+        if not self.shared:
+            self._reap()
+
+    def _reap(self) -> None:
+        """Under the lock no one else is at work: a trial that still runs died with its tuner, and is asked again."""
+        for trial in self.optuna.get_trials(deepcopy=False):
+            if trial.state.name == "RUNNING":
+                self.abandon(trial.number, trial.params, trial.user_attrs.get("retry", 0))
+
+    def abandon(self, number: int, params: Mapping[str, Any], retry: int) -> None:
+        """End a trial without a result, and put its parameters back in the queue a few times at most."""
+        with told(self.place):
+            if patiently(lambda: self.optuna.get_trials(deepcopy=False))[number].state.is_finished():
+                return  # told in the very moment of the interruption: nothing is lost
+            patiently(lambda: self.optuna.tell(number, state=_state("FAIL")))
+            if params and retry < RETRIES:
+                patiently(lambda: self.optuna.enqueue_trial(dict(params), user_attrs={"retry": retry + 1}))
+
+    def get(self, key: str) -> Any:
+        """What was put under `key`, or None."""
+        with told(self.place):
+            return patiently(lambda: self.optuna.user_attrs).get(key)
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a JSON-able value under `key`."""
+        with told(self.place):
+            patiently(lambda: self.optuna.set_user_attr(key, value))
+
+    def enqueue(self, params: Mapping[str, Any]) -> None:
+        """Ask for these parameters soon, once."""
+        with told(self.place), quiet():
+            patiently(lambda: self.optuna.enqueue_trial(dict(params), skip_if_exists=True))
+
+    def ask(self) -> Any:
+        """The next trial."""
+        with told(self.place), quiet():
+            return patiently(self.optuna.ask)
+
+    def tell(self, trial: Any, finding: Finding) -> None:
+        """Give the study the constraints, then the value: a trial without constraints would count as feasible."""
+        with told(self.place), quiet():
+            for name, amount in finding.violation.items():
+                patiently(lambda n=name, a=amount: trial.set_constraint(n, a))  # type: ignore[misc]
+            for name, value in _readable(finding).items():
+                patiently(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
+            patiently(lambda: trial.set_user_attr(BLOB, finding_to_json(finding)))
+            patiently(lambda: self.optuna.tell(trial, finding.value))
+            if self.shared and not self._request.join:
+                self._beat()
+
+    def findings(self, space: Space, examples: Sequence[Example]) -> list[Finding]:
+        """All finished trials as findings, in their order, numbered from 1.
+
+        Raises:
+            TuneError: a trial makes another policy now than it did when it was told.
+        """
+        found = []
+        with told(self.place):
+            trials = patiently(lambda: self.optuna.get_trials(deepcopy=False))
+        for trial in trials:
+            stored = trial.user_attrs.get(BLOB)
+            if trial.state.name != "COMPLETE" or stored is None:
+                continue
+            candidate = self._candidate(space, trial.params, stored)
+            stored = {**stored, "number": len(found) + 1}
+            found.append(finding_from_json(stored, candidate, examples))
+        return found
+
+    def _candidate(self, space: Space, params: Mapping[str, Any], stored: Mapping[str, Any]) -> Candidate | None:
+        if stored["policy_hash"] is None:
+            return None
+        candidate = rebuilt(space, params, stored["retention_ratio"])
+        if candidate.policy.hash != stored["policy_hash"]:
+            raise TuneError(
+                f"study {self.place}: trial {stored['number']} was another policy when it ran. Start anew with --fresh."
+            )
+        return candidate
+
+    def _hold(self) -> None:
+        """On a server there is no lock: whoever started the search says so, and is believed while it shows life."""
+        holder = self.get("holder")
+        me = {"pid": os.getpid(), "host": platform.node()}
+        if holder and not _same(holder, me) and _alive(holder):
+            raise TuneError(
+                f"study {self.place}: another tuner (process {holder['pid']} on {holder['host']}) is working on it. "
+                "Give --join to help it, or wait for it."
+            )
+        self._beat()
+
+    def _beat(self) -> None:
+        self.put("holder", {"pid": os.getpid(), "host": platform.node(), "beat_s": time.time()})
+
+    def close(self) -> None:
+        """Let others in. Twice is once."""
+        if getattr(self, "shared", False) and not self._request.join and getattr(self, "optuna", None) is not None:
+            with suppress(Exception):
+                self.put("holder", None)
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def rebuilt(space: Space, params: Mapping[str, Any], retention_ratio: float | None) -> Candidate:
+    """The candidate that a finished trial's parameters make, at the retention ratio it ran with."""
+    import optuna
+
+    with quiet():
+        candidate = space.suggest(optuna.trial.FixedTrial(dict(params)))
+    if retention_ratio is None or candidate.policy.retention_ratio == retention_ratio:
+        return candidate
+    return replace(candidate, policy=candidate.policy.with_(retention_ratio=retention_ratio))
+
+
+def set_aside(path: Path) -> Path | None:
+    """Give an existing study another name, so that a new one can begin; None if there is none."""
+    if not path.exists():
+        return None
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(path.stat().st_mtime))
+    aside = path.with_name(f"{path.stem}.{stamp}{path.suffix}")
+    count = 1
+    while aside.exists():
+        count += 1
+        aside = path.with_name(f"{path.stem}.{stamp}-{count}{path.suffix}")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise TuneError(f"study {path}: cannot be set aside: {error.strerror or error}.") from None
+    return aside
+
+
+def _readable(finding: Finding) -> dict[str, Any]:
+    """What someone who looks into the study with another program wants to see of a trial."""
+    told_of: dict[str, Any] = {"verdict": finding.verdict}
+    if finding.reason:
+        told_of["reason"] = finding.reason
+    if finding.candidate is not None:
+        told_of["policy"] = finding.policy.name
+        told_of["retention_ratio"] = finding.policy.retention_ratio
+    if finding.latency is not None:
+        told_of["latency_ratio"] = finding.latency.ratio.value
+    if finding.change is not None:
+        told_of["change_points"] = 100 * finding.change
+    return told_of
+
+
+def _same(holder: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
+    return all(holder.get(name) == value for name, value in me.items())
+
+
+def _alive(holder: Mapping[str, Any]) -> bool:
+    """Whether the tuner that holds a shared study may still be at work."""
+    if holder.get("host") == platform.node():
+        return _runs(int(holder["pid"]))
+    return time.time() - float(holder.get("beat_s", 0)) < ALIVE_S
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _state(name: str) -> Any:
+    import optuna
+
+    return optuna.trial.TrialState[name]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna marks `multivariate` and `group` experimental; that is our choice and not news for the user."""
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            yield
+        finally:
+            optuna.logging.set_verbosity(verbosity)
