@@ -1,6 +1,7 @@
-"""Does the winner beat dropping tokens at random, or frames evenly, at the same latency?"""
+"""Does the winner beat dropping tokens at random, frames evenly, or simply giving the model less video?"""
 
 from collections.abc import Sequence
+from typing import get_args
 
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.task import Outcome
@@ -10,25 +11,58 @@ from vidsieve.tuner.failure import reason_of, release_memory
 from vidsieve.tuner.heldout import Heldout
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
+from vidsieve.tuner.match import match_smaller
+from vidsieve.tuner.protocol import Bench, Treatment
+from vidsieve.tuner.smaller import Kind, SmallerInput
 from vidsieve.tuner.statistics import wilson_interval
 
 
-def run_control(lab: Lab, heldout: Heldout, control: Policy, winner: Latency, ours: Sequence[Outcome]) -> Control:
+def controls_for(bench: Bench, policies: Sequence[Policy]) -> list[Treatment]:
+    """`policies`, then each kind of smaller input that the bench can give, its size to be found by `run_control`."""
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    return [*policies, *(SmallerInput(kind=kind, ratio=1.0) for kind in kinds if kind in bench.smaller)]
+
+
+def run_control(lab: Lab, heldout: Heldout, control: Treatment, winner: Latency, ours: Sequence[Outcome]) -> Control:
     """Bring `control` to the winner's latency and score it on the held-out examples. A failure is a reason."""
+    left = lab.seconds_left()
+    if left is not None and left <= 0:
+        return Control(name=control.name, kind=_kind(control), reason="time budget used up")
     try:
-        matched = match_latency(lab, control, winner.ratio.value)
-        latency = lab.timer.measure(matched, lab.timings.trial)
+        matched, latency = _matched(lab, control, winner)
         theirs = heldout.outcomes(matched)
         return Control(
             name=control.name,
-            retention_ratio=matched.retention_ratio,
+            retention_ratio=_retention(matched, theirs),
             latency=latency,
             accuracy=wilson_interval(sum(outcome.correct for outcome in theirs), len(theirs)),
             advantage=heldout.compare(ours, theirs),
+            kind=_kind(matched),
+            input_ratio=round(matched.ratio, 6) if isinstance(matched, SmallerInput) else None,
         )
     except Exception as error:
         release_memory(error)
-        return Control(name=control.name, reason=reason_of(error))
+        return Control(name=control.name, kind=_kind(control), reason=reason_of(error))
+
+
+def _matched(lab: Lab, control: Treatment, winner: Latency) -> tuple[Treatment, Latency]:
+    """`control` at the winner's latency, and the latency it has there."""
+    if isinstance(control, SmallerInput):
+        return match_smaller(lab, control.kind, winner)
+    policy = match_latency(lab, control, winner.ratio.value)
+    return policy, lab.timer.measure(policy, lab.timings.trial)
+
+
+def _kind(control: Treatment) -> Kind | None:
+    return control.kind if isinstance(control, SmallerInput) else None
+
+
+def _retention(control: Treatment, outcomes: Sequence[Outcome]) -> float | None:
+    """As asked of a policy; of a smaller input as its outcomes tell it."""
+    if isinstance(control, Policy):
+        return control.retention_ratio
+    kept = [outcome.retention_ratio for outcome in outcomes if outcome.retention_ratio is not None]
+    return round(sum(kept) / len(kept), 6) if kept else None
 
 
 def match_latency(lab: Lab, control: Policy, latency_ratio: float) -> Policy:

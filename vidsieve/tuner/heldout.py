@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vidsieve.framework.policy import Policy
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.accuracy import Accuracy
-from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.protocol import Bench, Treatment
 from vidsieve.tuner.scoring import Step, run_examples
 from vidsieve.tuner.statistics import Interval, mcnemar_exact, paired_difference, wilson_interval
 
@@ -29,8 +28,8 @@ class Heldout:
         self._max_drop_points, self._seed, self._step = max_drop_points, seed, step
         self._baseline: tuple[Outcome, ...] | None = None
 
-    def outcomes(self, policy: Policy | None) -> tuple[Outcome, ...]:
-        """Score a policy on all held-out examples."""
+    def outcomes(self, policy: Treatment | None) -> tuple[Outcome, ...]:
+        """Score a policy or a control on all held-out examples."""
         name = "uncompressed" if policy is None else policy.name
         return run_examples(self._bench, policy, self._examples, f"held-out: {name}", self._step)
 
