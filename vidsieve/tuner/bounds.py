@@ -1,6 +1,5 @@
 """Before the search: the uncompressed model, the floor, and for each policy where the target lies."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,13 +10,11 @@ from vidsieve.tuner.failure import reason_of, release_memory
 from vidsieve.tuner.knobs import knobs_of, retention_window
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
-from vidsieve.tuner.space import RETENTION_DIGITS, PolicySpace, Space
+from vidsieve.tuner.limits import find_retention
+from vidsieve.tuner.space import PolicySpace, Space
 from vidsieve.tuner.words import ms
 
-AIM = 0.975
-"""Retention ratios are searched up to where this share of the target is predicted: room for noise to confirm in."""
-SLACK = 0.8
-"""The search looks from this share of the largest retention ratio that meets the target up to that ratio."""
+NO_TIME = "time budget used up"
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,9 @@ class Explored:
 
 
 def explore(lab: Lab, policies: Sequence[Policy]) -> Explored:
-    """Measure baseline and floor, set the target, and find each policy's range of retention ratios.
+    """Measure baseline and floor, set the target, and find what retention ratio of each policy meets it.
+
+    Once the time budget is used up, policies not yet measured are set aside; one is always measured.
 
     Raises:
         TargetUnreachableError: the floor lies above the target; the message gives both.
@@ -44,9 +43,10 @@ def explore(lab: Lab, policies: Sequence[Policy]) -> Explored:
     floor = lab.probe(floor_policy, lab.timings.final)
     _set_target(lab, floor)
     _refuse_unreachable(lab, floor, floor_policy)
-    space, limits = _ranges(lab, lowest, set_aside)
+    space = _space(lab, lowest, set_aside)
     if not space.entries:
         raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
+    curves = [lab.curves[policy.name] for policy, _, _ in lowest if policy.name in lab.curves]
     bounds = Bounds(
         metric=lab.request.metric,
         target_ms=lab.request.target_ms(lab.baseline_ms),
@@ -55,9 +55,11 @@ def explore(lab: Lab, policies: Sequence[Policy]) -> Explored:
         floor_policy=_told(floor_policy),
         already_met=lab.already_met,
         policies=tuple(space.entries),
-        limits=limits,
+        limits={name: entry.retention[1] for name, entry in space.entries.items() if entry.retention},
         set_aside=set_aside,
         warnings=tuple(lab.warnings),
+        model_error=max((error for curve in curves if (error := curve.error) is not None), default=None),
+        configurations=sum(len(curve.measured) for curve in curves),
     )
     return Explored(bounds, space, floor_policy)
 
@@ -69,10 +71,13 @@ def has_free_retention(policy: Policy) -> bool:
 
 def _lowest(lab: Lab, policies: Sequence[Policy], set_aside: dict[str, str]) -> list[tuple[Policy, Policy, Latency]]:
     """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
-    found = []
+    found: list[tuple[Policy, Policy, Latency]] = []
     for index, policy in enumerate(policies):
         knobs_of(policy), retention_window(policy)  # a faulty search section is the user's to mend, not a reason
         missing = policy.needs() - lab.bench.offers
+        if found and _time_is_up(lab):
+            set_aside[policy.name] = NO_TIME
+            continue
         if policy.is_empty or missing:
             set_aside[policy.name] = f"needs {', '.join(sorted(missing))}" if missing else "removes nothing"
             continue
@@ -110,52 +115,30 @@ def _refuse_unreachable(lab: Lab, floor: Latency, policy: Policy) -> None:
         lab.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {told}")
 
 
-def _ranges(
-    lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]
-) -> tuple[Space, dict[str, float]]:
-    """The space, and the largest retention ratio predicted to meet the target by policy."""
+def _space(lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]) -> Space:
+    """The space of the policies that can meet the target; the others are set aside with a reason."""
     entries: dict[str, PolicySpace] = {}
-    limits: dict[str, float] = {}
     for index, (policy, _, latency) in enumerate(lowest):
         try:
             if not has_free_retention(policy):
                 entries[policy.name] = PolicySpace.of(policy, None)
             elif latency.ratio.low > lab.target_ratio:
                 set_aside[policy.name] = f"takes {ms(latency.ratio.value * lab.baseline_ms)} ms at its floor"
+            elif entries and _time_is_up(lab):
+                set_aside[policy.name] = NO_TIME
             else:
-                limit = _limit(lab, policy)
-                limits[policy.name] = limit
-                entries[policy.name] = PolicySpace.of(policy, _range(lab, policy, limit))
+                found = find_retention(lab, policy)
+                entries[policy.name] = PolicySpace.of(policy, (found.low, found.high), solved=found.solved)
         except Exception as error:
             set_aside[policy.name] = reason_of(error)
             release_memory(error)
         lab.listener.step("find each policy's range", index + 1, len(lowest))
-    return Space(entries), limits
+    return Space(entries)
 
 
-def _limit(lab: Lab, policy: Policy) -> float:
-    """The largest retention ratio of `policy` predicted to meet the target: bracket, solve, measure there, solve."""
-    lowest, high = policy.attainable(lab.bench.shape)
-    if lab.already_met:
-        return high
-    lab.probe(policy.with_(retention_ratio=high), lab.timings.quick)
-    curve, aim = lab.curves[policy.name], AIM * lab.target_ratio
-    first = curve.solve(aim)
-    if first is not None and lowest < first < high:
-        lab.probe(policy.with_(retention_ratio=first), lab.timings.quick)
-    solved = curve.solve(aim)
-    return lowest if solved is None else solved
-
-
-def _range(lab: Lab, policy: Policy, limit: float) -> tuple[float, float]:
-    """Retention ratios worth searching, within what the policy's `search:` section allows."""
-    low, high = policy.attainable(lab.bench.shape)
-    low, high = max(low, 0.01 if lab.already_met else SLACK * limit), min(high, limit)
-    allowed_low, allowed_high = retention_window(policy)
-    high = max(min(high, allowed_high), policy.attainable(lab.bench.shape)[0])
-    low = min(max(low, allowed_low), high)
-    scale = 10**RETENTION_DIGITS
-    return (low, max(low, math.floor(high * scale + 1e-6) / scale))
+def _time_is_up(lab: Lab) -> bool:
+    left = lab.seconds_left()
+    return left is not None and left <= 0
 
 
 def _told(policy: Policy) -> str:

@@ -43,6 +43,12 @@ class Knob:
         fits = isinstance(value, int if self.kind == "int" else (int, float)) and not isinstance(value, bool)
         return fits and math.isfinite(value) and self.low <= value <= self.high
 
+    def size(self) -> int | None:
+        """How many values there are; None for a range of numbers."""
+        if self.kind == "choice":
+            return len(self.choices)
+        return int(self.high) - int(self.low) + 1 if self.kind == "int" else None
+
     def to_dict(self) -> dict[str, Any]:
         """The range as it stands in a report."""
         if self.kind == "choice":
