@@ -35,6 +35,10 @@ class Encoder(ABC):
     def describe(self) -> str:
         """The frame size in a few words."""
 
+    def capped(self, max_pixels: int) -> "Encoder | None":
+        """The same with frames of at most `max_pixels`, or one visual token if that is more; None for a fixed size."""
+        return None
+
 
 def build_encoder(model_config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> Encoder | None:
     """The encoder for a model, None for a family without one. `max_pixels` caps the pixels of a frame."""

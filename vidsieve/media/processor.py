@@ -49,6 +49,10 @@ class Processor(ABC):
         """One line for the report: whose code, frame size, and why not transformers' own if that is so."""
 
     @abstractmethod
+    def capped(self, max_pixels: int) -> "Processor | None":
+        """One like this with frames of at most `max_pixels`; None where every frame has one size, or it is unknown."""
+
+    @abstractmethod
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
         """The tensors of finished prompts."""
 
@@ -65,6 +69,10 @@ class VidsieveProcessor(Processor):
     def describe(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
         return f"Vidsieve's preprocessing, {self.encoder.describe()}{why}"
+
+    def capped(self, max_pixels: int) -> "VidsieveProcessor | None":
+        encoder = self.encoder.capped(max_pixels)
+        return None if encoder is None else VidsieveProcessor(self.prompter, encoder, reason=self.reason)
 
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
         videos = [clip for row in clips for clip in row]

@@ -1,7 +1,7 @@
 """Clips to the inputs of Qwen2-VL and Qwen2.5-VL."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -74,6 +74,13 @@ class Qwen2VLEncoder(Encoder):
 
     def describe(self) -> str:
         return f"{self.min_pixels} to {self.max_pixels} pixels a frame"
+
+    def capped(self, max_pixels: int) -> "Qwen2VLEncoder":
+        """As if the cap had been asked for when the encoder was built."""
+        merged_patch = (self.patch_size * self.merge_size) ** 2
+        bounds = {"min_pixels": self.min_pixels, "max_pixels": self.max_pixels}
+        low, high = pixel_bounds(bounds, merged_patch, max(merged_patch, max_pixels))
+        return replace(self, min_pixels=low, max_pixels=high)
 
     def _patches(self, clip: Clip) -> tuple[torch.Tensor, torch.Tensor]:
         count, _, height, width = clip.frames.shape

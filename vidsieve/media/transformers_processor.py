@@ -1,5 +1,6 @@
 """transformers' own processor behind our interface. It needs a working torchvision."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ class TransformersProcessor(Processor):
     def describe(self) -> str:
         size = f", {self.encoder.describe()}" if self.encoder else ""
         return f"transformers' {type(self.hf_processor).__name__}{size}"
+
+    def capped(self, max_pixels: int) -> "TransformersProcessor | None":
+        encoder = self.encoder.capped(max_pixels) if self.encoder else None
+        if encoder is None:
+            return None
+        hf_processor = copy.copy(self.hf_processor)
+        hf_processor.video_processor = copy.deepcopy(hf_processor.video_processor)
+        _cap_pixels(hf_processor.video_processor, encoder, max_pixels)
+        return TransformersProcessor(self.prompter, hf_processor, encoder)
 
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
         videos = [clip for row in clips for clip in row]

@@ -9,6 +9,7 @@ from vidsieve.cli.workbench.loading import Loaded
 from vidsieve.cli.workbench.runner import Runner
 from vidsieve.cli.workbench.scoring import Scorer
 from vidsieve.cli.workbench.setup import Setup
+from vidsieve.cli.workbench.smaller import Runners
 from vidsieve.cli.workbench.timing import MOST_CLIPS, Timer
 from vidsieve.framework.errors import DataError
 from vidsieve.framework.policy import Policy
@@ -17,7 +18,7 @@ from vidsieve.framework.report import Report
 from vidsieve.framework.task import SPLITS, Example, Outcome, Task
 
 if TYPE_CHECKING:
-    from vidsieve.tuner.protocol import Metric
+    from vidsieve.tuner.protocol import Metric, Treatment
 
 DEFAULT_FRAMES = 16
 BUNDLED_BATCH = 16
@@ -43,12 +44,13 @@ class Workbench:
         }
         self.loaded = loaded
         self.runner = Runner(loaded, ClipReader(frames, setup.fps))
+        runners = Runners(self.runner, self._frame_pixels)
         score_rows = max(rows, BUNDLED_BATCH) if bundled else rows
-        self._scorer = Scorer(self.runner, metric, score_rows, self.max_new_tokens)
-        self._timer = Timer(self.runner, clip_examples, rows, self.max_new_tokens)
+        self._scorer = Scorer(runners, metric, score_rows, self.max_new_tokens)
+        self._timer = Timer(runners, clip_examples, rows, self.max_new_tokens)
         self.clips = self._timer.clips
         self.offers: frozenset[str] = loaded.adapter.offers
-        self.smaller: frozenset[str] = frozenset()
+        self.smaller: frozenset[str] = runners.kinds
         self.shape = self._shape()
 
     @classmethod
@@ -62,6 +64,12 @@ class Workbench:
         layers = self.loaded.model.config.get_text_config().num_hidden_layers
         return VideoShape(layout.frames, layout.tokens, layers)
 
+    def _frame_pixels(self) -> int:
+        """Pixels of the largest frame of the clips that latency is measured on, as the model sees it."""
+        grids = [self._timer.inputs(clip)["video_grid_thw"] for clip in range(self.clips)]
+        patch: int = self.loaded.model.config.vision_config.patch_size
+        return patch**2 * max(int(grid[:, 1:].prod(dim=1).max()) for grid in grids)
+
     def renew(self) -> bool:
         """The model stays in this process."""
         return False
@@ -74,7 +82,7 @@ class Workbench:
         """Clips of equal shape share their warm-up."""
         return self._timer.shape(clip_index)
 
-    def timed(self, policy: Policy | None, clip_index: int, metric: "Metric") -> Mapping[str, float]:
+    def timed(self, policy: "Treatment | None", clip_index: int, metric: "Metric") -> Mapping[str, float]:
         """One request in milliseconds, by parts."""
         run = self._timer.ttft if metric == "ttft" else self._timer.e2e
         return run(policy, clip_index)
@@ -86,7 +94,7 @@ class Workbench:
             sequences = self.runner.generate(inputs, self.max_new_tokens).sequences
         return self.runner.answers(inputs, sequences)[0], reports[-1] if reports else None
 
-    def score(self, policy: Policy | None, examples: Sequence[Example]) -> Iterator[Outcome]:
+    def score(self, policy: "Treatment | None", examples: Sequence[Example]) -> Iterator[Outcome]:
         """One outcome for each example, in order."""
         return self._scorer.score(policy, examples)
 

@@ -19,15 +19,21 @@ from vidsieve.framework.task import Example
 
 if TYPE_CHECKING:
     from vidsieve.media.clip import Clip
+    from vidsieve.media.processor import Processor
+    from vidsieve.tuner.protocol import Treatment
 
 
 class Runner:
-    """Builds inputs and generates, greedily. Processed inputs are kept on the CPU while memory allows."""
+    """Builds inputs and generates, greedily. Processed inputs are kept on the CPU while memory allows.
 
-    def __init__(self, loaded: Loaded, reader: ClipReader) -> None:
+    `processor` stands in for the one that was loaded with the model.
+    """
+
+    def __init__(self, loaded: Loaded, reader: ClipReader, processor: "Processor | None" = None) -> None:
         self.loaded, self.reader = loaded, reader
-        self.model, self.processor = loaded.model, loaded.processor
+        self.model, self.processor = loaded.model, processor or loaded.processor
         self._shelf = Shelf()
+        self._visual_tokens: dict[str, int] = {}
 
     @property
     def device(self) -> torch.device:
@@ -51,7 +57,16 @@ class Runner:
         if built is None:
             built = self.build(examples, [self.reader.clip(example) for example in examples])
             self._shelf.put(key, built, sum(tensor.nbytes for tensor in built.values()))
+            layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
+            self._visual_tokens |= {e.id: layout.visual for e, layout in zip(examples, layouts, strict=True)}
         return self.on_device(built)
+
+    def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
+        """How many visual tokens each example's video makes; structural ones are not counted."""
+        missing = [example for example in examples if example.id not in self._visual_tokens]
+        if missing:
+            self.inputs(missing)
+        return [self._visual_tokens[example.id] for example in examples]
 
     def build(self, examples: Sequence[Example], clips: "Sequence[Clip]") -> dict[str, Tensor]:
         """Preprocess a batch, on the CPU."""
@@ -64,9 +79,9 @@ class Runner:
         return {n: t.to(self.model.dtype) if n.startswith("pixel_values") else t for n, t in moved.items()}
 
     @contextmanager
-    def under(self, policy: Policy | None) -> Iterator[list[Report]]:
-        """The model under a policy; the list receives a report for each call of `generate`. None: as it is."""
-        if policy is None:
+    def under(self, policy: "Treatment | None") -> Iterator[list[Report]]:
+        """The model under a policy; the list receives a report for each call of `generate`. Without one: as it is."""
+        if not isinstance(policy, Policy):
             yield []
             return
         from vidsieve.adapters.apply import applied

@@ -5,15 +5,17 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from vidsieve.cli.workbench.runner import Runner
-from vidsieve.framework.policy import Policy
+from vidsieve.cli.workbench.smaller import Runners
 from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.task import Example
+from vidsieve.tuner.protocol import Treatment
 
 MOST_CLIPS = 8
 
@@ -21,23 +23,27 @@ MOST_CLIPS = 8
 class Timer:
     """Times requests of `batch_size` videos over several clips in turn. The wall clock, with the device waited for."""
 
-    def __init__(self, runner: Runner, examples: Sequence[Example], batch_size: int, max_new_tokens: int) -> None:
-        self._runner, self._max_new_tokens = runner, max_new_tokens
+    def __init__(self, runners: Runners, examples: Sequence[Example], batch_size: int, max_new_tokens: int) -> None:
+        self._runners, self._max_new_tokens = runners, max_new_tokens
+        self._device, self._model = runners.full.device, runners.full.model
         first = list({example.group: example for example in reversed(examples)}.values())[::-1]
         self.clips = max(1, min(MOST_CLIPS, len(first) // batch_size))
         self._requests = [
             [first[(clip * batch_size + row) % len(first)] for row in range(batch_size)] for clip in range(self.clips)
         ]
-        self._inputs: dict[int, dict[str, Tensor]] = {}
+        # a smaller input's tensors leave the device with its runner
+        self._inputs: WeakKeyDictionary[Runner, dict[int, dict[str, Tensor]]] = WeakKeyDictionary()
 
-    def inputs(self, clip_index: int) -> dict[str, Tensor]:
+    def inputs(self, clip_index: int, treatment: Treatment | None = None) -> dict[str, Tensor]:
         """A clip's inputs, on the device from the first time on."""
-        if clip_index not in self._inputs:
-            self._inputs[clip_index] = self._runner.inputs(self._requests[clip_index])
-        return self._inputs[clip_index]
+        runner = self._runners.of(treatment)
+        resident = self._inputs.setdefault(runner, {})
+        if clip_index not in resident:
+            resident[clip_index] = runner.inputs(self._requests[clip_index])
+        return resident[clip_index]
 
     def shape(self, clip_index: int) -> Hashable:
-        """What decides the sizes of a request: its tensors' shapes and its grid."""
+        """What decides the sizes of a request: the full input's shapes and grid, which decide a smaller one's."""
         inputs = self.inputs(clip_index)
         grid = inputs.get("video_grid_thw")
         return (
@@ -45,26 +51,26 @@ class Timer:
             str(None if grid is None else grid.tolist()),
         )
 
-    def ttft(self, policy: Policy | None, clip_index: int) -> dict[str, float]:
+    def ttft(self, policy: Treatment | None, clip_index: int) -> dict[str, float]:
         """`ttft_ms` and its parts vision_ms, compress_ms, prefill_ms."""
-        inputs = self.inputs(clip_index)
-        with self._runner.under(policy) as reports, self._vision() as watches:
+        runner, inputs = self._runners.of(policy), self.inputs(clip_index, policy)
+        with runner.under(policy) as reports, self._vision() as watches:
             start = self._now()
-            self._runner.generate(inputs, 1, min_new_tokens=1)
+            runner.generate(inputs, 1, min_new_tokens=1)
             total = self._now() - start
         return {"ttft_ms": total} | _parts(total, reports, watches)
 
-    def e2e(self, policy: Policy | None, clip_index: int) -> dict[str, float]:
+    def e2e(self, policy: Treatment | None, clip_index: int) -> dict[str, float]:
         """`e2e_ms` and its parts: video_ms, preprocess_ms, those of the first token, and decode_step_ms."""
-        examples, tokens = self._requests[clip_index], self._max_new_tokens
+        runner, examples, tokens = self._runners.of(policy), self._requests[clip_index], self._max_new_tokens
         first = _FirstToken(self._now)
-        with self._runner.under(policy) as reports, self._vision() as watches:
+        with runner.under(policy) as reports, self._vision() as watches:
             start = self._now()
-            clips = [self._runner.reader.clip(example, fresh=True) for example in examples]
+            clips = [runner.reader.clip(example, fresh=True) for example in examples]
             decoded = self._now()
-            inputs = self._runner.on_device(self._runner.build(examples, clips))
+            inputs = runner.on_device(runner.build(examples, clips))
             ready = self._now()
-            self._runner.generate(inputs, tokens, min_new_tokens=tokens, stopping_criteria=[first])
+            runner.generate(inputs, tokens, min_new_tokens=tokens, stopping_criteria=[first])
             end = self._now()
         ttft = (first.at_ms or end) - ready
         steps = {"decode_step_ms": (end - ready - ttft) / (tokens - 1)} if tokens > 1 else {}
@@ -73,20 +79,20 @@ class Timer:
 
     def _now(self) -> float:
         """Milliseconds, when the device has done all it was given."""
-        if self._runner.device.type == "cuda":
-            torch.cuda.synchronize(self._runner.device)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return time.perf_counter() * 1e3
 
     @contextmanager
     def _vision(self) -> Iterator[list[Stopwatch]]:
         """Watch the vision side (tower and projector) without waiting for it; the model is left as found."""
-        base, name = self._runner.model.base_model, "get_video_features"
+        base, name = self._model.base_model, "get_video_features"
         original: Callable[..., Any] = getattr(base, name)
         watches: list[Stopwatch] = []
 
         @functools.wraps(original)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            with Stopwatch(self._runner.device) as watch:
+            with Stopwatch(self._device) as watch:
                 output = original(*args, **kwargs)
             watches.append(watch)
             return output
