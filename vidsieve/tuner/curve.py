@@ -26,8 +26,9 @@ class RetentionCurve:
     Points out of order are pooled (isotonic regression by pooling adjacent violators, weighted by their errors), so
     that noise cannot turn the curve round. Outside the measured range the nearest end holds.
 
-    A curve `like` another has that one's shape, higher or lower by the factor its own points show on average: one
-    measurement of a variant places its whole curve. `points` are in order of arrival.
+    A curve `like` another has that one's shape, higher or lower by what its own points show on average: one measurement
+    of a variant places its whole curve (what a stage before the language model costs does not depend on retention).
+    `points` are in order of arrival.
     """
 
     def __init__(self, points: Sequence[Sequence[float]] = (), *, like: "RetentionCurve | None" = None) -> None:
@@ -72,14 +73,14 @@ class RetentionCurve:
     def predict(self, retention_ratio: float) -> float:
         """Latency ÷ baseline expected at this retention ratio."""
         if self.like is not None:
-            return self._factor() * self.like.predict(retention_ratio)
+            return self.like.predict(retention_ratio) + self._offset()
         at, latency = self._monotone()
         return float(np.interp(retention_ratio, at, latency))
 
     def solve(self, latency_ratio: float) -> float | None:
         """The largest measured-range retention ratio predicted to stay within `latency_ratio`; None if none does."""
         if self.like is not None:
-            return self.like.solve(latency_ratio / self._factor())
+            return self.like.solve(latency_ratio - self._offset())
         at, latency = self._monotone()
         if latency[0] > latency_ratio:
             return None
@@ -93,13 +94,13 @@ class RetentionCurve:
         """The largest retention ratio that was measured within `latency_ratio`; None if none was."""
         return max((p.retention_ratio for p in self.points if p.latency_ratio <= latency_ratio), default=None)
 
-    def _factor(self) -> float:
-        """How much slower than the curve it is like: the weighted mean over its own points, 1 before there is one."""
+    def _offset(self) -> float:
+        """How much above the curve it is like: the weighted mean over its own points, 0 before there is one."""
         assert self.like is not None
         if not self.points:
-            return 1.0
-        factors = [point.latency_ratio / self.like.predict(point.retention_ratio) for point in self.points]
-        return float(np.average(factors, weights=[_weight(point) for point in self.points]))
+            return 0.0
+        offsets = [point.latency_ratio - self.like.predict(point.retention_ratio) for point in self.points]
+        return float(np.average(offsets, weights=[_weight(point) for point in self.points]))
 
     def _monotone(self) -> tuple[np.ndarray, np.ndarray]:
         """Retention ratios without repeats, and latencies that never fall along them."""
