@@ -8,37 +8,41 @@ from pathlib import Path
 from vidsieve.framework.errors import TuneError, UsageError
 
 
-def check_output(path: str | Path, *, force: bool = False) -> Path:
+def check_output(path: str | Path, *, force: bool = False, what: str = "--out") -> Path:
     """Refuse an output path that could not be written at the end; call it before the first trial.
+
+    `what` is how messages call it.
 
     Raises:
         UsageError: it exists and `force` is not given, it is a folder, or its folder is missing or not writable.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise UsageError(f"--out {path}: is a folder; name a file, such as {path / 'policy.yaml'}.")
+        raise UsageError(f"{what} {path}: is a folder; name a file, such as {path / 'policy.yaml'}.")
     if path.exists() and not force:
-        raise UsageError(f"--out {path}: exists already. Give --force to replace it, or another name.")
+        raise UsageError(f"{what} {path}: exists already. Give --force to replace it, or another name.")
     if not path.parent.is_dir():
-        raise UsageError(f"--out {path}: the folder {path.parent} does not exist. Make it first.")
+        raise UsageError(f"{what} {path}: the folder {path.parent} does not exist. Make it first.")
     if not os.access(path.parent, os.W_OK):
-        raise UsageError(f"--out {path}: the folder {path.parent} cannot be written to.")
+        raise UsageError(f"{what} {path}: the folder {path.parent} cannot be written to.")
     return path
 
 
-def write_atomically(path: str | Path, text: str, *, force: bool = False) -> Path:
-    """Write `text` to a temporary file beside `path`, flush it to disk, then give it its name in one step.
+def write_atomically(path: str | Path, content: str | bytes, *, force: bool = False, what: str = "--out") -> Path:
+    """Write `content` to a temporary file beside `path`, flush it to disk, then give it its name in one step.
+
+    Text is written as UTF-8. `what` is how messages call the file.
 
     Raises:
         UsageError: see `check_output`; also if the file came into being meanwhile.
         TuneError: the disk refused (full, read-only); nothing is left behind.
     """
-    path = check_output(path, force=force)
+    path = check_output(path, force=force, what=what)
     try:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         try:
-            with temporary.open("x", encoding="utf-8") as file:
-                file.write(text)
+            with temporary.open("xb") as file:
+                file.write(content.encode("utf-8") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             _give_name(temporary, path, force)
@@ -47,9 +51,9 @@ def write_atomically(path: str | Path, text: str, *, force: bool = False) -> Pat
                 temporary.unlink()
         _sync_folder(path.parent)
     except FileExistsError:
-        raise UsageError(f"--out {path}: exists already. Give --force to replace it, or another name.") from None
+        raise UsageError(f"{what} {path}: exists already. Give --force to replace it, or another name.") from None
     except OSError as error:
-        raise TuneError(f"--out {path}: could not be written: {error.strerror or error}.") from error
+        raise TuneError(f"{what} {path}: could not be written: {error.strerror or error}.") from error
     return path
 
 

@@ -1,0 +1,105 @@
+"""The trials of a search as points of a picture: latency across, change in score up."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vidsieve.tuner.events import TrialEvent
+from vidsieve.tuner.result import TuneResult
+
+Kind = Literal["fits", "misses", "pruned", "unscored"]
+"""fits: may win; misses: too slow or inaccurate, scored; pruned: scored in part; unscored: too slow to be scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A trial where the picture shows it. `change_points` is None for `unscored`."""
+
+    number: int
+    policy: str
+    latency_ms: float
+    change_points: float | None
+    kind: Kind
+
+
+def points_of(trials: Sequence[TrialEvent]) -> list[Point]:
+    """All trials that were timed; failed ones have no place."""
+    return [
+        Point(
+            number=trial.number,
+            policy=trial.policy,
+            latency_ms=trial.latency.value,
+            change_points=trial.change_points,
+            kind=_kind(trial),
+        )
+        for trial in trials
+        if trial.latency is not None
+    ]
+
+
+def _kind(trial: TrialEvent) -> Kind:
+    if trial.change_points is None:
+        return "unscored"
+    if trial.verdict == "pruned":
+        return "pruned"
+    return "fits" if trial.verdict in ("new best", "feasible") else "misses"
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Points fully scored that no other beats in both latency and change, fastest first."""
+    found: list[Point] = []
+    full = [point for point in points if point.kind in ("fits", "misses")]
+    for point in sorted(full, key=lambda p: (p.latency_ms, -(p.change_points or 0.0))):
+        if not found or (point.change_points or 0.0) > (found[-1].change_points or 0.0):
+            found.append(point)
+    return found
+
+
+def most_telling(trials: Sequence[TrialEvent], most: int) -> list[TrialEvent]:
+    """At most `most` trials, in their order: every new best that fits in, then those of the highest change."""
+    if len(trials) <= most:
+        return list(trials)
+
+    def rank(trial: TrialEvent) -> tuple[bool, bool, float, int]:
+        change = trial.change_points
+        return (trial.verdict != "new best", change is None, -(change or 0.0), trial.number)
+
+    return sorted(sorted(trials, key=rank)[:most], key=lambda trial: trial.number)
+
+
+def chosen_trial(result: TuneResult) -> TrialEvent | None:
+    """The trial that the result's policy came from: same policy and settings, nearest retention ratio.
+
+    None where there is none, as for the floor policy, or the policy that removes nothing.
+    """
+    fits = [t for t in result.trials if t.verdict in ("new best", "feasible") and t.policy == result.policy.name]
+    same = [trial for trial in fits if _same_settings(result, trial.settings)]
+    # confirmation only ever shrinks the retention ratio
+    ours = result.policy.retention_ratio
+    return min(same, key=lambda t: (abs((t.retention_ratio or 0.0) - (ours or 0.0)), t.number), default=None)
+
+
+def _same_settings(result: TuneResult, settings: Mapping[str, Any]) -> bool:
+    """Whether the policy has these settings; names that are no setting of a stage do not count."""
+    stages = {bound.label: bound.stage for bound in result.policy.stages}
+    for name, value in settings.items():
+        label, _, setting = name.rpartition(".")
+        if label in stages and getattr(stages[label], setting, value) != value:
+            return False
+    return True
+
+
+def metric_of(result: TuneResult) -> str:
+    """'ttft' or 'e2e'."""
+    if result.latency is not None:
+        return result.latency.metric
+    target = result.policy.provenance.get("target", {})
+    return str(target.get("metric", "ttft_ms")).removesuffix("_ms")
+
+
+def baseline_ms(result: TuneResult) -> float | None:
+    """The uncompressed median that trials are told against, milliseconds; None where nothing was measured."""
+    measured = result.policy.provenance.get("bounds", {}).get("uncompressed_ms")
+    if measured:
+        return float(measured["value"])
+    return result.latency.baseline_ms.value if result.latency is not None else None

@@ -1,0 +1,191 @@
+"""Rows of the report's tables, as text and widths."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vidsieve.tuner.events import TrialEvent
+from vidsieve.tuner.report.looks import COLOURS
+from vidsieve.tuner.report.numbers import decimals, ms_interval, percent, percent_interval, points, points_interval
+from vidsieve.tuner.report.points import baseline_ms, chosen_trial, most_telling
+from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.words import ms
+
+PARTS = {
+    "video_ms": "decode the video",
+    "preprocess_ms": "preprocess",
+    "vision_ms": "vision tower",
+    "compress_ms": "compress",
+    "prefill_ms": "prefill",
+    "decode_step_ms": "decode, one token",
+}
+MOST_TRIALS, MOST_SETTINGS, MOST_FACTS = 150, 12, 120
+SHOWN_ELSEWHERE = ("policies", "set_aside", "failures", "verdicts")
+NOT_MEASURED = ""
+
+
+@dataclass(frozen=True)
+class ControlRow:
+    """A control beside the winner."""
+
+    name: str
+    retention: str
+    latency: str
+    accuracy: str
+    advantage: str
+    remark: str
+
+
+def control_rows(result: TuneResult) -> list[ControlRow]:
+    """Every control; one that failed has its reason as remark."""
+    base = baseline_ms(result)
+    rows = []
+    for control in result.controls:
+        latency = control.latency.ratio.scaled(base) if control.latency and base else None
+        rows.append(
+            ControlRow(
+                name=control.name,
+                retention=percent(control.retention_ratio) if control.retention_ratio is not None else NOT_MEASURED,
+                latency=f"{ms(latency.value)} {ms_interval(latency)}" if latency else NOT_MEASURED,
+                accuracy=f"{percent(control.accuracy.value)} {percent_interval(control.accuracy)}"
+                if control.accuracy
+                else NOT_MEASURED,
+                advantage=f"{points(100 * control.advantage.value)} {points_interval(control.advantage)}"
+                if control.advantage
+                else NOT_MEASURED,
+                remark=control.warning or "the policy is clearly better",
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a request: `widths` in percent of the longer bar, uncompressed and policy."""
+
+    name: str
+    colour: str
+    uncompressed: str
+    policy: str
+    saved: str
+    widths: tuple[float, float]
+
+
+def parts(result: TuneResult) -> list[Part]:
+    """Where the time goes; empty if it was not measured for both."""
+    before, after = _parts(result)
+    if not before or not after:
+        return []
+    names = [name for name in PARTS if name in before or name in after]
+    digits = _parts_digits(result)
+    longest = max(sum(before.values()), sum(after.values())) or 1.0
+    rows = []
+    for name in names:
+        values = before.get(name), after.get(name)
+        widths = tuple(round(100 * max(0.0, value or 0.0) / longest, 3) for value in values)
+        old, new = (f"{value:.{digits}f}" if value is not None else NOT_MEASURED for value in values)
+        saved = f"{(values[0] or 0.0) - (values[1] or 0.0):.{digits}f}"
+        colour = COLOURS[list(PARTS).index(name) % len(COLOURS)]
+        rows.append(Part(PARTS[name], colour, old, new, saved, (widths[0], widths[1])))
+    return rows
+
+
+def parts_total(result: TuneResult) -> tuple[str, str, str]:
+    """The sums under the parts: uncompressed, policy, saved."""
+    before, after = (sum(side.values()) for side in _parts(result))
+    before_told, after_told, saved = (f"{v:.{_parts_digits(result)}f}" for v in (before, after, before - after))
+    return before_told, after_told, saved
+
+
+def _parts(result: TuneResult) -> list[dict[str, float]]:
+    """The known parts, uncompressed and policy, milliseconds."""
+    sides = (result.breakdown.get(side) or {} for side in ("uncompressed", "policy"))
+    return [{name: float(side[name]) for name in PARTS if name in side} for side in sides]
+
+
+def _parts_digits(result: TuneResult) -> int:
+    return decimals(sum(side.values()) for side in _parts(result))
+
+
+@dataclass(frozen=True)
+class Share:
+    """A searched setting and how much of the score it explains."""
+
+    name: str
+    share: str
+    width: float
+
+
+def importance_rows(result: TuneResult) -> list[Share]:
+    """The largest dozen."""
+    named = {("which policy" if name == "policy" else name): share for name, share in result.importance.items()}
+    largest = sorted(named.items(), key=lambda item: -item[1])[:MOST_SETTINGS]
+    return [Share(name, f"{share:.0%}", round(100 * min(1.0, max(0.0, share)), 2)) for name, share in largest]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial; `chosen` if the result's policy came from it."""
+
+    number: int
+    policy: str
+    verdict: str
+    retention: str
+    latency: str
+    interval: str
+    change: str
+    scored: str
+    settings: str
+    reason: str
+    chosen: bool
+
+
+def trial_rows(result: TuneResult) -> list[TrialRow]:
+    """The trials in order; of very many, the most telling."""
+    chosen = chosen_trial(result)
+    shown = most_telling(result.trials, MOST_TRIALS)
+    digits = decimals(trial.latency.high for trial in shown if trial.latency)
+    return [_trial_row(trial, chosen is not None and trial.number == chosen.number, digits) for trial in shown]
+
+
+def _trial_row(trial: TrialEvent, chosen: bool, digits: int) -> TrialRow:
+    latency, own = trial.latency, f"{trial.policy}."
+    return TrialRow(
+        number=trial.number,
+        policy=trial.policy,
+        verdict=trial.verdict,
+        retention=percent(trial.retention_ratio) if trial.retention_ratio is not None else NOT_MEASURED,
+        latency=f"{latency.value:.{digits}f}" if latency else NOT_MEASURED,
+        interval=f"[{latency.low:.{digits}f}, {latency.high:.{digits}f}]" if latency else NOT_MEASURED,
+        change=points(trial.change_points) if trial.change_points is not None else NOT_MEASURED,
+        scored=str(trial.scored) if trial.scored else NOT_MEASURED,
+        settings=", ".join(f"{n.removeprefix(own)}={_value(value)}" for n, value in trial.settings.items()),
+        reason=trial.reason,
+        chosen=chosen,
+    )
+
+
+def _value(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def search_facts(result: TuneResult) -> list[tuple[str, str]]:
+    """How the search went, as pairs; what other tables show is left out."""
+    told = {key: value for key, value in result.search.items() if key not in SHOWN_ELSEWHERE}
+    return facts({"policies searched": ", ".join(map(str, result.search.get("policies", ())))} | told)
+
+
+def facts(told: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
+    """Nested numbers and text as flat pairs; an interval in one line; what is empty is left out."""
+    found: list[tuple[str, str]] = []
+    for key, value in told.items():
+        name = f"{label} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
+            found.append((name, f"{_value(value['value'])} [{_value(value['low'])}, {_value(value['high'])}]"))
+        elif isinstance(value, Mapping):
+            found += facts(value, name)
+        elif isinstance(value, (list, tuple)):
+            found.append((name, ", ".join(map(_value, value))))
+        elif value is not None and value != "":
+            found.append((name, _value(value)))
+    return [(name, text) for name, text in found if text][:MOST_FACTS]
