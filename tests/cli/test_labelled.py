@@ -99,6 +99,15 @@ def test_two_videos_are_enough_to_search_and_to_judge() -> None:
     assert [len(split_examples(examples, split, 0)) for split in SPLITS] == [1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("videos", "sizes"), [(2, (1, 0, 1)), (5, (2, 0, 3)), (6, (2, 1, 3)), (10, (3, 2, 5)), (100, (30, 20, 50))]
+)
+def test_half_is_held_out_and_the_search_keeps_more_than_the_rerank(videos: int, sizes: tuple[int, ...]) -> None:
+    examples = [Example(id=str(v), group=str(v), question="?") for v in range(videos)]
+    got = [len(split_examples(examples, split, 0)) for split in SPLITS]
+    assert got == [*sizes]
+
+
 def test_provenance_of_data_holds_no_path(dataset: Path) -> None:
     for task in (LabelledData(dataset), VideoFolder(dataset.parent, "what?")):
         assert str(dataset.parent) not in json.dumps(task.describe())

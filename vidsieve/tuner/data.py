@@ -10,20 +10,27 @@ from vidsieve.framework.errors import DataError
 from vidsieve.framework.task import Example, Split, Task
 from vidsieve.tuner.request import TuneRequest
 
+LEAST = 2
+"""Fewer examples than this have no spread to measure."""
+
 
 @dataclass(frozen=True)
 class Data:
-    """Examples that choose (`search`) and examples that judge, once (`heldout`); no video is in both."""
+    """Examples that choose (`search`), that rank the leaders once more (`rerank`), and that judge, once (`heldout`).
+
+    No video is in two of them. `rerank` is empty where the data has too few videos for it.
+    """
 
     search: tuple[Example, ...]
     heldout: tuple[Example, ...]
     metric: str
     task: dict[str, str]
     seed: int
+    rerank: tuple[Example, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For provenance: counts, content of the id lists as SHA-256, and the held-out ids themselves."""
-        splits = {"search": self.search, "heldout": self.heldout}
+        splits = {"search": self.search, "rerank": self.rerank, "heldout": self.heldout}
         described: dict[str, Any] = {
             name: {
                 "examples": len(examples),
@@ -42,31 +49,46 @@ def ids_hash(ids: Sequence[str]) -> str:
 
 
 def pick_examples(task: Task, request: TuneRequest) -> Data:
-    """Ask the task for search and held-out examples.
+    """Ask the task for search, re-rank and held-out examples.
 
     Raises:
-        DataError: too few examples, ids that repeat, a video in both splits, or missing answers where they are needed.
+        DataError: too few examples, ids that repeat, a video in two splits, or missing answers where they are needed.
     """
-    search = _split(task, "search", request.examples, request.data_seed)
-    heldout = _split(task, "heldout", request.heldout_count, request.data_seed)
+    search = _enough(task, "search", _split(task, "search", request.examples, request.data_seed))
+    heldout = _enough(task, "heldout", _split(task, "heldout", request.heldout_count, request.data_seed))
+    rerank = _split(task, "rerank", request.rerank_count, request.data_seed)
+    rerank = rerank if len(rerank) >= LEAST else ()
+    _refuse_shared(task, "search", search, "held-out", heldout)
+    _refuse_shared(task, "re-rank", rerank, "held-out", heldout)
+    _refuse_shared(task, "search", search, "re-rank", rerank)
+    return Data(search, heldout, task.metric, dict(task.describe()), request.data_seed, rerank)
+
+
+def _refuse_shared(task: Task, one: str, ours: Sequence[Example], other: str, theirs: Sequence[Example]) -> None:
+    """Refuse splits that have an id or a video in common. Raises DataError."""
     for kind, field in (("id", "id"), ("video", "group")):
-        shared = {getattr(e, field) for e in search} & {getattr(e, field) for e in heldout}
+        shared = {getattr(e, field) for e in ours} & {getattr(e, field) for e in theirs}
         if shared:
             raise DataError(
-                f"data {task.name!r}: {kind} {min(shared)!r} is in the search and in the held-out examples "
-                f"({len(shared)} such); the final judgement would be of what was searched on. Split by video."
+                f"data {task.name!r}: {kind} {min(shared)!r} is in the {one} and in the {other} examples "
+                f"({len(shared)} such); the final judgement would be of what was chosen on. Split by video."
             )
-    return Data(search, heldout, task.metric, dict(task.describe()), request.data_seed)
+
+
+def _enough(task: Task, split: Split, examples: tuple[Example, ...]) -> tuple[Example, ...]:
+    """The examples, if there are any to speak of. Raises DataError."""
+    if len(examples) < LEAST:
+        raise DataError(
+            f"data {task.name!r}, {split} examples: {len(examples)} found; at least {LEAST} are needed. Give more "
+            "labelled questions or videos."
+        )
+    return examples
 
 
 def _split(task: Task, split: Split, count: int, seed: int) -> tuple[Example, ...]:
     """The examples of one split, checked."""
     examples = tuple(task.examples(split, count, seed=seed))
     where = f"data {task.name!r}, {split} examples"
-    if len(examples) < 2:
-        raise DataError(
-            f"{where}: {len(examples)} found; at least 2 are needed. Give more labelled questions or videos."
-        )
     ids = [example.id for example in examples]
     repeated = sorted({name for name in ids if ids.count(name) > 1}) if len(set(ids)) < len(ids) else []
     if repeated:
