@@ -1,0 +1,269 @@
+"""Score and time every configuration of the grid on a bundled model, resumably.
+
+    python scripts/experiments/collect_matrix.py qwen2-vl-tiny
+    python scripts/experiments/collect_matrix.py qwen2-vl-tiny --timings
+
+The first form scores, the second times; each goes on where it was stopped and packs what there is into
+`data/MODEL.npz`. Scoring goes through `Workbench.score`; as no configuration touches the vision tower, a batch's
+features are computed once and handed to all of them, which changes no bit (`--check` shows it).
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from grid import Cell, anchors, cells
+from matrix import DATA, FORMAT, Matrix
+
+from vidsieve.cli.workbench.session import Session, open_session
+from vidsieve.cli.workbench.setup import Setup
+from vidsieve.framework import registry
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.task import Example
+from vidsieve.tuner.latency import PairedTimer, TimingRules
+
+BATCH = 16
+"""As many as `Workbench.score` takes at once for a bundled model."""
+SWEEP_PAIRS = 8
+
+
+def main() -> None:
+    """Parse, score or time, pack."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=("qwen2-vl-tiny", "llava-onevision-tiny"))
+    parser.add_argument("--out", type=Path, help="default: data/MODEL.npz beside this script")
+    parser.add_argument("--rung", default="cuts", help="difficulty of the bundled task")
+    parser.add_argument("--examples", type=int, default=810, help="size of the population, nine a clip")
+    parser.add_argument("--seed", type=int, default=7, help="of the clips")
+    parser.add_argument("--sweeps", type=int, default=3, help=f"passes of {SWEEP_PAIRS} pairs over all configurations")
+    parser.add_argument("--timings", action="store_true", help="time instead of scoring")
+    parser.add_argument("--check", action="store_true", help="compare a few configurations with Workbench.score")
+    args = parser.parse_args()
+    session = open_session(Setup(model=args.model, rung=args.rung), registry.default())
+    out = args.out or DATA / f"{args.model}.npz"
+    work = Collection(session, out, args)
+    if args.check:
+        work.check()
+        return
+    if args.timings:
+        work.time(args.sweeps)
+    else:
+        work.score()
+    work.pack()
+
+
+class Collection:
+    """The pass over a grid, its parts in a folder beside the result."""
+
+    def __init__(self, session: Session, out: Path, args: argparse.Namespace) -> None:
+        self.session, self.out, self.args = session, out, args
+        self.cells = list(cells(session.bench.shape))
+        self.anchors = list(anchors(session.bench.shape))
+        self.examples = list(session.task.examples("heldout", args.examples, seed=args.seed))
+        self.parts = out.with_suffix(".parts")
+        self.parts.mkdir(parents=True, exist_ok=True)
+        self._claim()
+
+    def _claim(self) -> None:
+        """Refuse parts that another grid or model left."""
+        told = json.dumps(self._header(), sort_keys=True)
+        stored = self.parts / "grid.json"
+        if stored.exists() and stored.read_text() != told:
+            raise SystemExit(f"{self.parts}: was begun with another grid, model or population; remove it or use --out")
+        stored.write_text(told)
+
+    def _header(self) -> dict[str, Any]:
+        described = dict(self.session.bench.describe())
+        return {
+            "format": FORMAT,
+            "model": self.args.model,
+            "rung": self.args.rung,
+            "task": self.session.task.describe(),
+            "split": "heldout",
+            "seed": self.args.seed,
+            "measured_on": described,
+            "shape": [int(count) for count in self.session.bench.shape.per_frame],
+            "layers": self.session.bench.shape.layers,
+            "cells": [cell.to_dict() for cell in self.cells],
+            "timed": [cell.to_dict() for cell in [*self.cells, *self.anchors]],
+            "examples": [{"id": e.id, "group": e.group, "kind": e.kind} for e in self.examples],
+        }
+
+    def score(self) -> None:
+        """Every configuration on every batch; a batch's vision features are computed once."""
+        starts = range(0, len(self.examples), BATCH)
+        left = [start for start in starts if not self._batch_file(start).exists()]
+        began = time.perf_counter()
+        for number, start in enumerate(left, start=1):
+            batch = self.examples[start : start + BATCH]
+            with same_features(self.session):
+                rows = [self._row(policy, batch) for policy in [None, *(cell.policy for cell in self.cells)]]
+            # through an open file: savez would add .npz to another name; the rename makes a part whole or absent
+            part = self._batch_file(start).with_suffix(".tmp")
+            with part.open("wb") as stream:
+                np.savez(stream, rows=np.array(rows))
+            part.rename(self._batch_file(start))
+            progress("scored batches", number, len(left), began)
+
+    def _batch_file(self, start: int) -> Path:
+        return self.parts / f"batch-{start:05d}.npz"
+
+    def _row(self, policy: Policy | None, batch: list[Example]) -> list[list[float]]:
+        outcomes = list(self.session.bench.score(policy, batch))
+        assert all(outcome.p_gold is not None for outcome in outcomes)
+        return [[float(getattr(o, name)) for o in outcomes] for name in ("p_gold", "correct", "retention_ratio")]
+
+    def check(self) -> None:
+        """Say whether reused features give the very outcomes of `Workbench.score`."""
+        for cell in self.cells[:: max(1, len(self.cells) // 6)]:
+            batch = self.examples[:BATCH]
+            with same_features(self.session):
+                self._row(None, batch)
+                reused = self._row(cell.policy, batch)
+            same = reused == self._row(cell.policy, batch)
+            print(f"{cell.base} {cell.settings} at {cell.ratio:g}: {'identical' if same else 'DIFFERENT'}", flush=True)
+
+    def time(self, sweeps: int) -> None:
+        """Pairs of every configuration in several passes in random order, so that no burst of load hits one alone."""
+        timed = [*self.cells, *self.anchors]
+        bench = Recorder(self.session.bench)
+        timer = PairedTimer(bench, "ttft")
+        began = time.perf_counter()
+        for sweep in range(sweeps):
+            order = np.random.default_rng(sweep).permutation(len(timed))
+            file = self.parts / f"times-{sweep}.jsonl"
+            done = {json.loads(line)["at"] for line in file.read_text().splitlines()} if file.exists() else set()
+            left = [int(at) for at in order if int(at) not in done]
+            with file.open("a", encoding="utf-8") as lines:
+                for number, at in enumerate(left, start=1):
+                    pairs = self._pairs(timer, bench, timed[at])
+                    line = {"at": at, "load": os.getloadavg()[0], "pairs": pairs}
+                    lines.write(json.dumps(line) + "\n")
+                    lines.flush()
+                    progress(f"timed, sweep {sweep + 1} of {sweeps}", number, len(left), began)
+            began = time.perf_counter()
+
+    def _pairs(self, timer: PairedTimer, bench: "Recorder", cell: Cell) -> list[tuple[float, float]]:
+        """(uncompressed, policy) milliseconds of each pair."""
+        bench.runs.clear()
+        # a half-width of zero is never reached: all the pairs are recorded, however steady they are
+        rules = TimingRules(
+            warmup=1, min_pairs=SWEEP_PAIRS, max_pairs=SWEEP_PAIRS, max_seconds=600.0, half_width_ratio=0.0
+        )
+        timer.measure(cell.policy, rules)
+        runs = bench.runs[-2 * SWEEP_PAIRS :]
+        sides = [[ms for is_policy, ms in runs if is_policy is side] for side in (False, True)]
+        return [(round(a, 4), round(b, 4)) for a, b in zip(*sides, strict=True)]
+
+    def pack(self) -> None:
+        """Write the matrix of all whole batches and all recorded pairs."""
+        files = sorted(self.parts.glob("batch-*.npz"))
+        if not files:
+            print("nothing scored yet; nothing packed")
+            return
+        rows = np.concatenate([np.load(file)["rows"] for file in files], axis=2)
+        kept = [
+            i
+            for file in files
+            for i in range(int(file.stem[-5:]), min(int(file.stem[-5:]) + BATCH, len(self.examples)))
+        ]
+        header = self._header()
+        header["examples"] = [header["examples"][i] for i in kept]
+        header["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+        baseline_ms, policy_ms, loads = self._times(len(header["timed"]))
+        header["load_average"] = [min(loads), float(np.median(loads)), max(loads)] if loads else None
+        matrix = Matrix(
+            header=header,
+            p_gold=rows[:, 0],
+            correct=rows[:, 1],
+            attained=rows[:, 2],
+            baseline_ms=baseline_ms,
+            policy_ms=policy_ms,
+        )
+        matrix.save(self.out)
+        size = self.out.stat().st_size
+        print(f"wrote {self.out}: {len(self.cells)} configurations x {len(kept)} examples, {size} bytes")
+
+    def _times(self, count: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+        files = sorted(self.parts.glob("times-*.jsonl"))
+        sides = np.full((2, count, SWEEP_PAIRS * len(files)), np.nan)
+        loads = []
+        for sweep, file in enumerate(files):
+            for line in map(json.loads, file.read_text().splitlines()):
+                columns = slice(sweep * SWEEP_PAIRS, (sweep + 1) * SWEEP_PAIRS)
+                sides[:, line["at"], columns] = np.array(line["pairs"]).T
+                loads.append(line["load"])
+        return sides[0], sides[1], loads
+
+
+class Recorder:
+    """A bench that remembers the milliseconds of every run."""
+
+    def __init__(self, bench: Any) -> None:
+        self._bench = bench
+        self.runs: list[tuple[bool, float]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bench, name)
+
+    def timed(self, policy: Policy | None, clip_index: int, metric: Any) -> Any:
+        """As the bench, and remembered."""
+        parts = self._bench.timed(policy, clip_index, metric)
+        self.runs.append((policy is not None, parts[f"{metric}_ms"]))
+        return parts
+
+
+@contextmanager
+def same_features(session: Session) -> Iterator[None]:
+    """While open: one batch of inputs, asked again and again under many policies.
+
+    The vision side answers from its first answer, and a policy's plan is taken over from an earlier row whose features
+    are the same to the last bit (the other questions about that clip).
+    """
+    base: Any = session.loaded.model.base_model
+    encode, plan = base.get_video_features, Policy.plan
+    encoded: list[Any] = []
+    plans: dict[tuple[str, int], list[tuple[torch.Tensor, Any]]] = {}
+
+    @functools.wraps(encode)
+    def encode_once(*args: Any, **kwargs: Any) -> Any:
+        if not encoded:
+            encoded.append(encode(*args, **kwargs))
+        return encoded[0]
+
+    def plan_once(policy: Policy, features: torch.Tensor, *, video_index: int = 0, **kwargs: Any) -> Any:
+        assert kwargs.get("question") is None and kwargs.get("signals") is None, "the grid's stages read features only"
+        known = plans.setdefault((policy.hash, video_index), [])
+        found = next((plan for seen, plan in known if torch.equal(seen, features)), None)
+        if found is None:
+            found = plan(policy, features, video_index=video_index, **kwargs)
+            known.append((features, found))
+        return found
+
+    base.get_video_features = encode_once
+    Policy.plan = plan_once  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del base.get_video_features
+        Policy.plan = plan  # type: ignore[method-assign]
+
+
+def progress(what: str, done: int, total: int, began: float) -> None:
+    """One line with the time that is left."""
+    left = (time.perf_counter() - began) / done * (total - done)
+    if done == total or done % max(1, total // 100) == 0:
+        print(f"{what} {done}/{total}, {left / 60:.1f} min left, load {os.getloadavg()[0]:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
