@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vidsieve.cli.workbench.clips import ClipReader
+from vidsieve.cli.workbench.clocks import Clocks
 from vidsieve.cli.workbench.facts import facts
 from vidsieve.cli.workbench.loading import Loaded
 from vidsieve.cli.workbench.runner import Runner
@@ -26,7 +27,10 @@ MOST_ASKED = 128
 
 
 class Workbench:
-    """Implements the tuner's `Bench`. `clip_examples` are what latency is measured on; the first gives the shape."""
+    """Implements the tuner's `Bench`. `clip_examples` are what latency is measured on; the first gives the shape.
+
+    `notices` fills with what makes its timings doubtful, in words.
+    """
 
     def __init__(self, loaded: Loaded, setup: Setup, metric: str, clip_examples: Sequence[Example]) -> None:
         bundled = loaded.choice.bundled
@@ -47,6 +51,8 @@ class Workbench:
         runners = Runners(self.runner, self._frame_pixels)
         score_rows = max(rows, BUNDLED_BATCH) if bundled else rows
         self._scorer = Scorer(runners, metric, score_rows, self.max_new_tokens)
+        self._clocks = Clocks.of(self.runner.device)
+        self.notices: list[str] = []
         self._timer = Timer(runners, clip_examples, rows, self.max_new_tokens)
         self.clips = self._timer.clips
         self.offers: frozenset[str] = loaded.adapter.offers
@@ -83,9 +89,17 @@ class Workbench:
         return self._timer.shape(clip_index)
 
     def timed(self, policy: "Treatment | None", clip_index: int, metric: "Metric") -> Mapping[str, float]:
-        """One request in milliseconds, by parts."""
+        """One request in milliseconds, by parts; on a GPU with its clock right after."""
         run = self._timer.ttft if metric == "ttft" else self._timer.e2e
-        return run(policy, clip_index)
+        parts = run(policy, clip_index)
+        return parts if self._clocks is None else parts | self._watched(self._clocks)
+
+    def _watched(self, clocks: Clocks) -> dict[str, float]:
+        """`clock_ratio` where it is known; neighbours go into the notices, once."""
+        ratio = clocks.ratio()
+        if not self.notices and (neighbours := clocks.neighbours()):
+            self.notices.append(neighbours)
+        return {} if ratio is None else {"clock_ratio": ratio}
 
     def answer(self, policy: Policy | None, example: Example) -> tuple[str, Report | None]:
         """What the model writes about one example, and what the policy did."""
