@@ -60,7 +60,7 @@ def test_controls_breakdown_importance_trials_and_provenance_stand_in_the_page()
         assert f"{control.name} " in told
         assert f"{100 * control.advantage.value:+.1f} [" in told
     assert "vision tower 150.2 151.0 -0.8" in told
-    assert "sum 615.8 365.8 250.0" in told
+    assert "whole request 615.8 365.8 250.0" in told
     assert "which policy 61%" in told
     assert all(
         f"{event.latency.value:.1f} [{event.latency.low:.1f}" in told for event in result.trials if event.latency
@@ -152,6 +152,26 @@ def test_failed_trials_and_controls_show_their_reason() -> None:
 def test_half_a_breakdown_is_not_shown_as_a_comparison() -> None:
     half = replace(full(), breakdown={"uncompressed": BREAKDOWN["uncompressed"]})
     assert "not measured for both sides" in Reading(report_html(half)).text
+
+
+def test_what_the_parts_leave_over_of_a_request_is_a_part_too() -> None:
+    more = {side: parts | {"e2e_ms": parts["e2e_ms"] + 100} for side, parts in BREAKDOWN.items()}
+    told = Reading(report_html(replace(full(), breakdown=more))).text
+    assert "further tokens and the rest 100.0 100.0 0.0" in told
+    assert "whole request 715.8 465.8 250.0" in told
+    assert "further tokens" not in Reading(report_html(full())).text
+
+
+def test_a_policy_measured_again_may_miss_the_target() -> None:
+    told = Reading(report_html(replace(full(), confirmed=False, trials=()))).text
+    assert "misses the target of 200 ms" in told
+    assert "Run the same command again" not in told
+
+
+def test_a_smaller_input_says_how_small() -> None:
+    control = replace(full().controls[0], name="fewer-frames", kind="frames", input_ratio=0.5)
+    told = Reading(report_html(replace(full(), controls=(control,)))).text
+    assert "fewer-frames (50.0% of the frames)" in told
 
 
 def test_a_very_long_search_stays_small_and_says_that_it_was_cut() -> None:

@@ -57,6 +57,8 @@ def _latency_badge(result: TuneResult) -> Badge | None:
         return None
     if result.confirmed:
         return Badge("latency confirmed apart from the search", "good")
+    if result.accuracy is not None:
+        return Badge(f"misses the target of {ms(result.target_ms)} ms", "warn")
     return Badge("latency not confirmed: as in the search", "warn")
 
 
@@ -82,7 +84,7 @@ def _controls_badge(result: TuneResult) -> Badge | None:
     short = [control.name for control in result.controls if control.warning]
     if short:
         return Badge(f"not shown to beat: {', '.join(short)}", "warn")
-    return Badge("beats every control at the same latency", "good")
+    return Badge("beats every control", "good")
 
 
 def tiles(result: TuneResult) -> list[Tile]:

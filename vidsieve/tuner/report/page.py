@@ -16,7 +16,6 @@ from vidsieve.tuner.report.tables import (
     facts,
     importance_rows,
     parts,
-    parts_total,
     search_facts,
     trial_rows,
 )
@@ -39,7 +38,6 @@ def report_html(result: TuneResult) -> str:
         figure=pareto_inline(result),
         controls=control_rows(result),
         parts=parts(result),
-        total=parts_total(result),
         importance=importance_rows(result),
         trials=trial_rows(result),
         trials_in_all=len(result.trials),

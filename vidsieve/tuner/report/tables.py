@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vidsieve.tuner.control import Control
 from vidsieve.tuner.events import TrialEvent
-from vidsieve.tuner.report.looks import COLOURS
+from vidsieve.tuner.report.looks import COLOURS, FAINT
 from vidsieve.tuner.report.numbers import decimals, ms_interval, percent, percent_interval, points, points_interval
 from vidsieve.tuner.report.points import baseline_ms, chosen_trial, most_telling
 from vidsieve.tuner.result import TuneResult
@@ -19,6 +20,8 @@ PARTS = {
     "prefill_ms": "prefill",
     "decode_step_ms": "decode, one token",
 }
+REST, WHOLE = "further tokens and the rest", "whole request"
+LEAST_REST = 0.005
 MOST_TRIALS, MOST_SETTINGS, MOST_FACTS = 150, 12, 120
 SHOWN_ELSEWHERE = ("policies", "set_aside", "failures", "verdicts")
 NOT_MEASURED = ""
@@ -44,7 +47,7 @@ def control_rows(result: TuneResult) -> list[ControlRow]:
         latency = control.latency.ratio.scaled(base) if control.latency and base else None
         rows.append(
             ControlRow(
-                name=control.name,
+                name=_control_name(control),
                 retention=percent(control.retention_ratio) if control.retention_ratio is not None else NOT_MEASURED,
                 latency=f"{ms(latency.value)} {ms_interval(latency)}" if latency else NOT_MEASURED,
                 accuracy=f"{percent(control.accuracy.value)} {percent_interval(control.accuracy)}"
@@ -57,6 +60,13 @@ def control_rows(result: TuneResult) -> list[ControlRow]:
             )
         )
     return rows
+
+
+def _control_name(control: Control) -> str:
+    """The control, and of a smaller input how small."""
+    if control.kind is None or control.input_ratio is None:
+        return control.name
+    return f"{control.name} ({percent(control.input_ratio)} of the {control.kind})"
 
 
 @dataclass(frozen=True)
@@ -72,39 +82,35 @@ class Part:
 
 
 def parts(result: TuneResult) -> list[Part]:
-    """Where the time goes; empty if it was not measured for both."""
-    before, after = _parts(result)
+    """Where the time goes, the whole request last (without colour); empty if it was not measured for both sides."""
+    before, after = (_parts(result.breakdown.get(side) or {}) for side in ("uncompressed", "policy"))
     if not before or not after:
         return []
-    names = [name for name in PARTS if name in before or name in after]
-    digits = _parts_digits(result)
-    longest = max(sum(before.values()), sum(after.values())) or 1.0
+    longest = max(before[WHOLE], after[WHOLE]) or 1.0
+    digits = decimals([longest])
+    colours = dict(zip(PARTS.values(), COLOURS, strict=True)) | {REST: FAINT}
     rows = []
-    for name in names:
-        values = before.get(name), after.get(name)
-        widths = tuple(round(100 * max(0.0, value or 0.0) / longest, 3) for value in values)
-        old, new = (f"{value:.{digits}f}" if value is not None else NOT_MEASURED for value in values)
-        saved = f"{(values[0] or 0.0) - (values[1] or 0.0):.{digits}f}"
-        colour = COLOURS[list(PARTS).index(name) % len(COLOURS)]
-        rows.append(Part(PARTS[name], colour, old, new, saved, (widths[0], widths[1])))
+    for name in dict.fromkeys([*PARTS.values(), REST, WHOLE]):
+        old, new = before.get(name), after.get(name)
+        if old is None and new is None:
+            continue
+        widths = tuple(round(100 * max(0.0, value or 0.0) / longest, 3) for value in (old, new))
+        uncompressed, policy = (f"{value:.{digits}f}" if value is not None else NOT_MEASURED for value in (old, new))
+        saved = f"{(old or 0.0) - (new or 0.0):.{digits}f}"
+        rows.append(Part(name, colours.get(name, ""), uncompressed, policy, saved, (widths[0], widths[1])))
     return rows
 
 
-def parts_total(result: TuneResult) -> tuple[str, str, str]:
-    """The sums under the parts: uncompressed, policy, saved."""
-    before, after = (sum(side.values()) for side in _parts(result))
-    before_told, after_told, saved = (f"{v:.{_parts_digits(result)}f}" for v in (before, after, before - after))
-    return before_told, after_told, saved
-
-
-def _parts(result: TuneResult) -> list[dict[str, float]]:
-    """The known parts, uncompressed and policy, milliseconds."""
-    sides = (result.breakdown.get(side) or {} for side in ("uncompressed", "policy"))
-    return [{name: float(side[name]) for name in PARTS if name in side} for side in sides]
-
-
-def _parts_digits(result: TuneResult) -> int:
-    return decimals(sum(side.values()) for side in _parts(result))
+def _parts(measured: Mapping[str, float]) -> dict[str, float]:
+    """The parts by their names in words, the whole, and what the parts leave over of it where that is anything."""
+    found = {told: float(measured[name]) for name, told in PARTS.items() if name in measured}
+    if not found:
+        return {}
+    total = sum(found.values())
+    whole = float(measured.get("e2e_ms", total))
+    if whole - total > LEAST_REST * whole:
+        found[REST] = whole - total
+    return found | {WHOLE: whole}
 
 
 @dataclass(frozen=True)
