@@ -152,8 +152,8 @@ class Collection:
                     progress(f"timed, sweep {sweep + 1} of {sweeps}", number, len(left), began)
             began = time.perf_counter()
 
-    def _pairs(self, timer: PairedTimer, bench: "Recorder", cell: Cell) -> list[tuple[float, float]]:
-        """(uncompressed, policy) milliseconds of each pair."""
+    def _pairs(self, timer: PairedTimer, bench: "Recorder", cell: Cell) -> list[list[float]]:
+        """Milliseconds of each pair: wall uncompressed, wall policy, processor uncompressed, processor policy."""
         bench.runs.clear()
         # a half-width of zero is never reached: all the pairs are recorded, however steady they are
         rules = TimingRules(
@@ -161,8 +161,10 @@ class Collection:
         )
         timer.measure(cell.policy, rules)
         runs = bench.runs[-2 * SWEEP_PAIRS :]
-        sides = [[ms for is_policy, ms in runs if is_policy is side] for side in (False, True)]
-        return [(round(a, 4), round(b, 4)) for a, b in zip(*sides, strict=True)]
+        sides = [[(wall, cpu) for is_policy, wall, cpu in runs if is_policy is side] for side in (False, True)]
+        return [
+            [round(ms, 4) for ms in (base[0], ours[0], base[1], ours[1])] for base, ours in zip(*sides, strict=True)
+        ]
 
     def pack(self) -> None:
         """Write the matrix of all whole batches and all recorded pairs."""
@@ -179,46 +181,46 @@ class Collection:
         header = self._header()
         header["examples"] = [header["examples"][i] for i in kept]
         header["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-        baseline_ms, policy_ms, loads = self._times(len(header["timed"]))
+        times, loads = self._times(len(header["timed"]))
         header["load_average"] = [min(loads), float(np.median(loads)), max(loads)] if loads else None
         matrix = Matrix(
             header=header,
             p_gold=rows[:, 0],
             correct=rows[:, 1],
             attained=rows[:, 2],
-            baseline_ms=baseline_ms,
-            policy_ms=policy_ms,
+            times_ms=times,
         )
         matrix.save(self.out)
         size = self.out.stat().st_size
         print(f"wrote {self.out}: {len(self.cells)} configurations x {len(kept)} examples, {size} bytes")
 
-    def _times(self, count: int) -> tuple[np.ndarray, np.ndarray, list[float]]:
+    def _times(self, count: int) -> tuple[np.ndarray, list[float]]:
         files = sorted(self.parts.glob("times-*.jsonl"))
-        sides = np.full((2, count, SWEEP_PAIRS * len(files)), np.nan)
+        times = np.full((4, count, SWEEP_PAIRS * len(files)), np.nan)
         loads = []
         for sweep, file in enumerate(files):
             for line in map(json.loads, file.read_text().splitlines()):
                 columns = slice(sweep * SWEEP_PAIRS, (sweep + 1) * SWEEP_PAIRS)
-                sides[:, line["at"], columns] = np.array(line["pairs"]).T
+                times[:, line["at"], columns] = np.array(line["pairs"]).T
                 loads.append(line["load"])
-        return sides[0], sides[1], loads
+        return times, loads
 
 
 class Recorder:
-    """A bench that remembers the milliseconds of every run."""
+    """A bench that remembers the milliseconds of every run, on the wall and of this thread on the processor."""
 
     def __init__(self, bench: Any) -> None:
         self._bench = bench
-        self.runs: list[tuple[bool, float]] = []
+        self.runs: list[tuple[bool, float, float]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bench, name)
 
     def timed(self, policy: Policy | None, clip_index: int, metric: Any) -> Any:
         """As the bench, and remembered."""
+        start = time.thread_time()
         parts = self._bench.timed(policy, clip_index, metric)
-        self.runs.append((policy is not None, parts[f"{metric}_ms"]))
+        self.runs.append((policy is not None, parts[f"{metric}_ms"], 1e3 * (time.thread_time() - start)))
         return parts
 
 

@@ -1,0 +1,224 @@
+"""Replay searches on the recorded matrices: the tuner's own code beside plainer searches, and what its parts are worth.
+
+    python scripts/experiments/replay.py --seeds 100
+    python scripts/experiments/replay.py --ablations --seeds 40
+
+Nothing is run on a model: `replay_bench` answers from `data/MODEL.npz`. Writes `data/replay.md` or
+`data/ablations.md`, and prints it.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+from baselines import plain_search
+from grid import policies
+from matrix import DATA, Matrix
+from replay_bench import ReplayBench, ReplayTask, Truth
+
+from vidsieve.framework.errors import VidsieveError
+from vidsieve.framework.policy import Policy
+from vidsieve.tuner.lab import Timings
+from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.tune import tune
+
+MODELS = ("qwen2-vl-tiny", "llava-onevision-tiny")
+CONTROLS = ("random", "uniform-frames")
+LIMITS = (0.25, 0.4, 0.55)
+"""A target is the speed-up at which this is the largest retention ratio of vidcom2, to two digits."""
+EXAMPLES, TRIALS = 200, 30
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to search. `change` are fields of the request, `patches` names in the tuner's modules and their values."""
+
+    name: str
+    kind: str = "tuner"
+    change: Mapping[str, Any] = field(default_factory=dict)
+    patches: Mapping[str, Any] = field(default_factory=dict)
+    p_gold: bool = True
+    same_budget: bool = False
+
+
+def no_presets(*_: Any) -> None:
+    """In place of the tuner's own: nothing is tried first."""
+
+
+METHODS = (
+    Method("tuner, as it comes"),
+    Method("presets only, retention solved", change={"trials": 5, "patience": 99}),
+    Method("random search, equal examples", kind="random", same_budget=True),
+    Method("plain TPE, equal examples", kind="tpe", same_budget=True),
+    Method(f"random search, {TRIALS} full trials", kind="random"),
+    Method(f"plain TPE, {TRIALS} full trials", kind="tpe"),
+)
+ABLATIONS: tuple[Method, ...] = (
+    Method("as it comes"),
+    Method("0/1 in place of p(gold)", p_gold=False),
+    Method("retention searched in [0.8 limit, limit]", patches={"vidsieve.tuner.limits.SLACK": 0.8}),
+    Method("retention searched below the limit", patches={"vidsieve.tuner.limits.SLACK": 0.0}),
+    Method("no presets first", patches={"vidsieve.tuner.search.enqueue_presets": no_presets}),
+    Method("no pruning", patches={"vidsieve.tuner.scoring.LOOKS": ()}),
+    Method("patience 8", change={"patience": 8}),
+    Method("no patience", change={"patience": 99}),
+    Method("15 trials, no patience", change={"trials": 15, "patience": 99}),
+    Method("50 trials, no patience", change={"trials": 50, "patience": 99}),
+    Method("100 examples", change={"examples": 100}),
+    Method("400 examples", change={"examples": 400}),
+)
+
+
+@cache
+def truth_of(model: str) -> Truth:
+    """The matrix of a model and what it holds to be true."""
+    return Truth(Matrix.load(DATA / f"{model}.npz"))
+
+
+def speedups(truth: Truth) -> list[float]:
+    """The targets of one model."""
+    vidcom2 = policies()["vidcom2"]
+    return [round(1 / truth.latency(vidcom2.with_(retention_ratio=limit)), 2) for limit in LIMITS]
+
+
+def searched() -> list[Policy]:
+    """All policies of the grid but the controls."""
+    return [policy for name, policy in policies().items() if name not in CONTROLS]
+
+
+def timings() -> Timings:
+    """As on a CPU, but nothing has to be warmed up in a replay."""
+    usual = Timings.for_device("cpu")
+    return Timings(**{name: replace(getattr(usual, name), warmup=0) for name in ("quick", "trial", "final")})
+
+
+@contextmanager
+def patched(values: Mapping[str, Any]) -> Iterator[None]:
+    """Module-level names of the tuner set to other values."""
+    if not values:
+        yield
+        return
+    (name, value), *rest = values.items()
+    with patch(name, value), patched(dict(rest)):
+        yield
+
+
+def run(model: str, speedup: float, method: Method, seed: int, budget: int | None = None) -> dict[str, Any]:
+    """One search and how its pick truly fares."""
+    truth = truth_of(model)
+    bench, task = ReplayBench(truth, seed, p_gold=method.p_gold), ReplayTask(truth.matrix)
+    found: Policy | None = None
+    stopped = ""
+    try:
+        if method.kind == "tuner":
+            options = {"trials": TRIALS, "examples": EXAMPLES} | dict(method.change)
+            request = TuneRequest(speedup=speedup, seed=seed, data_seed=seed, **options)
+            with patched(method.patches):
+                result = tune(bench, task, request, policies=searched(), timings=timings(), clock=lambda: bench.now_s)
+            found, stopped = result.policy, str(result.search.get("stopped", ""))
+        else:
+            trials = TRIALS if budget is None else max(2, round(budget / EXAMPLES))
+            found = plain_search(
+                bench,
+                task,
+                searched(),
+                sampler=method.kind,
+                target_ratio=1 / speedup,
+                trials=trials,
+                examples=EXAMPLES,
+                seed=seed,
+                timings=timings(),
+            )
+    except VidsieveError as error:
+        stopped = f"{type(error).__name__}"
+    return verdict(truth, speedup, found) | {
+        "model": model,
+        "speedup": speedup,
+        "method": method.name,
+        "seed": seed,
+        "stopped": stopped,
+        "search_examples": bench.scored["search"] + bench.scored["rerank"],
+        "all_examples": sum(bench.scored.values()),
+        "runs_timed": bench.runs_timed,
+        "virtual_s": bench.now_s,
+    }
+
+
+def verdict(truth: Truth, speedup: float, found: Policy | None) -> dict[str, Any]:
+    """Regret in points and whether the target is truly met. A pick that misses is cut to its true limit first."""
+    if found is None or not found.stages:
+        return {"base": "", "ratio": None, "regret": None, "meets": False, "over": None}
+    latency = truth.latency(found)
+    limit = truth.limit(found, 1 / speedup)
+    assert found.retention_ratio is not None
+    fitting = found if latency * speedup <= 1 else found.with_(retention_ratio=limit)
+    _, best = best_of(truth, speedup)
+    return {
+        "base": found.name,
+        "ratio": found.retention_ratio,
+        "regret": 100 * (best - truth.accuracy(fitting)),
+        "meets": latency * speedup <= 1 + 1e-9,
+        "over": latency * speedup - 1,
+    }
+
+
+_BEST: dict[tuple[int, float], tuple[Policy, float]] = {}
+
+
+def best_of(truth: Truth, speedup: float) -> tuple[Policy, float]:
+    """The exhaustive best, worked out once."""
+    key = (id(truth), speedup)
+    if key not in _BEST:
+        _BEST[key] = truth.best(1 / speedup, [policy.name for policy in searched()])
+    return _BEST[key]
+
+
+def study(task: tuple[str, float, int, Sequence[Method]]) -> list[dict[str, Any]]:
+    """All methods on one model, target and seed; those of an equal budget get what the first one used."""
+    model, speedup, seed, methods = task
+    rows: list[dict[str, Any]] = []
+    for method in methods:
+        budget = rows[0]["search_examples"] if method.same_budget else None
+        rows.append(run(model, speedup, method, seed, budget))
+    return rows
+
+
+def replay(methods: Sequence[Method], seeds: int, models: Sequence[str], jobs: int) -> list[dict[str, Any]]:
+    """Every method on every model, target and seed."""
+    tasks = [(m, s, seed, methods) for seed in range(seeds) for m in models for s in speedups(truth_of(m))]
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(jobs) as pool:
+        for number, found in enumerate(pool.map(study, tasks), start=1):
+            rows += found
+            if number % max(1, len(tasks) // 20) == 0:
+                print(f"{number} of {len(tasks)}", flush=True)
+    return rows
+
+
+def main() -> None:
+    """Replay, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--ablations", action="store_true", help="what the tuner's parts are worth")
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    import tables
+
+    name, methods = ("ablations", ABLATIONS) if args.ablations else ("replay", METHODS)
+    rows = replay(methods, args.seeds, args.models, args.jobs)
+    (DATA / f"{name}.json").write_text(json.dumps({"seeds": args.seeds, "rows": tables.summary(rows)}, indent=1) + "\n")
+    write: Callable[..., str] = tables.ablations if args.ablations else tables.methods
+    text = write(rows, {model: truth_of(model) for model in args.models}, args.seeds)
+    (DATA / f"{name}.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
