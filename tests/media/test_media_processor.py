@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 
 from vidsieve.framework.errors import InputError, MediaError, ModelError, UsageError
 from vidsieve.media import Clip, Processor, load_processor
+from vidsieve.media.transformers_processor import TransformersProcessor
 
 DATA = Path(__file__).parents[1] / "data" / "media"
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava_onevision", "llava_next_video")
@@ -111,6 +113,46 @@ def test_unequal_frame_counts_are_refused_where_the_model_cannot_take_them() -> 
     with pytest.raises(InputError, match=r"equal frame count.*\[3, 4\]"):
         ours("llava_onevision").build_inputs([QUESTION], [two])
     assert len(ours("qwen2_vl").build_inputs([QUESTION], [two])["video_grid_thw"]) == 2
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("cap", [64, 200, 500])
+def test_a_capped_processor_is_the_one_built_with_that_cap(family: str, cap: int) -> None:
+    before = ours(family)
+    capped = before.capped(cap)
+    assert capped is not None
+    for shape in ((24, 32), (90, 20), (7, 11)):
+        came, wanted = (p.build_inputs([QUESTION], [[clip(2, *shape)]]) for p in (capped, ours(family, max_pixels=cap)))
+        assert came.keys() == wanted.keys()
+        assert all(torch.equal(came[name], wanted[name]) for name in wanted)
+    untouched, fresh = (p.build_inputs([QUESTION], [[clip(2, 24, 32)]]) for p in (before, ours(family)))
+    assert all(torch.equal(untouched[name], fresh[name]) for name in fresh)
+
+
+def test_capping_transformers_own_processor_leaves_the_first_as_it_was() -> None:
+    """With a stand-in for transformers' processor, which needs torchvision: only the sizes of a copy change."""
+    ours_encoder = ours("qwen2_vl").encoder  # type: ignore[attr-defined]
+    size = {"shortest_edge": 256, "longest_edge": 768}
+    theirs = SimpleNamespace(video_processor=SimpleNamespace(size=size))
+    processor = TransformersProcessor(ours("qwen2_vl").prompter, theirs, ours_encoder)
+    capped = processor.capped(300)
+    assert capped is not None
+    assert capped.hf_processor.video_processor.size == {"shortest_edge": 75, "longest_edge": 300}
+    assert theirs.video_processor.size == {"shortest_edge": 256, "longest_edge": 768}
+    assert processor.encoder is ours_encoder
+    fixed = TransformersProcessor(ours("llava_onevision").prompter, theirs, ours("llava_onevision").encoder)  # type: ignore[attr-defined]
+    assert fixed.capped(300) is None
+
+
+def test_a_cap_below_one_token_leaves_one_token_a_frame() -> None:
+    capped = ours("qwen2_vl").capped(1)
+    assert capped is not None
+    assert capped.build_inputs([QUESTION], [[clip(2)]])["video_grid_thw"].tolist() == [[1, 2, 2]]
+
+
+@pytest.mark.parametrize("family", ["llava_onevision", "llava_next_video"])
+def test_a_processor_of_one_frame_size_cannot_be_capped(family: str) -> None:
+    assert ours(family).capped(10_000_000) is None
 
 
 @pytest.mark.parametrize("cap", [64, 200, 500])

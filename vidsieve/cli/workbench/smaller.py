@@ -1,6 +1,7 @@
 """The same model on less video: fewer frames from the reader, or fewer pixels from the processor."""
 
 from collections.abc import Callable
+from functools import cached_property
 
 from vidsieve.cli.workbench.clips import ClipReader
 from vidsieve.cli.workbench.runner import Runner
@@ -23,7 +24,7 @@ class Runners:
         self._frames_per_unit = int(getattr(vision, "temporal_patch_size", None) or 1)
         self._smaller: tuple[SmallerInput, Runner] | None = None
 
-    @property
+    @cached_property
     def kinds(self) -> frozenset[str]:
         """What can be made smaller here; families of one frame size have only fewer frames."""
         return frozenset({"frames"} if self.full.processor.capped(1) is None else {"frames", "pixels"})
@@ -38,6 +39,9 @@ class Runners:
             return self.full
         if not 0 < treatment.ratio <= 1:
             raise UsageError(f"{treatment.name}: the ratio must be above 0 and at most 1, got {treatment.ratio!r}.")
+        if treatment.kind not in self.kinds:
+            family = self.full.loaded.adapter.family
+            raise UsageError(f"{treatment.name}: {family} takes every frame at one size; take fewer frames instead.")
         if treatment.ratio == 1:
             return self.full
         if self._smaller is None or self._smaller[0] != treatment:
@@ -58,7 +62,4 @@ class Runners:
 
     def _fewer_pixels(self, ratio: float) -> Runner:
         processor = self.full.processor.capped(max(1, int(self._frame_pixels() * ratio + 1e-6)))
-        if processor is None:
-            family = self.full.loaded.adapter.family
-            raise UsageError(f"lower-resolution: {family} takes every frame at one size; take fewer frames instead.")
         return Runner(self.full.loaded, self.full.reader, processor)
