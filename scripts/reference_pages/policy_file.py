@@ -18,7 +18,7 @@ MEANING = {
     "positions": "`original` (default): kept tokens keep their positions; `compact`: renumbered without gaps",
     "exact": "`true` (default): the count asked is met exactly; `false`: the method's own counts stand",
     "stages": "the stages in order; each has `use`, optionally `as` (a label), and its settings",
-    "search": "ranges that the tuner uses in place of the stages' own",
+    "search": "ranges that the tuner uses in place of the stages' own; under `stages`, which of them may change",
     "provenance": "filled by `vidsieve tune`; not part of the policy's hash",
 }
 

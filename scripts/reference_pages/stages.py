@@ -33,6 +33,7 @@ def page() -> str:
         parts += [f"- hooks: {', '.join(f'[`{hook}`](hooks.md#{hook})' for hook in facts['hooks'])}"]
         parts += [f"- reads: {', '.join(facts['reads'])}"] if facts["reads"] else []
         parts += [f"- reads if made: {', '.join(stage.reads_if_made)}"] if stage.reads_if_made else []
+        parts += ["- optional: a search may switch it off"] if stage.optional else []
         parts += [f"- decides the count: `{stage.solves}`"] if stage.solves else []
         rows = [
             (f"`{s['name']}`", _default(s), _range(s), _searched(stage, s["name"]), s["help"])

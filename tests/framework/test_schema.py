@@ -65,14 +65,17 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
         )
     if kind in kinds and not isinstance(value, kinds[kind]):
         return False
-    if kind == "object" and "properties" in schema:
-        known = schema["properties"]
-        return (
-            all(key in value for key in schema["required"])
-            and set(value) <= set(known)
-            and all(fits(item, known[key]) for key, item in value.items())
+    if kind == "object":
+        known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+        return all(key in value for key in schema.get("required", ())) and all(
+            fits(item, known[key]) if key in known else others is True or (others and fits(item, others))
+            for key, item in value.items()
         )
-    return all(fits(item, schema["items"]) for item in value) if kind == "array" and "items" in schema else True
+    if kind == "array":
+        unique = len(set(map(str, value))) == len(value) or not schema.get("uniqueItems")
+        enough = len(value) >= schema.get("minItems", 0)
+        return unique and enough and all(fits(item, schema.get("items", {})) for item in value)
+    return True
 
 
 @pytest.mark.parametrize("name", sorted(default().policies))
@@ -85,9 +88,17 @@ def test_published_policies_fit_the_schema(name: str) -> None:
     "change",
     [{"format": 2}, {"name": 3}, {"retention_ratio": 0}, {"retention_ratio": 1.5}, {"extra": 1},
      {"stages": [{"use": "absent"}]}, {"stages": [{"use": "norm", "sign": 3.0}]}, {"stages": [{"use": "norm", "x": 1}]},
-     {"positions": "near"}, {"exact": 1}, {"sources": "one"}],
+     {"search": {"stages": {"norm": "on"}}}, {"search": {"stages": {"norm": []}}},
+     {"search": {"stages": {"norm": ["absent"]}}}, {"search": {"stages": {"norm": ["norm", "norm"]}}},
+     {"search": {"stages": "fixed"}}, {"positions": "near"}, {"exact": 1}, {"sources": "one"}],
 )  # fmt: skip
 def test_what_the_reader_refuses_does_not_fit(schema: dict[str, Any], change: dict[str, Any]) -> None:
     sound = {"format": 1, "name": "x", "retention_ratio": 0.5, "stages": [{"use": "norm"}, {"use": "top-k"}]}
     assert fits(sound, schema)
     assert not fits(sound | change, schema)
+
+
+def test_a_search_section_with_stages_fits(schema: dict[str, Any]) -> None:
+    sound = {"format": 1, "name": "x", "retention_ratio": 0.5, "stages": [{"use": "norm"}, {"use": "top-k"}]}
+    search = {"norm.sign": {"low": 1.0}, "stages": {"norm": ["norm", "window"], "top-k": "fixed"}}
+    assert fits(sound | {"search": search}, schema)

@@ -96,7 +96,19 @@ def test_a_hook_asking_for_what_it_is_not_given_is_refused(hook: str, argument: 
         make({hook: hookimpl(scope["method"])})
 
 
-RESERVED = ("use", "as", "needs", "wants", "solves", "reads", "reads_if_made", "data_dependent", "layers", "hooks")
+RESERVED = (
+    "use",
+    "as",
+    "needs",
+    "wants",
+    "solves",
+    "reads",
+    "reads_if_made",
+    "data_dependent",
+    "optional",
+    "layers",
+    "hooks",
+)
 
 
 @pytest.mark.filterwarnings("ignore:Field name")

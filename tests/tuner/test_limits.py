@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuner.fake_bench import FakeBench, fake_policy
 
@@ -186,6 +186,7 @@ _intervals = st.builds(
 _points = st.lists(st.tuples(st.floats(0.01, 1), _numbers, st.floats(0, 0.1)), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(_intervals, _intervals, _points, _points, st.floats(0.01, 1), st.booleans(), st.none() | _numbers)
 def test_what_was_explored_comes_back_from_json_exactly(
     baseline: Interval, floor: Interval, points: Any, variant: Any, limit: float, solved: bool, error: float | None

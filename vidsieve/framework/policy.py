@@ -1,7 +1,7 @@
 """`Policy`: ordered stages, the ratio they are asked for, and the rules of a composition that makes sense."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -56,6 +56,9 @@ class BoundStage:
 class Policy:
     """An ordered list of stages and the retention ratio they are asked for. Immutable; `with_` makes variants.
 
+    `alternatives` holds, by label, stages that a search may put in that place: what `search: stages:` of a policy file
+    names, built by whoever read the file. It is no part of the document or the hash.
+
     Raises:
         PolicyError: the stages do not fit together (a reader before its writer, something made and never read, a
             count nobody decides); all faults in one message.
@@ -72,6 +75,7 @@ class Policy:
     stages: tuple[BoundStage, ...] = ()
     search: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    alternatives: "Mapping[str, tuple[BoundStage, ...]]" = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.retention_ratio is not None:
@@ -108,8 +112,7 @@ class Policy:
     @cached_property
     def closer(self) -> BoundStage | None:
         """The last reducing stage; it answers for the total. None if nothing reduces."""
-        layer = self._having("prune_layer")
-        return layer[-1] if layer else next(iter(self._having(*REDUCING_HOOKS)[::-1]), None)
+        return closer_of(self.stages)
 
     @property
     def is_empty(self) -> bool:
@@ -172,8 +175,18 @@ class Policy:
         )
         return plan_video(self, video)
 
-    def with_(self, *, retention_ratio: float | None = None, settings: Mapping[str, Any] | None = None) -> "Policy":
-        """A variant with another retention ratio or other settings (`{"stage-label.setting": value}`).
+    def with_(
+        self,
+        *,
+        retention_ratio: float | None = None,
+        settings: Mapping[str, Any] | None = None,
+        without: Collection[str] = (),
+        instead: Mapping[str, BoundStage] | None = None,
+    ) -> "Policy":
+        """A variant with another retention ratio, other settings (`{"stage-label.setting": value}`) or other stages.
+
+        `without` names labels of stages to leave out, `instead` gives stages to put at the label of another; either
+        changes the name (`vidcom2-without-frame-budget`). Settings then address the stages that are there.
 
         Fixing the setting that decides the last reducing stage's count lets go of the file's ratio, unless a ratio
         is given too; both together must agree when the policy runs. A variant that differs has no provenance: what
@@ -183,6 +196,11 @@ class Policy:
             UsageError: the ratio is not in (0, 1], a label or setting is unknown, or a value does not fit.
             PolicyError: the variant no longer makes sense.
         """
+        if without or instead:
+            from vidsieve.framework.variants import reshaped
+
+            other = replace(reshaped(self, without, instead or {}), provenance={})
+            return other.with_(retention_ratio=retention_ratio, settings=settings)
         settings = settings or {}
         ratio = self.retention_ratio
         if self.closer is not None and settings.get(f"{self.closer.label}.{self.closer.stage.solves}") is not None:
@@ -216,6 +234,12 @@ class Policy:
         """SHA-256 of the canonical YAML without provenance, every setting written out; first 16 digits."""
         canonical = yaml.safe_dump(self.to_dict(provenance=False), sort_keys=True, allow_unicode=True)
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def closer_of(stages: Sequence[BoundStage]) -> BoundStage | None:
+    """The last reducing stage: a layer stage if there is one, else the last that selects or merges."""
+    layer = [bound for bound in stages if bound.runs("prune_layer")]
+    return next(iter((layer or [bound for bound in stages if bound.runs(*REDUCING_HOOKS)])[::-1]), None)
 
 
 def check_ratio(where: str, value: Any) -> float:

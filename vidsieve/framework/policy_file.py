@@ -13,6 +13,7 @@ from vidsieve.framework.composition import count_faults, flow_faults, stage_faul
 from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, suggest
 from vidsieve.framework.policy import FORMAT, BoundStage, Policy, setting_faults
 from vidsieve.framework.registry import Registry, default
+from vidsieve.framework.stage_choices import read_alternatives
 from vidsieve.framework.yaml_nodes import Faults, kind, pairs, python
 
 _LABEL = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
@@ -142,7 +143,16 @@ class _Reader:
                 value = getattr(self, f"_{name}")(entries[name][1])
                 if value is not None and name != "format":
                     fields[name] = value
+        if "search" in entries:
+            self._stage_choices(entries["search"][1], fields)
         return fields
+
+    def _stage_choices(self, search: yaml.Node, fields: dict[str, Any]) -> None:
+        """Read `search: stages:`, which names stages of this file and of the registry."""
+        asked = pairs(search, "search", self.faults).get("stages") if isinstance(search, yaml.MappingNode) else None
+        if asked is not None:
+            stages = fields.get("stages") if self.stages_are_sound else None
+            fields["alternatives"] = read_alternatives(asked[1], stages, self.registry, self.faults)
 
     def _format(self, node: yaml.Node) -> None:
         if not (node.tag.endswith(":int") and python(node) == FORMAT):

@@ -4,6 +4,7 @@ from typing import Any
 
 from vidsieve.framework.policy import FORMAT
 from vidsieve.framework.registry import Registry, default
+from vidsieve.framework.stage_choices import WORDS
 
 _TEXT: dict[str, Any] = {"type": "string"}
 _TEXTS: dict[str, Any] = {"type": "array", "items": _TEXT}
@@ -29,10 +30,17 @@ def policy_schema(registry: Registry | None = None) -> dict[str, Any]:
             "positions": {"enum": ["original", "compact"]},
             "exact": {"type": "boolean"},
             "stages": {"type": "array", "items": {"anyOf": [_stage(name, stages[name]) for name in sorted(stages)]}},
-            "search": {"type": "object"},
+            "search": _search(sorted(stages)),
             "provenance": {"type": "object"},
         },
     }
+
+
+def _search(stages: list[str]) -> dict[str, Any]:
+    """Ranges by setting, and under `stages` what may be left out or exchanged."""
+    names = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"enum": stages}}
+    choice = {"anyOf": [{"enum": list(WORDS)}, names]}
+    return {"type": "object", "properties": {"stages": {"type": "object", "additionalProperties": choice}}}
 
 
 def _stage(name: str, stage: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from vidsieve.framework.hookspecs import PROJECT, REDUCING_HOOKS, STAGE_HOOKS, S
 from vidsieve.framework.records import VideoShape
 
 RESERVED = (
-    *("use", "as", "needs", "wants", "solves", "reads", "reads_if_made", "data_dependent"),
+    *("use", "as", "needs", "wants", "solves", "reads", "reads_if_made", "data_dependent", "optional"),
     *("layers", "attainable", "hooks", "writes", "settings", "build"),
 )
 WRITES = {"segment_frames": "segments", "budget_frames": "budget", "score_tokens": "scores"}
@@ -56,6 +56,7 @@ class Stage(BaseModel):
       solves          the setting that decides how many tokens stay; left out on the last reducing stage, the core
                       solves it for the retention ratio asked
       data_dependent  True when the count depends on content, so that keeping everything is no fault
+      optional        True when a policy still makes sense without this stage, so that a search may switch it off
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
@@ -64,6 +65,7 @@ class Stage(BaseModel):
     reads_if_made: ClassVar[tuple[str, ...]] = ()
     solves: ClassVar[str | None] = None
     data_dependent: ClassVar[bool] = False
+    optional: ClassVar[bool] = False
 
     def needs(self) -> frozenset[str]:
         """Inputs or signals this stage cannot do without; it may depend on settings."""

@@ -32,6 +32,8 @@ class DynamicKV(Stage):
     Source: DyCoke, arXiv 2411.15024, and its code (github.com/KD-TAO/DyCoke at dd74634, Apache-2.0).
     """
 
+    optional = True
+
     layer: int | float = Field(
         3,
         gt=0,

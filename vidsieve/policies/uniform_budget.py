@@ -11,6 +11,8 @@ from vidsieve.framework.stage import Stage
 class UniformBudget(Stage):
     """Give every frame the same share of the token total."""
 
+    optional = True
+
     @hookimpl
     def budget_frames(self, tokens: VideoTokens) -> Budget:
         return Budget(share=tokens.keep.any(dim=1).float())

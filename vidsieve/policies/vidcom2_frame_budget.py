@@ -30,6 +30,8 @@ class FrameBudget(Stage):
     Source: VidCom², arXiv 2505.14454, "Frame Compression Adjustment", and its code at 944a17d.
     """
 
+    optional = True
+
     temperature: float = tunable(
         0.01, low=0.003, high=1.0, log=True, help="softmax temperature; high shares the total evenly"
     )

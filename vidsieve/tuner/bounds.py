@@ -7,7 +7,8 @@ from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy import Policy
 from vidsieve.tuner.events import Bounds
 from vidsieve.tuner.failure import reason_of, release_memory
-from vidsieve.tuner.knobs import knobs_of, retention_window
+from vidsieve.tuner.knobs import has_free_retention as has_free_retention
+from vidsieve.tuner.knobs import retention_window
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.limits import find_retention
@@ -64,16 +65,14 @@ def explore(lab: Lab, policies: Sequence[Policy]) -> Explored:
     return Explored(bounds, space, floor_policy)
 
 
-def has_free_retention(policy: Policy) -> bool:
-    """Whether a retention ratio decides the count; otherwise the policy's own settings do."""
-    return policy.retention_ratio is not None and policy.closer is not None and not policy.closer.fixed
-
-
 def _lowest(lab: Lab, policies: Sequence[Policy], set_aside: dict[str, str]) -> list[tuple[Policy, Policy, Latency]]:
     """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
     found: list[tuple[Policy, Policy, Latency]] = []
     for index, policy in enumerate(policies):
-        knobs_of(policy), retention_window(policy)  # a faulty search section is the user's to mend, not a reason
+        (
+            PolicySpace.of(policy, None),
+            retention_window(policy),
+        )  # a faulty search section is the user's to mend, not a reason
         missing = policy.needs() - lab.bench.offers
         if found and _time_is_up(lab):
             set_aside[policy.name] = NO_TIME
@@ -121,14 +120,16 @@ def _space(lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside
     for index, (policy, _, latency) in enumerate(lowest):
         try:
             if not has_free_retention(policy):
-                entries[policy.name] = PolicySpace.of(policy, None)
+                entries[policy.name] = PolicySpace.of(policy, None, bench=lab.bench)
             elif latency.ratio.low > lab.target_ratio:
                 set_aside[policy.name] = f"takes {ms(latency.ratio.value * lab.baseline_ms)} ms at its floor"
             elif entries and _time_is_up(lab):
                 set_aside[policy.name] = NO_TIME
             else:
                 found = find_retention(lab, policy)
-                entries[policy.name] = PolicySpace.of(policy, (found.low, found.high), solved=found.solved)
+                entries[policy.name] = PolicySpace.of(
+                    policy, (found.low, found.high), solved=found.solved, bench=lab.bench
+                )
         except Exception as error:
             set_aside[policy.name] = reason_of(error)
             release_memory(error)

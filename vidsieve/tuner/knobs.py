@@ -3,17 +3,18 @@
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
 from vidsieve.framework.errors import UsageError, suggest
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy import BoundStage, Policy
 
 Kind = Literal["float", "int", "choice"]
 RETENTION = "retention_ratio"
+STAGES = "stages"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,32 +57,46 @@ class Knob:
         return {"low": self.low, "high": self.high} | ({"log": True} if self.log else {})
 
 
+def has_free_retention(policy: Policy) -> bool:
+    """Whether a retention ratio decides the count; otherwise the policy's own settings do."""
+    return policy.retention_ratio is not None and policy.closer is not None and not policy.closer.fixed
+
+
 def knobs_of(policy: Policy) -> tuple[Knob, ...]:
     """The searched settings of `policy`: declared with `tunable`, and given a value in the policy.
 
     A setting left open (None) stays open: it is the one the core solves for the retention ratio, or it means "auto".
-    A `search:` section of the policy narrows, widens within the declared bounds, or fixes (`fixed`) a setting.
+    A `search:` section of the policy narrows, widens within the declared bounds, or fixes (`fixed`) a setting; it may
+    speak of alternative stages too, whose settings are searched where those stand in.
 
     Raises:
         UsageError: the `search:` section names something unknown or gives a range that does not fit.
     """
-    found: dict[str, Knob] = {}
-    for bound in policy.stages:
+    found = _all_declared(policy.stages)
+    elsewhere = _all_declared([bound for others in policy.alternatives.values() for bound in others])
+    for name, wanted in policy.search.items():
+        if name in (RETENTION, STAGES):
+            continue
+        where = f"policy {policy.name!r}, search: {name}"
+        if name in found:
+            narrowed = narrow(where, found.pop(name), wanted)
+            if narrowed is not None:
+                found[name] = narrowed
+        elif name not in elsewhere:
+            raise UsageError(f"{where}: no searched setting of that name. {suggest(name, found | elsewhere)}")
+    return tuple(found.values())
+
+
+def _all_declared(stages: Iterable[BoundStage]) -> dict[str, Knob]:
+    """The knobs of all `stages` that have a value."""
+    found = {}
+    for bound in stages:
         for setting, declared in bound.stage.settings().items():
             value = getattr(bound.stage, setting)
             knob = _declared(f"{bound.label}.{setting}", declared, value)
             if knob is not None and value is not None:
                 found[knob.name] = knob
-    for name, wanted in policy.search.items():
-        if name == RETENTION:
-            continue
-        where = f"policy {policy.name!r}, search: {name}"
-        if name not in found:
-            raise UsageError(f"{where}: no searched setting of that name. {suggest(name, found)}")
-        narrowed = narrow(where, found.pop(name), wanted)
-        if narrowed is not None:
-            found[name] = narrowed
-    return tuple(found.values())
+    return found
 
 
 def _declared(name: str, declared: FieldInfo, value: Any) -> Knob | None:

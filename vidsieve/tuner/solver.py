@@ -2,9 +2,8 @@
 
 from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy import Policy
-from vidsieve.tuner.bounds import has_free_retention
 from vidsieve.tuner.curve import RetentionCurve
-from vidsieve.tuner.knobs import retention_window
+from vidsieve.tuner.knobs import has_free_retention, retention_window
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.limits import AIM, round_down
@@ -26,8 +25,8 @@ class RetentionSolver:
         Raises:
             TuneError: with these settings even the fewest tokens it can keep are predicted to miss the target.
         """
-        curve = self._curve(base, candidate.name)
         low, high = candidate.attainable(self._lab.bench.shape)
+        curve = self._curve(base, candidate.name)
         solved = curve.solve(AIM * self._lab.target_ratio)
         wanted = curve.measured[0] if solved is None else solved
         if low > wanted and curve.predict(low) > self._lab.target_ratio:
