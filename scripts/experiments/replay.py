@@ -53,6 +53,11 @@ def no_presets(*_: Any) -> None:
     """In place of the tuner's own: nothing is tried first."""
 
 
+def no_rerank(*_: Any) -> tuple[int, str]:
+    """In place of the tuner's own: the search's order stands."""
+    return 0, "switched off"
+
+
 METHODS = (
     Method("tuner, as it comes"),
     Method("presets only, retention solved", change={"trials": 5, "patience": 99}),
@@ -68,6 +73,10 @@ ABLATIONS: tuple[Method, ...] = (
     Method("retention searched below the limit", patches={"vidsieve.tuner.limits.SLACK": 0.0}),
     Method("no presets first", patches={"vidsieve.tuner.search.enqueue_presets": no_presets}),
     Method("no pruning", patches={"vidsieve.tuner.scoring.LOOKS": ()}),
+    Method("no re-rank", patches={"vidsieve.tuner.rerank._how_many": no_rerank}),
+    Method("re-rank by 0/1 alone", patches={"vidsieve.tuner.proxy.TRUSTED_R": 2.0}),
+    Method("re-rank on 200 examples", change={"rerank_examples": 200}),
+    Method("re-rank of 8 leaders", patches={"vidsieve.tuner.rerank.LEADERS": 8}),
     Method("patience 8", change={"patience": 8}),
     Method("no patience", change={"patience": 99}),
     Method("15 trials, no patience", change={"trials": 15, "patience": 99}),
