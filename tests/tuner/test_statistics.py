@@ -1,7 +1,5 @@
 """Intervals against worked-out numbers, and against their stated coverage."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -104,10 +102,9 @@ def test_ignoring_the_clusters_would_be_too_narrow() -> None:
 def test_no_discordant_pair_is_no_certainty() -> None:
     interval = paired_difference([0.0] * 50, list(range(50)))
     assert interval.value == 0
-    # Bonett and Price 2012 give 0 ± z sqrt(2 / 52) / sqrt(52) = 0.0533 for 50 pairs without a change
-    bonett_price = 1.96 * math.sqrt(2 / 52) / math.sqrt(52)
-    assert interval.high == pytest.approx(bonett_price, rel=0.15)
-    assert interval.low == pytest.approx(-bonett_price, rel=0.15)
+    # Wilson's upper bound for 0 of 50: z^2 / (50 + z^2)
+    assert interval.high == pytest.approx(3.8415 / 53.8415, rel=1e-3)
+    assert interval.low == pytest.approx(-interval.high)
 
 
 def test_one_video_says_nothing_about_others() -> None:
@@ -131,3 +128,9 @@ def test_examples_needed_grows_with_the_square_of_the_room() -> None:
     drop = Interval(0.0, -0.04, 0.04, 100)
     assert examples_needed(drop, 0.02) == 400
     assert examples_needed(Interval(0.03, 0.0, 0.06, 100), 0.02) is None
+
+
+def test_examples_needed_without_a_change_follow_the_bound_on_none_of_n() -> None:
+    # 3.8415 / (188.2 + 3.8415) is 0.02
+    bound = 3.8415 / (100 + 3.8415)
+    assert examples_needed(Interval(0.0, -bound, bound, 100), 0.02, changed=False) == 189

@@ -42,8 +42,8 @@ class Accuracy:
 
     @property
     def needed(self) -> int | None:
-        """About how many examples would certify, if the measured drop were the true one."""
-        return examples_needed(self.drop, self.max_drop_points / 100)
+        """About how many examples would certify every other time, if the measured drop were the true one."""
+        return examples_needed(self.drop, self.max_drop_points / 100, changed=self.lost + self.won > 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and text, for provenance. Intervals of rates are fractions, those of changes are points."""

@@ -13,20 +13,25 @@ LEAST_SHRINK = 0.97
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A policy whose latency interval lies within the target."""
+    """A policy whose latency interval lies within the target. `fresh`: a process with nothing warm measured it."""
 
     policy: Policy
     latency: Latency
     steps: int
+    fresh: bool = False
 
 
-def confirm_latency(lab: Lab, policy: Policy) -> Confirmed | None:
-    """Measure `policy` afresh beside the uncompressed model; None if it cannot be made to fit in a few steps."""
+def confirm_latency(lab: Lab, policy: Policy, *, fresh: bool = False) -> Confirmed | None:
+    """Measure `policy` afresh beside the uncompressed model; None if it cannot be made to fit in a few steps.
+
+    No run that chose it counts, nor any of an earlier step. At the lower bound of its retention ratio a policy that
+    does not fit is refused. `fresh` is kept with the result: whether `Lab.fresh` gave a new process for this.
+    """
     for step in range(1, STEPS + 1):
         lab.listener.step("confirm latency", step, STEPS)
         latency = lab.timer.measure(policy, lab.timings.final)
         if meets_target(lab, latency):
-            return Confirmed(policy, latency, step)
+            return Confirmed(policy, latency, step, fresh)
         smaller = _shrunk(lab, policy, latency)
         if smaller is None:
             return None
