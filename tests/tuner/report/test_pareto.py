@@ -55,6 +55,7 @@ def test_the_chosen_trial_has_the_policys_settings_and_the_nearest_ratio() -> No
         trial(3, settings={"fake.score.power": 0.5}, retention_ratio=ratio),
         trial(4, settings=power, retention_ratio=ratio, verdict="too slow"),
         trial(5, settings=power, retention_ratio=ratio, policy="bad"),
+        trial(6, settings=power | {"fake.gone.share": 0.5}, retention_ratio=ratio),
     )
     chosen = chosen_trial(replace(result, trials=trials))
     assert chosen is not None and chosen.number == 2

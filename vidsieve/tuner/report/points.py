@@ -80,11 +80,11 @@ def chosen_trial(result: TuneResult) -> TrialEvent | None:
 
 
 def _same_settings(result: TuneResult, settings: Mapping[str, Any]) -> bool:
-    """Whether the policy has these settings; names that are no setting of a stage do not count."""
+    """Whether the policy has these settings; one of a stage that the policy does not have is of another variant."""
     stages = {bound.label: bound.stage for bound in result.policy.stages}
     for name, value in settings.items():
         label, _, setting = name.rpartition(".")
-        if label in stages and getattr(stages[label], setting, value) != value:
+        if label not in stages or getattr(stages[label], setting, value) != value:
             return False
     return True
 
