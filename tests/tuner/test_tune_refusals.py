@@ -105,10 +105,3 @@ def test_a_bench_that_answers_other_examples_is_refused() -> None:
 
     with pytest.raises(TuneError, match="the bench gave"):
         search(Lazy(quality))
-
-
-def test_a_study_that_holds_a_search_already_is_refused(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'study.db'}"
-    search(FakeBench(quality), storage=url, trials=1)
-    with pytest.raises(TuneError, match="holds a search already"):
-        search(FakeBench(quality), storage=url, trials=1)

@@ -115,7 +115,7 @@ def test_the_time_budget_ends_the_search_and_leaves_time_to_confirm() -> None:
                 now[0] += 1.0
                 yield outcome
 
-    request = TuneRequest(latency_ms=200.0, trials=1000, examples=50, time_budget_s=1500.0)
+    request = TuneRequest(latency_ms=200.0, trials=1000, patience=1000, examples=50, time_budget_s=1500.0)
     result = tune(
         Slow(quality), FakeTask(), request, policies=[fake_policy("good"), fake_policy("bad")], clock=lambda: now[0]
     )

@@ -65,6 +65,8 @@ class SearchProgress(Listener):
             f"{metric}: uncompressed {base.value:.4g} [{base.low:.4g}, {base.high:.4g}] · floor {floor.value:.4g} "
             f"({bounds.floor_policy}) · target {bounds.target_ms:.4g}"
         )
+        if bounds.model_error is not None:
+            self._print(f"latency model: off by {bounds.model_error:.1%} at most, {bounds.configurations} configurations")
         self._print(f"searching: {', '.join(bounds.policies)}")
         for name, reason in bounds.set_aside.items():
             self._print(f"set aside: {name} ({reason})")
@@ -78,6 +80,14 @@ class SearchProgress(Listener):
     def confirming(self, policy: Policy) -> None:
         """The end has begun."""
         self._print(f"confirming {policy.name} on fresh latency runs and on the held-out examples")
+
+    def told(self, text: str) -> None:
+        """As it is."""
+        self._print(text)
+
+    def stopping(self) -> None:
+        """The user waits: say for what."""
+        self._print("stopping after the running trial, then the best so far is written; Ctrl-C again stops now")
 
     def finished(self, result: TuneResult) -> None:
         """The verdict is printed by the verb."""

@@ -12,6 +12,7 @@ from vidsieve.tuner.control import Control
 from vidsieve.tuner.controls import run_control
 from vidsieve.tuner.crew import Crew
 from vidsieve.tuner.data import Data
+from vidsieve.tuner.explored import explored_from_dict, explored_to_dict
 from vidsieve.tuner.finals import Finals
 from vidsieve.tuner.heldout import Heldout
 from vidsieve.tuner.lab import Lab
@@ -25,6 +26,7 @@ from vidsieve.tuner.study.remember import RememberingBench
 from vidsieve.tuner.study.store import Study
 from vidsieve.tuner.trial import Judge
 
+EXPLORED = "explored"
 SECONDS_AN_EXAMPLE = "seconds an example"
 
 
@@ -52,7 +54,7 @@ class Run:
 
     def all(self, policies: Sequence[Policy], controls: Sequence[Policy]) -> TuneResult:
         """Every phase in turn; what the study holds already is taken from there."""
-        self.explored = explore(self.lab, policies)
+        self.explored = self._explore(policies)
         self.lab.listener.started(self.explored.bounds)
         self.judge, per_example_s = self._score_uncompressed()
         self._take_up()
@@ -63,6 +65,15 @@ class Run:
         if self.finals.chosen is not None:
             self._compare(controls, self.finals.chosen.latency, outcomes)
         return self.result(confirmed=True)
+
+    def _explore(self, policies: Sequence[Policy]) -> Explored:
+        """Measure what is possible, or take it from the study: a search goes on in the very space it began in."""
+        stored = self.study.get(EXPLORED)
+        if stored is not None:
+            return explored_from_dict(self.lab, policies, stored)
+        explored = explore(self.lab, policies)
+        self.study.put(EXPLORED, explored_to_dict(self.lab, explored))
+        return explored
 
     def _score_uncompressed(self) -> tuple[Judge, float]:
         """The uncompressed model on the search examples, and the seconds an example takes."""

@@ -11,6 +11,7 @@ from vidsieve.tuner.crew import Crew
 from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.failure import reason_of
 from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.solver import RetentionSolver
 from vidsieve.tuner.space import Candidate
 from vidsieve.tuner.stopping import Stop
 from vidsieve.tuner.study.store import Study, quiet
@@ -57,6 +58,9 @@ class Hunt:
         self._durations: list[float] = []
         self._pending: dict[Future[Finding], tuple[Any, float]] = {}
         self._number = len(search.findings)
+        self._solver = RetentionSolver(lab)
+        for finding in search.findings:
+            self._learn(finding)
 
     def run(self, crew: Crew, reserve_s: float) -> None:
         """Go on until trials, patience, novelty or the time budget less `reserve_s` are used up.
@@ -67,10 +71,11 @@ class Hunt:
         enqueue_presets(self._study, self._lab, self._explored)
         try:
             while True:
-                ended = self._ended(reserve_s, len(crew))
-                while ended is None and crew.free and not self._stop.asked:
+                ended = self._ended(reserve_s)
+                # what is finished is told first: the next candidate is chosen knowing it
+                while ended is None and crew.free and not (self._stop.asked or self._told_waits):
                     self._start(crew)
-                    ended = self._ended(reserve_s, len(crew))
+                    ended = self._ended(reserve_s)
                 if not self._pending:
                     break
                 for future in wait(self._pending, return_when=FIRST_COMPLETED).done:
@@ -84,7 +89,12 @@ class Hunt:
             raise KeyboardInterrupt
         self._search.stopped = ended or "trials"
 
-    def _ended(self, reserve_s: float, devices: int) -> str | None:
+    @property
+    def _told_waits(self) -> bool:
+        """Whether a finished trial waits to be told."""
+        return any(future.done() for future in self._pending)
+
+    def _ended(self, reserve_s: float) -> str | None:
         """Why no further trial is to start, or None."""
         self._take_in_others()
         request, search = self._lab.request, self._search
@@ -131,7 +141,12 @@ class Hunt:
 
     def _suggest(self, trial: Any) -> Candidate:
         with quiet():
-            return self._explored.space.suggest(trial)
+            return self._explored.space.suggest(trial, self._solver)
+
+    def _learn(self, finding: Finding) -> None:
+        """Every timed candidate tells where the next ones may stand."""
+        if finding.candidate is not None and finding.latency is not None and not finding.repeats:
+            self._solver.learn(finding.candidate.base, finding.policy, finding.latency)
 
     def _finish(self, future: "Future[Finding]", reserve_s: float, devices: int) -> None:
         """Tell a trial and let it be heard."""
@@ -140,6 +155,7 @@ class Hunt:
         self._study.tell(trial, finding)
         del self._pending[future]
         self._search.findings.append(finding)
+        self._learn(finding)
         self._durations.append(self._lab.clock() - start)
         self._stop.busy = bool(self._pending)
         eta_s = mean(self._durations) * (self._lab.request.trials - len(self._search.findings)) / devices + reserve_s

@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass
 class Memory:
-    """What judges of one search share: findings by policy hash, and how many examples they took."""
+    """What judges of one search share: findings by what was chosen, and how many examples they took."""
 
     seen: dict[str, Finding] = field(default_factory=dict)
     examples_scored: int = 0
@@ -86,7 +86,7 @@ class Judge:
         """Take over what an earlier session or another tuner found."""
         for finding in findings:
             if finding.candidate is not None and finding.verdict != "failed":
-                self._memory.seen.setdefault(finding.policy.hash, finding)
+                self._memory.seen[finding.candidate.key] = finding
             if finding.score is not None and not finding.repeats:
                 self._memory.examples_scored += len(finding.score.outcomes)
 
@@ -107,17 +107,19 @@ class Judge:
 
     def judge(self, number: int, candidate: Candidate, best: Finding | None) -> Finding:
         """Evaluate a candidate. Whatever it raises (bar interruption) becomes a failed finding with its reason."""
-        repeated = self._memory.seen.get(candidate.policy.hash)
-        if repeated is not None:
+        repeated = self._memory.seen.get(candidate.key)
+        # what was too slow comes back with fewer tokens, now that the latency curve has learnt from it
+        again = repeated is not None and repeated.verdict == "too slow" and repeated.policy.hash != candidate.policy.hash
+        if repeated is not None and not again:
             reason = f"{REPEATS} {repeated.number}"
             verdict: Verdict = "feasible" if repeated.verdict == "new best" else repeated.verdict
-            return replace(repeated, number=number, candidate=candidate, reason=reason, verdict=verdict)
+            return replace(repeated, number=number, reason=reason, verdict=verdict)
         try:
             finding = self._evaluate(number, candidate, best)
         except Exception as error:
             release_memory(error)
             return self.failed(number, candidate, reason_of(error))
-        self._memory.seen[candidate.policy.hash] = finding
+        self._memory.seen[candidate.key] = finding
         return finding
 
     def failed(self, number: int, candidate: Candidate | None, reason: str) -> Finding:

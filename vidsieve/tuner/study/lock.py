@@ -20,6 +20,8 @@ class StudyLock:
     """
 
     def __init__(self, study: Path) -> None:
+        if not study.parent.is_dir():
+            raise TuneError(f"study {study}: the folder {study.parent} does not exist. Make it first.")
         self._holder = study.with_name(f"{study.name}.holder")
         self._lock = FileLock(study.with_name(f"{study.name}.lock"), timeout=0)
         try:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vidsieve.framework.errors import TuneError, UsageError
+from vidsieve.framework.errors import TuneError, UsageError, VidsieveError
 
 T = TypeVar("T")
 BUSY_SECONDS = 60
@@ -38,11 +38,9 @@ def open_storage(place: Any) -> Any:
             return optuna.storages.RDBStorage(url, engine_kwargs=options, skip_compatibility_check=False)
         except ImportError as error:
             raise UsageError(f"--storage {url.split('://')[0]}: its driver is not installed ({error}).") from None
-        except (RuntimeError, optuna.exceptions.StorageInternalError):
-            raise
         except Exception as error:
-            if _sql_cause(error) is None:
-                raise UsageError(f"--storage {url}: cannot be opened: {first_line(error)}.") from None
+            if type(error).__name__ in ("NoSuchModuleError", "ArgumentError"):
+                raise UsageError(f"--storage {url}: no such engine: {first_line(error)}.") from None
             raise
 
 
@@ -79,6 +77,8 @@ def told(place: Any) -> Iterator[None]:
 
     try:
         yield
+    except VidsieveError:
+        raise
     except (optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
         raise TuneError(_sentence(place, error)) from None
     except RuntimeError as error:

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,10 +223,7 @@ def rebuilt(space: Space, params: Mapping[str, Any], retention_ratio: float | No
     import optuna
 
     with quiet():
-        candidate = space.suggest(optuna.trial.FixedTrial(dict(params)))
-    if retention_ratio is None or candidate.policy.retention_ratio == retention_ratio:
-        return candidate
-    return replace(candidate, policy=candidate.policy.with_(retention_ratio=retention_ratio))
+        return space.suggest(optuna.trial.FixedTrial(dict(params)), lambda base, policy: retention_ratio or 1.0)
 
 
 def set_aside(path: Path) -> Path | None:
