@@ -13,6 +13,10 @@ from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy import BoundStage, Policy
 from vidsieve.framework.policy_file import load_policy, read_policy
 from vidsieve.framework.registry import Registry, default
+from vidsieve.tuner.bounds import explore
+from vidsieve.tuner.events import Listener
+from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.space import PolicySpace, Space
 from vidsieve.tuner.stages import MOST_COMBINATIONS, OFF
 
@@ -157,6 +161,9 @@ def test_what_the_model_does_not_offer_is_not_in_the_space() -> None:
     entry = PolicySpace.of(entry.policy, None, bench=bench)
     assert [variant.policy.name for variant in entry.variants.values()] == ["sample"]
     assert _asked(entry, 3)[0][0].stages == {"fake.score": "fake.score"}
+    lab = Lab.open(bench, TuneRequest(latency_ms=200.0), Listener(), None, lambda: 0.0)
+    [told] = explore(lab, [entry.policy]).bounds.warnings
+    assert told == "sample-with-seeing is not searched: it needs vision_attention"
 
 
 def test_stages_that_share_a_label_do_not_share_parameters() -> None:

@@ -134,7 +134,17 @@ def _space(lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside
             set_aside[policy.name] = reason_of(error)
             release_memory(error)
         lab.listener.step("find each policy's range", index + 1, len(lowest))
+    for entry in entries.values():
+        _tell_left_out(lab, entry)
     return Space(entries)
+
+
+def _tell_left_out(lab: Lab, entry: PolicySpace) -> None:
+    """Warn of variants that the model has no inputs for."""
+    for variant in PolicySpace.of(entry.policy, None).variants.values():
+        missing = variant.policy.needs() - lab.bench.offers
+        if missing:
+            lab.warn(f"{variant.policy.name} is not searched: it needs {', '.join(sorted(missing))}")
 
 
 def _time_is_up(lab: Lab) -> bool:
