@@ -160,8 +160,11 @@ class Collection:
             warmup=1, min_pairs=SWEEP_PAIRS, max_pairs=SWEEP_PAIRS, max_seconds=600.0, half_width_ratio=0.0
         )
         timer.measure(cell.policy, rules)
-        runs = bench.runs[-2 * SWEEP_PAIRS :]
-        sides = [[(wall, cpu) for is_policy, wall, cpu in runs if is_policy is side] for side in (False, True)]
+        # what came before the last pairs was warm-up
+        sides = [
+            [(wall, cpu) for is_policy, wall, cpu in bench.runs if is_policy is side][-SWEEP_PAIRS:]
+            for side in (False, True)
+        ]
         return [
             [round(ms, 4) for ms in (base[0], ours[0], base[1], ours[1])] for base, ours in zip(*sides, strict=True)
         ]

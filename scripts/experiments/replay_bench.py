@@ -1,6 +1,7 @@
 """A bench and a task that answer from a recorded matrix: the tuner's own code searches, and no model runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -10,7 +11,6 @@ from matrix import Matrix
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import SPLITS, Example, Outcome
-from vidsieve.tuner.curve import RetentionCurve
 
 SECONDS_AN_EXAMPLE = 0.03
 BLOCK = 8
@@ -18,15 +18,14 @@ BLOCK = 8
 
 
 class Truth:
-    """What a matrix holds to be true: accuracy of every cell over all examples, latency of every family of policies.
+    """What a matrix holds to be true: accuracy of every cell over all examples, latency by a model of recorded pairs.
 
-    A family is the list of stages without their settings. Settings hardly move the time (`settings_spread` says how
-    far), so its pairs are pooled at each retention ratio. Its median is made monotone and joined by straight lines.
+    The model: latency ÷ uncompressed is what the family of the policy costs (a family is the list of stages without
+    their settings) plus what the tokens that are left cost, a curve that all families share. `LatencyModel` fits both.
     """
 
     def __init__(self, matrix: Matrix, clock: str = "processor") -> None:
         self.matrix = matrix
-        baseline_ms, policy_ms = matrix.pairs(clock)
         self.shape = VideoShape(len(matrix.header["shape"]), matrix.header["shape"][0], matrix.header["layers"])
         self.cells = list(cells(self.shape))
         stored = [(c["base"], c["settings"], c["ratio"]) for c in matrix.header["cells"]]
@@ -37,15 +36,9 @@ class Truth:
             self.rows.setdefault(stages_key(cell.policy), {})[cell.ratio] = row + 1
         count = matrix.correct.shape[1]
         self._luck = (np.random.default_rng(0).permutation(count) + 0.5) / count
-        self.pools: dict[tuple[str, ...], dict[float, np.ndarray]] = {}
-        for at, cell in enumerate([*self.cells, *anchors(self.shape)]):
-            pairs = policy_ms[at] / baseline_ms[at]
-            ratios = self.pools.setdefault(family(cell.policy), {})
-            known = ratios.get(cell.ratio, np.empty(0))
-            ratios[cell.ratio] = np.concatenate([known, pairs[np.isfinite(pairs)]])
-        self._drawable: dict[str, np.ndarray] = {}
-        self._outcomes: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
-        self.medians = {name: _curve(ratios) for name, ratios in self.pools.items()}
+        baseline_ms, policy_ms = matrix.pairs(clock)
+        timed = [(family(cell.policy), cell.ratio) for cell in [*self.cells, *anchors(self.shape)]]
+        self.latencies = LatencyModel(timed, policy_ms / baseline_ms)
         recorded = baseline_ms[np.isfinite(baseline_ms)]
         self.blocks = recorded[: len(recorded) // BLOCK * BLOCK].reshape(-1, BLOCK)
 
@@ -61,16 +54,14 @@ class Truth:
         matrix = self.matrix
         if policy is None:
             return matrix.p_gold[0], matrix.correct[0], matrix.attained[0]
-        if policy.hash not in self._outcomes:
-            self._outcomes[policy.hash] = self._between(policy)
-        return self._outcomes[policy.hash]
+        return self._between(stages_key(policy), policy.retention_ratio or 1.0)
 
-    def _between(self, policy: Policy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        matrix = self.matrix
-        ratios = self.rows[stages_key(policy)]
-        asked = min(max(policy.retention_ratio or 1.0, min(ratios)), max(ratios))
-        low = max(ratio for ratio in ratios if ratio <= asked + 1e-9)
-        high = min((ratio for ratio in ratios if ratio > low), default=low)
+    @lru_cache(maxsize=4096)  # noqa: B019  (a truth lives as long as its script)
+    def _between(self, key: str, ratio: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        matrix, ratios = self.matrix, self.rows[key]
+        asked = min(max(ratio, min(ratios)), max(ratios))
+        low = max(each for each in ratios if each <= asked + 1e-9)
+        high = min((each for each in ratios if each > low), default=low)
         share = (asked - low) / (high - low) if high > low else 0.0
         rows = np.where(self._luck < share, ratios[high], ratios[low])
         columns = np.arange(len(self._luck))
@@ -81,41 +72,38 @@ class Truth:
         return float(self.outcomes(policy)[1].mean())
 
     def latency(self, policy: Policy) -> float:
-        """True latency ÷ uncompressed, between the recorded retention ratios by straight lines."""
-        return self.medians[family(policy)].predict(policy.retention_ratio or 1.0)
-
-    def drawable(self, policy: Policy) -> np.ndarray:
-        """Latency ÷ uncompressed of recorded pairs at the nearest retention ratio, carried over to this one."""
-        if policy.hash not in self._drawable:
-            ratios = self.pools[family(policy)]
-            asked = policy.retention_ratio or 1.0
-            near = ratios[min(ratios, key=lambda each: abs(each - asked))]
-            self._drawable[policy.hash] = near / np.median(near) * self.latency(policy)
-        return self._drawable[policy.hash]
+        """True latency ÷ uncompressed."""
+        return self.latencies.at(family(policy), policy.retention_ratio or 1.0)
 
     def limit(self, policy: Policy, target_ratio: float) -> float | None:
-        """The largest retention ratio that truly meets the target."""
-        return self.medians[family(policy)].solve(target_ratio)
+        """The largest retention ratio that truly meets the target; None if none does."""
+        low, high = policy.attainable(self.shape)
+        if self.latencies.at(family(policy), low) > target_ratio:
+            return None
+        for _ in range(40):
+            middle = (low + high) / 2
+            fits = self.latencies.at(family(policy), middle) <= target_ratio
+            low, high = (middle, high) if fits else (low, middle)
+        return low
 
     def best(self, target_ratio: float, bases: Sequence[str]) -> tuple[Policy, float]:
         """The most accurate policy that truly meets the target, and its accuracy: all settings of `bases`, each at all
         recorded retention ratios within its limit and at the limit itself."""
-        found: dict[str, tuple[float, Policy]] = {}
-        for cell in self.cells:
-            limit = self.limit(cell.policy, target_ratio) if cell.base in bases else None
-            if limit is None:
-                continue
-            highest = cell.policy.attainable(self.shape)[1]
-            for ratio in (cell.ratio, min(limit, highest, RATIOS[-1])):
-                if self.reaches(cell.policy, ratio) and ratio <= limit + 1e-9:
-                    policy = cell.policy.with_(retention_ratio=ratio)
-                    found[policy.hash] = (self.accuracy(policy), policy)
-        accuracy, policy = max(found.values(), key=lambda entry: entry[0])
-        return policy, accuracy
+        found: list[tuple[float, str, float]] = []
+        for key, policy in self._families(tuple(bases)):
+            limit = self.limit(policy, target_ratio)
+            if limit is not None:
+                recorded = [ratio for ratio in self.rows[key] if ratio <= limit]
+                ends = [min(limit, RATIOS[-1])] if limit >= min(self.rows[key]) else []
+                found += [(float(self._between(key, r)[1].mean()), key, r) for r in (*recorded, *ends)]
+        accuracy, key, ratio = max(found)
+        policy = dict(self._families(tuple(bases)))[key]
+        return policy.with_(retention_ratio=ratio), accuracy
 
-    def reaches(self, policy: Policy, ratio: float) -> bool:
-        """Whether outcomes were recorded at this retention ratio or below it."""
-        return ratio >= min(self.rows[stages_key(policy)]) - 1e-9
+    @lru_cache(maxsize=8)  # noqa: B019
+    def _families(self, bases: tuple[str, ...]) -> list[tuple[str, Policy]]:
+        """Every way of settings once, with a policy that has them."""
+        return list({stages_key(c.policy): c.policy for c in self.cells if c.base in bases}.items())
 
 
 def family(policy: Policy) -> tuple[str, ...]:
@@ -123,17 +111,39 @@ def family(policy: Policy) -> tuple[str, ...]:
     return tuple(bound.use for bound in policy.stages)
 
 
-def _curve(ratios: Mapping[float, np.ndarray]) -> RetentionCurve:
-    curve = RetentionCurve()
-    for ratio, pairs in ratios.items():
-        curve.add(ratio, float(np.median(pairs)))
-    return curve
+class LatencyModel:
+    """Fitted to the median of every timed configuration's pairs, weighted by their number.
+
+    `curve` holds the coefficients of retention and its square, `costs` what each family adds; `residuals` are the
+    pairs ÷ what the model says of them: the noise of a single pair.
+    """
+
+    def __init__(self, timed: Sequence[tuple[tuple[str, ...], float]], ratios: np.ndarray) -> None:
+        names = list(dict.fromkeys(name for name, _ in timed))
+        known = [(name, ratio, row[np.isfinite(row)]) for (name, ratio), row in zip(timed, ratios, strict=True)]
+        known = [(name, ratio, pairs) for name, ratio, pairs in known if len(pairs)]
+        design = np.array(
+            [[ratio, ratio**2, *(name == each for each in names)] for name, ratio, _ in known], dtype=float
+        )
+        medians = np.array([np.median(pairs) for _, _, pairs in known])
+        weight = np.sqrt([len(pairs) for _, _, pairs in known])
+        found = np.linalg.lstsq(design * weight[:, None], medians * weight, rcond=None)[0]
+        self.curve = (float(found[0]), float(found[1]))
+        self.costs = dict(zip(names, map(float, found[2:]), strict=True))
+        pooled = np.concatenate([pairs / self.at(name, ratio) for name, ratio, pairs in known])
+        self.median_residual = float(np.median(pooled))
+        self.residuals = pooled / self.median_residual
+
+    def at(self, name: tuple[str, ...], ratio: float) -> float:
+        """Latency ÷ uncompressed of a family at a retention ratio."""
+        return self.costs[name] + self.curve[0] * ratio + self.curve[1] * ratio**2
 
 
 class ReplayBench:
     """Implements the tuner's `Bench` over a matrix. `now_s` is the time that would have passed.
 
-    `p_gold=False` withholds p(gold), so that the tuner has 0/1 alone. `scored` counts forward passes
+    `p_gold=False` withholds p(gold), so that the tuner has 0/1 alone. `noise` scales how far single pairs lie from the
+    truth: 1 is as recorded. `scored` counts forward passes
     by split.
     """
 
@@ -141,8 +151,9 @@ class ReplayBench:
     smaller: frozenset[str] = frozenset()
     clips = 8
 
-    def __init__(self, truth: Truth, seed: int, *, p_gold: bool = True) -> None:
+    def __init__(self, truth: Truth, seed: int, *, p_gold: bool = True, noise: float = 1.0) -> None:
         self.truth, self.with_p_gold = truth, p_gold
+        self._noise = truth.latencies.residuals**noise
         self.shape = truth.shape
         self.now_s = 0.0
         self.scored = dict.fromkeys(SPLITS, 0)
@@ -177,8 +188,7 @@ class ReplayBench:
         return {f"{metric}_ms": ms}
 
     def _ratio(self, policy: Policy) -> float:
-        recorded = self.truth.drawable(policy)
-        return float(recorded[int(self._rng.random() * len(recorded))])
+        return self.truth.latency(policy) * float(self._noise[int(self._rng.random() * len(self._noise))])
 
     def _baseline_ms(self) -> float:
         """Uncompressed times in the order in which they were recorded, block after block."""

@@ -56,6 +56,7 @@ def numbers(name: str, rows: Sequence[Row]) -> dict[str, Any]:
         "studies": len(rows),
         "without_a_pick": len(rows) - len(regrets),
         "regret": spread(regrets),
+        "choice": spread([row["choice"] for row in rows if row["choice"] is not None]),
         "within_a_point": 100 * mean(good),
         "meets": 100 * mean(row["meets"] for row in rows),
         "both": 100 * mean(ok and row["meets"] for ok, row in zip(good, rows, strict=True)),
@@ -100,7 +101,7 @@ def written(report: Report) -> str:
 
 
 HEAD = (
-    *("regret (points)", "within 1 point", "meets target", "both", "worst miss"),
+    *("regret (points)", "of it by choice", "within 1 point", "meets target", "both", "worst miss"),
     *("examples", "of the grid's", "timed runs"),
 )
 
@@ -113,6 +114,7 @@ def _table(first: str, lines: Sequence[Row], grid: int) -> str:
         cells = [
             line["name"],
             _spread(line["regret"]),
+            _spread(line["choice"]),
             f"{line['within_a_point']:.0f} %",
             f"{line['meets']:.0f} %",
             f"{line['both']:.0f} %",
