@@ -13,7 +13,7 @@ from vidsieve.cli.workbench.bench import Workbench
 from vidsieve.framework.errors import TuneError, UsageError
 from vidsieve.tuner.result import TuneResult
 
-SMALL = ("--trials", 2, "--examples", 4, "--policy", "vidcom2", "--frames", 8)
+SMALL = ("--trials", 2, "--examples", 4, "--policies", "vidcom2", "--frames", 8, "--in-process")
 BUNDLED = ("tune", "--model", "qwen2-vl", *SMALL)
 
 

@@ -8,8 +8,8 @@ from vidsieve.cli.asked_policy import AskedPolicy
 from vidsieve.cli.options import Json
 from vidsieve.cli.output import note, say, say_json, table
 from vidsieve.cli.told import first_line, interval
-from vidsieve.cli.tune import Metric
 from vidsieve.cli.warned import warn_differences
+from vidsieve.cli.workbench.search_options import Metric
 from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework.errors import UsageError
 

@@ -66,7 +66,8 @@ class SearchProgress(Listener):
             f"({bounds.floor_policy}) · target {bounds.target_ms:.4g}"
         )
         if bounds.model_error is not None:
-            self._print(f"latency model: off by {bounds.model_error:.1%} at most, {bounds.configurations} configurations")
+            error, count = bounds.model_error, bounds.configurations
+            self._print(f"latency model: off by {error:.1%} at most over {count} configurations")
         self._print(f"searching: {', '.join(bounds.policies)}")
         for name, reason in bounds.set_aside.items():
             self._print(f"set aside: {name} ({reason})")

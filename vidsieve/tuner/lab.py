@@ -55,18 +55,24 @@ class Lab:
         """A lab with its watch started."""
         timings = timings or Timings.for_device(bench.describe().get("device", "cpu"))
         timer = PairedTimer(bench, request.metric, clock)
-        return cls(bench, request, listener, timings, timer, clock, started_s=clock())
+        lab = cls(bench, request, listener, timings, timer, clock, started_s=clock())
+        lab.timer.warn = lab.warn
+        return lab
 
     def beside(self, bench: Bench) -> "Lab":
         """A lab with another device, held to the same target and learning into the same curves; it works silently."""
+        return replace(self, bench=bench, timer=self._timer(bench), listener=Listener())
+
+    def _timer(self, bench: Bench) -> PairedTimer:
         timer = PairedTimer(bench, self.request.metric, self.clock)
-        return replace(self, bench=bench, timer=timer, listener=Listener())
+        timer.warn = self.warn
+        return timer
 
     def fresh(self) -> bool:
         """Go on in a fresh process with nothing warm; False where the bench shares this process."""
         renewed = self.bench.renew()
         if renewed:
-            self.timer = PairedTimer(self.bench, self.request.metric, self.clock)
+            self.timer = self._timer(self.bench)
         return renewed
 
     def warn(self, text: str) -> None:

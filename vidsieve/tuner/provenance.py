@@ -11,6 +11,7 @@ from vidsieve.tuner.data import Data
 from vidsieve.tuner.events import Bounds
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
+from vidsieve.tuner.proxy import Proxy
 from vidsieve.tuner.search import Search
 from vidsieve.tuner.trial import Judge
 
@@ -55,7 +56,49 @@ def provenance(
     }
 
 
-def search_summary(lab: Lab, bounds: Bounds, judge: Judge, search: Search) -> dict[str, Any]:
+def confirmation(
+    lab: Lab,
+    data: Data,
+    before: Mapping[str, Any],
+    target_ms: float,
+    latency: Latency,
+    accuracy: Accuracy,
+    breakdown_ms: Mapping[str, Any],
+    *,
+    confirmed: bool,
+) -> dict[str, Any]:
+    """The provenance of a policy measured again: what was measured is new, how it was found stays as it was."""
+    target: dict[str, Any] = {"metric": f"{lab.request.metric}_ms", "value_ms": _digits(target_ms)}
+    target |= {"speedup": lab.request.speedup} if lab.request.speedup is not None else {}
+    described = data.to_dict()
+    ids = described.pop("heldout_ids")
+    return {
+        "schema": SCHEMA,
+        "made_by": f"vidsieve {vidsieve.__version__}",
+        "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "confirmed": confirmed,
+        "measured_on": dict(lab.bench.describe()),
+        "target": target,
+        "latency": latency.to_dict(),
+        "accuracy": accuracy.to_dict(),
+        "controls": [],
+        "search": before.get("search") or {},
+        "warnings": list(lab.warnings),
+        "data": described,
+        "breakdown_ms": rounded(breakdown_ms),
+        "found_on": before.get("found_on") or before.get("measured_on") or {},
+        "heldout_ids": ids,
+    }
+
+
+def rounded(breakdown: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Milliseconds with as many digits as they deserve."""
+    return {side: {part: _digits(value) for part, value in parts.items()} for side, parts in breakdown.items()}
+
+
+def search_summary(
+    lab: Lab, bounds: Bounds, judge: Judge, search: Search, proxy: Proxy | None = None
+) -> dict[str, Any]:
     """How the policy was found; the score of the winner on the search examples is left out on purpose."""
     import optuna
 
@@ -64,6 +107,8 @@ def search_summary(lab: Lab, bounds: Bounds, judge: Judge, search: Search) -> di
         "sampler": f"optuna {optuna.__version__} TPE multivariate group",
         "seed": lab.request.seed,
         "scorer": judge.scorer,
+        "proxy": proxy.to_dict() if proxy is not None and judge.scorer == "p_gold" else None,
+        "latency_model_error": _digits(bounds.model_error) if bounds.model_error is not None else None,
         "trials": len(verdicts),
         "trials_asked": lab.request.trials,
         "trials_resumed": search.resumed,

@@ -19,8 +19,8 @@ class TuneRequest:
     that tuning again with another seed does not shuffle held-out examples into the search. `storage` is where the
     study lives and is resumed from: a path (SQLite, under a lock), a URL of a server that several tuners may share, or
     an Optuna storage; None keeps it in memory. `fresh` sets an existing file aside and starts anew; `join` adds trials
-    to another tuner's study on a server and leaves the verdict to that one. `patience` trials without a new best end the
-    search early. `rerank_examples` (default: twice `examples`) rank the leaders once more where p(gold) is doubtful.
+    to another tuner's study on a server and leaves the verdict to that one. `patience` trials without a new best end
+    the search early. `rerank_examples` (default: twice `examples`) rank the leaders once more.
 
     Raises:
         UsageError: a value out of range, no target, or two.

@@ -8,8 +8,9 @@ from vidsieve.framework.policy import Policy
 from vidsieve.framework.task import Outcome
 from vidsieve.tuner.accuracy import Accuracy
 from vidsieve.tuner.bounds import Explored, explore
+from vidsieve.tuner.breakdown import measure_breakdown
 from vidsieve.tuner.control import Control
-from vidsieve.tuner.controls import run_control
+from vidsieve.tuner.controls import controls_for, run_control
 from vidsieve.tuner.crew import Crew
 from vidsieve.tuner.data import Data
 from vidsieve.tuner.explored import explored_from_dict, explored_to_dict
@@ -17,7 +18,11 @@ from vidsieve.tuner.finals import Finals
 from vidsieve.tuner.heldout import Heldout
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
-from vidsieve.tuner.provenance import provenance, search_summary
+from vidsieve.tuner.protocol import Treatment
+from vidsieve.tuner.provenance import provenance, rounded, search_summary
+from vidsieve.tuner.proxy import Proxy, proxy_of
+from vidsieve.tuner.report import importance_of
+from vidsieve.tuner.rerank import Fresh
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.scoring import Score, choose_scorer, run_examples
 from vidsieve.tuner.search import Hunt, Search, event_of
@@ -26,6 +31,8 @@ from vidsieve.tuner.study.remember import RememberingBench
 from vidsieve.tuner.study.store import Study
 from vidsieve.tuner.trial import Judge
 
+LEAST_RANKED = 3
+"""The uncompressed model and two leaders: what a re-rank needs to be one."""
 EXPLORED = "explored"
 SECONDS_AN_EXAMPLE = "seconds an example"
 
@@ -36,7 +43,7 @@ class Run:
     def __init__(self, lab: Lab, data: Data, study: Study, stop: Stop, others: Sequence[Lab] = ()) -> None:
         self.lab, self.data, self.study = lab, data, study
         self._stop, self._others = stop, list(others)
-        self._remembering: Any = RememberingBench(lab.bench, study)
+        self._remembering: Any = RememberingBench(lab.bench, study, judging=data.heldout)
         self.explored: Explored | None = None
         self.judge: Judge | None = None
         self.search = Search()
@@ -50,6 +57,7 @@ class Run:
         )
         self.finals: Finals | None = None
         self.controls: list[Control] = []
+        self.proxy: Proxy | None = None
         self.breakdown: dict[str, dict[str, float]] = {}
 
     def all(self, policies: Sequence[Policy], controls: Sequence[Policy]) -> TuneResult:
@@ -58,12 +66,13 @@ class Run:
         self.lab.listener.started(self.explored.bounds)
         self.judge, per_example_s = self._score_uncompressed()
         self._take_up()
-        reserve_s = self._reserve(per_example_s, len(controls))
+        beside = controls_for(self.lab.bench, controls)
+        reserve_s = self._reserve(per_example_s, len(beside))
         self._hunt(reserve_s)
-        self.finals = Finals(self.lab, self.heldout, self.explored, self.search)
-        outcomes = self.finals.fastest_accurate() if self.lab.already_met else self.finals.most_accurate()
-        if self.finals.chosen is not None:
-            self._compare(controls, self.finals.chosen.latency, outcomes)
+        if self.lab.request.join:
+            self.lab.warn("joined: the tuner that started this search confirms its result and writes the policy")
+            return self.result(confirmed=False)
+        self._conclude(beside, per_example_s, reserve_s)
         return self.result(confirmed=True)
 
     def _explore(self, policies: Sequence[Policy]) -> Explored:
@@ -107,16 +116,45 @@ class Run:
         finally:
             crew.dismiss()
 
-    def _compare(self, controls: Sequence[Policy], latency: Latency, outcomes: Sequence[Outcome]) -> None:
-        """What is no method, at the winner's latency."""
+    def _conclude(self, controls: Sequence[Treatment], per_example_s: float, reserve_s: float) -> None:
+        """Rank the leaders anew, confirm, judge once on held-out examples, and put controls and parts beside it."""
+        assert self.explored is not None and self.judge is not None
+        self.proxy = proxy_of(self.search.findings, self.judge.baseline)
+        if self.judge.scorer == "p_gold":
+            self.lab.listener.told(self.proxy.sentence())
+        fresh = Fresh(
+            bench=self._remembering,
+            examples=self.data.rerank,
+            baseline=self.judge.baseline,
+            proxy=self.proxy,
+            per_example_s=per_example_s,
+            reserve_s=reserve_s - per_example_s * LEAST_RANKED * len(self.data.rerank),
+        )
+        self.finals = Finals(self.lab, self.heldout, self.explored, self.search, fresh=fresh)
+        outcomes = self.finals.fastest_accurate() if self.lab.already_met else self.finals.most_accurate()
+        self._allow_for_looks(outcomes)
+        if self.finals.chosen is None:
+            return
+        chosen = self.finals.chosen
+        self.breakdown = measure_breakdown(self.lab, chosen.policy)
+        # a control is another look at the held-out examples, but chooses nothing
+        self._remembering.counting = False
         for control in controls:
-            self.controls.append(run_control(self.lab, self.heldout, control, latency, outcomes))
+            self.controls.append(run_control(self.lab, self.heldout, control, chosen.latency, outcomes))
+
+    def _allow_for_looks(self, outcomes: Sequence[Outcome]) -> None:
+        """Policies judged in earlier sessions count too: each was a chance to be lucky."""
+        assert self.finals is not None
+        looks = len(self._remembering.looks)
+        if self.finals.accuracy is not None and looks > self.finals.accuracy.looks and self.finals.chosen is not None:
+            self.finals.accuracy = self.heldout.judge(outcomes, looks=looks)
 
     def _reserve(self, per_example_s: float, controls: int) -> float:
-        """Seconds to keep for the end: uncompressed, winner and controls on held-out examples, and two timings."""
+        """Seconds to keep for the end: a leader or two ranked anew; winner and controls on held-out examples, timed."""
         rules = self.lab.timings.final
         timing = min(rules.max_seconds, 4 * rules.min_pairs * self.lab.baseline_ms / 1e3)
-        return per_example_s * len(self.data.heldout) * (2 + controls) + (2 + controls) * timing
+        ranking = 0.0 if self.lab.already_met else LEAST_RANKED * len(self.data.rerank)
+        return per_example_s * (len(self.data.heldout) * (2 + controls) + ranking) + (2 + 2 * controls) * timing
 
     @property
     def accuracy(self) -> Accuracy | None:
@@ -135,7 +173,8 @@ class Run:
         if self.finals is not None and self.finals.running is not None:
             return self.finals.running.policy, self.finals.running.latency
         rejected = self.finals.rejected if self.finals is not None else set()
-        left = [finding for finding in self.search.leaders() if finding.policy.hash not in rejected]
+        leaders = self.finals.leaders if self.finals is not None else self.search.leaders()
+        left = [finding for finding in leaders if finding.policy.hash not in rejected]
         return (left[0].policy, left[0].latency) if left else None
 
     def result(self, *, confirmed: bool) -> TuneResult:
@@ -146,10 +185,16 @@ class Run:
         if not confirmed:
             warnings.append("interrupted: latency as in the search, held-out examples not scored")
         bounds = self.explored.bounds
-        summary = search_summary(self.lab, bounds, self.judge, self.search)
+        summary = search_summary(self.lab, bounds, self.judge, self.search, self.proxy)
         told = provenance(
             self.lab, self.data, bounds, summary, latency, self.accuracy, self.controls, warnings, confirmed
         )
+        if told["latency"] is not None and self.finals is not None and self.finals.chosen is not None:
+            told["latency"] |= {"fresh_process": self.finals.chosen.fresh}
+        told |= {"rerank": self.finals.rerank if self.finals is not None else {"skipped": "not reached"}}
+        told |= {"breakdown_ms": rounded(self.breakdown)}
+        # the ids are long, and what is long comes last
+        told["heldout_ids"] = told.pop("heldout_ids")
         return TuneResult(
             policy=replace(policy, provenance=told),
             target_ms=bounds.target_ms,
@@ -162,6 +207,7 @@ class Run:
             search=summary,
             trials=tuple(event_of(self.lab, self.judge, finding) for finding in self.search.findings),
             breakdown=self.breakdown,
+            importance=importance_of(self.study.optuna),
         )
 
     def _policy(self) -> tuple[Policy, Latency | None]:

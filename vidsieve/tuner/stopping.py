@@ -26,8 +26,9 @@ class Stop:
 
         Elsewhere than in the main thread, or where someone else listens already, nothing changes.
         """
-        with _handler(signal.SIGINT, signal.default_int_handler, self.hear), _handler(
-            signal.SIGTERM, signal.SIG_DFL, _stop_now
+        with (
+            _handler(signal.SIGINT, signal.default_int_handler, self.hear),
+            _handler(signal.SIGTERM, signal.SIG_DFL, _stop_now),
         ):
             yield
 

@@ -16,7 +16,6 @@ from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.scoring import Score, Scorer, race
 from vidsieve.tuner.space import Candidate
 
-
 REPEATS = "same as trial"
 
 
@@ -109,7 +108,9 @@ class Judge:
         """Evaluate a candidate. Whatever it raises (bar interruption) becomes a failed finding with its reason."""
         repeated = self._memory.seen.get(candidate.key)
         # what was too slow comes back with fewer tokens, now that the latency curve has learnt from it
-        again = repeated is not None and repeated.verdict == "too slow" and repeated.policy.hash != candidate.policy.hash
+        again = (
+            repeated is not None and repeated.verdict == "too slow" and repeated.policy.hash != candidate.policy.hash
+        )
         if repeated is not None and not again:
             reason = f"{REPEATS} {repeated.number}"
             verdict: Verdict = "feasible" if repeated.verdict == "new best" else repeated.verdict

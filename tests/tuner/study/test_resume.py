@@ -255,9 +255,7 @@ def test_a_device_that_fails_costs_its_own_trials_only() -> None:
             raise RuntimeError("device lost")
 
     request = TuneRequest(latency_ms=200.0, trials=12, examples=60, patience=100)
-    result = tune(
-        FakeBench(quality), FakeTask(), request, policies=[fake_policy("good")], others=[Broken(quality)]
-    )
+    result = tune(FakeBench(quality), FakeTask(), request, policies=[fake_policy("good")], others=[Broken(quality)])
     assert result.policy.name == "good"
     assert "RuntimeError: device lost" in result.search["failures"].values()
 

@@ -122,7 +122,7 @@ def test_a_file_that_is_no_study_is_told_and_left_alone(tmp_path: Path, content:
 
 
 def test_a_study_in_no_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(TuneError, match="study .*missing"):
+    with pytest.raises(TuneError, match=r"study .*missing"):
         Study(TuneRequest(latency_ms=1.0, storage=tmp_path / "missing" / "study.db"))
 
 

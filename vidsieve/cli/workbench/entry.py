@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidsieve.cli.workbench.opened import open_benches
 from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework.errors import UsageError
 
 if TYPE_CHECKING:
+    from vidsieve.cli.workbench.opened import Opened
     from vidsieve.cli.workbench.session import Session
     from vidsieve.framework.registry import Registry
     from vidsieve.tuner.events import Listener
@@ -29,7 +31,12 @@ def tune(
     trials: int = 30,
     examples: int = 200,
     time_budget_s: float | None = None,
+    patience: int = 12,
     seed: int = 0,
+    study: str | Path | None = None,
+    fresh: bool = False,
+    devices: Sequence[str] | None = None,
+    in_process: bool = False,
     listener: "Listener | None" = None,
     **setup: Any,
 ) -> "TuneResult":
@@ -42,8 +49,13 @@ def tune(
         videos: a folder of videos without labels; the score is then agreement with the uncompressed model.
         processor: for a loaded model: its transformers processor or tokenizer, or a folder or hub id to load it from.
             Left out, it is loaded from where the model came from.
-        policies: names or files to search; all published ones if left out.
+        policies: names, files or folders to search; all published ones if left out.
         max_drop: accuracy drop to certify, in percentage points.
+        patience: trials without a new best that end the search.
+        study: a file that keeps the search, and resumes it in a later call, or the URL of a server; none if left out.
+        fresh: set an existing study file aside and start anew.
+        devices: several alike devices to search on at once, such as ["cuda:0", "cuda:1"].
+        in_process: evaluate a named model in this process instead of a child; a loaded one always is.
         setup: the options `checkpoint`, `rung`, `question`, `frames`, `fps`, `max_pixels`, `batch_size`,
             `max_new_tokens`, `dtype`, `device`, `attn`, `threads` and `plugin` of the command line.
 
@@ -61,15 +73,27 @@ def tune(
         max_drop_points=max_drop,
         trials=trials,
         examples=examples,
+        patience=patience,
         time_budget_s=time_budget_s,
         seed=seed,
+        storage=Path(study) if isinstance(study, str) and "://" not in study else study,
+        fresh=fresh,
     )
     options = _options(model, data, videos, setup)
     from vidsieve.cli.plugins import add_plugins
 
     registry = add_plugins(options.plugin)
-    session = _session(model, processor, None if isinstance(data, str | Path) else data, options, registry)
-    return search(session, request, registry, names=policies, listener=listener)
+    task = None if isinstance(data, str | Path) else data
+    if isinstance(model, str | Path):
+        if processor is not None:
+            raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
+        with open_benches(options, registry, devices=devices, in_process=in_process, task=task) as opened:
+            return search(opened, request, registry, names=policies, listener=listener)
+    if devices:
+        raise UsageError("devices: a loaded model stays where it is; name the model instead.")
+    return search(
+        _session(model, processor, task, options, registry), request, registry, names=policies, listener=listener
+    )
 
 
 def _options(model: Any, data: Any, videos: Any, setup: dict[str, Any]) -> Setup:
@@ -83,7 +107,7 @@ def _options(model: Any, data: Any, videos: Any, setup: dict[str, Any]) -> Setup
 
 
 def search(
-    session: "Session",
+    opened: "Opened | Session",
     request: "TuneRequest",
     registry: "Registry",
     *,
@@ -92,31 +116,27 @@ def search(
 ) -> "TuneResult":
     """Run the tuner over `names`, or over all published policies with the controls beside them."""
     from vidsieve.framework.policy_file import load_policy
-    from vidsieve.tuner.catalog import split_published
+    from vidsieve.tuner.catalog import expand_policies, split_published
     from vidsieve.tuner.tune import tune as run
 
     published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
     searched, controls = split_published(published)
     if names:
-        searched = [load_policy(name, registry=registry) for name in names]
+        searched = expand_policies(names, registry)
         taken = {policy.name for policy in searched}
         controls = [control for control in controls if control.name not in taken]
-    return run(session.bench, session.task, request, policies=searched, controls=controls, listener=listener)
+    others = getattr(opened, "others", ())
+    return run(
+        opened.bench, opened.task, request, policies=searched, controls=controls, others=others, listener=listener
+    )
 
 
 def _session(model: Any, processor: Any, task: Any, options: Setup, registry: "Registry") -> "Session":
-    """A session of a named or a loaded model, on the data given or chosen."""
-    from vidsieve.cli.workbench.choice import choose
-    from vidsieve.cli.workbench.session import Session, with_task
-    from vidsieve.cli.workbench.tasks import choose_task
-
-    if isinstance(model, str | Path):
-        if processor is not None:
-            raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
-        choice = choose(options.model, options.checkpoint, registry)
-        return with_task(options, choice, task or choose_task(options, choice), registry)
+    """A session of a loaded model, on the data given or chosen."""
     from vidsieve.cli.workbench.bench import Workbench
     from vidsieve.cli.workbench.loaded_model import adopt
+    from vidsieve.cli.workbench.session import Session
+    from vidsieve.cli.workbench.tasks import choose_task
 
     loaded = adopt(model, processor, options)
     task = task or choose_task(options, loaded.choice)

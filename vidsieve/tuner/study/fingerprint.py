@@ -16,7 +16,7 @@ STUDY_FORMAT = 1
 
 
 def fingerprint(lab: Lab, data: Data, policies: Sequence[Policy]) -> dict[str, str]:
-    """Model, machine, data, target and policies as flat text. Budgets (trials, patience, seconds) are not part of it."""
+    """Model, machine, data, target and policies as flat text; budgets (trials, patience, time) are no part of it."""
     request = lab.request
     target = f"{request.latency_ms:g} ms" if request.latency_ms is not None else f"{request.speedup:g} times faster"
     fields = {

@@ -9,12 +9,24 @@ from vidsieve.tuner.protocol import Bench, Treatment
 from vidsieve.tuner.study.record import outcomes_from_json, outcomes_to_json
 from vidsieve.tuner.study.store import Study
 
+LOOKS = "held-out looks"
+
 
 class RememberingBench:
-    """A bench that looks into the study before it scores, and writes there what it scored to the end."""
+    """A bench that looks into the study before it scores, and writes there what it scored to the end.
 
-    def __init__(self, bench: Bench, study: Study) -> None:
+    While it is `counting`, every policy scored on the `judging` examples is a look at them, also across sessions.
+    """
+
+    def __init__(self, bench: Bench, study: Study, judging: Sequence[Example] = ()) -> None:
         self._bench, self._study = bench, study
+        self._judging = ids_hash([example.id for example in judging])
+        self.counting = True
+
+    @property
+    def looks(self) -> list[str]:
+        """The hashes of the policies that were scored on the judging examples."""
+        return list(self._study.get(LOOKS) or [])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bench, name)
@@ -22,7 +34,10 @@ class RememberingBench:
     def score(self, policy: Treatment | None, examples: Sequence[Example]) -> Iterator[Outcome]:
         """As the bench; outcomes known from before come at once."""
         treatment = policy.hash if policy is not None else "uncompressed"
-        key = f"outcomes {treatment} {ids_hash([e.id for e in examples])[:16]}"
+        asked = ids_hash([example.id for example in examples])
+        if self.counting and policy is not None and asked == self._judging and treatment not in self.looks:
+            self._study.put(LOOKS, [*self.looks, treatment])
+        key = f"outcomes {treatment} {asked[:16]}"
         stored = self._study.get(key)
         if stored is not None:
             yield from outcomes_from_json(stored, examples)

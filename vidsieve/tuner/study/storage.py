@@ -31,7 +31,9 @@ def open_storage(place: Any) -> Any:
         if url.startswith("grpc://"):
             return _grpc(url)
         if "://" not in url:
-            raise UsageError(f"--storage {url}: must be a URL, such as postgresql://user@host/base or grpc://host:port.")
+            raise UsageError(
+                f"--storage {url}: must be a URL, such as postgresql://user@host/base or grpc://host:port."
+            )
         # one process writes a SQLite file, but a dashboard may be reading it: wait for it instead of losing a trial
         options = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith(SQLITE) else {"pool_pre_ping": True}
         try:

@@ -1,4 +1,4 @@
-"""`Study`: the Optuna study of a search, in memory, in one SQLite file under a lock, or on a server that others share."""
+"""`Study`: the Optuna study of a search, in memory, in one SQLite file under a lock, or on a server others share."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class StudyMismatchError(UsageError):
         super().__init__(
             f"study {place}: holds another search, and going on with it would mix two:\n"
             + "\n".join(fields)
-            + "\nRepeat the first command, name another --study, or start anew with --fresh (the old file is kept aside)."
+            + "\nRepeat the first command, name another --study, or start anew with --fresh (the old file is kept)."
         )
 
 
@@ -172,7 +172,7 @@ class Study:
         Raises:
             TuneError: a trial makes another policy now than it did when it was told.
         """
-        found = []
+        found: list[Finding] = []
         with told(self.place):
             trials = patiently(lambda: self.optuna.get_trials(deepcopy=False))
         for trial in trials:

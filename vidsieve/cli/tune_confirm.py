@@ -1,0 +1,83 @@
+"""`vidsieve tune --confirm policy.yaml`: does what was found elsewhere, or long ago, hold here?"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from vidsieve.cli.output import complain, note, say, say_json
+from vidsieve.cli.told import first_line
+from vidsieve.cli.workbench.search_options import Metric, SearchOptions, StudyOptions
+from vidsieve.cli.workbench.setup import Setup
+from vidsieve.framework.errors import UsageError
+
+if TYPE_CHECKING:
+    from vidsieve.framework.policy import Policy
+
+NOT_MET = 3
+
+
+def confirm_file(
+    setup: Setup, search: SearchOptions, study: StudyOptions, path: Path, out: Path | None, *, force: bool, json: bool
+) -> None:
+    """Measure the policy in `path` beside the uncompressed model; exit code 3 where it misses its target.
+
+    Model, workload and target come from its provenance where the options leave them out.
+    """
+    from vidsieve.cli.plugins import add_plugins
+    from vidsieve.cli.tune import progress, write
+    from vidsieve.cli.workbench.opened import open_benches
+    from vidsieve.cli.workbench.outputs import Outputs
+    from vidsieve.cli.workbench.session import as_measured, differences
+    from vidsieve.framework.policy_file import load_policy
+    from vidsieve.tuner.reconfirm import reconfirm
+
+    if study.devices or study.storage or study.join or search.policies:
+        raise UsageError("--confirm: measures one policy on one device; leave out --devices, --policies, --storage.")
+    registry = add_plugins(setup.plugin)
+    policy = load_policy(path, registry=registry)
+    outputs = Outputs(out, force=force, resumable=False) if out is not None else None
+    request = _as_tuned(search, policy).request()
+    with open_benches(as_measured(setup, policy), registry, devices=None, in_process=study.in_process) as opened:
+        (note if json else say)(first_line(opened))
+        for sentence in differences(policy, dict(opened.bench.describe())):
+            complain(f"measured elsewhere: {sentence}", kind="warning")
+        with progress(json) as listener:
+            result = reconfirm(opened.bench, opened.task, request, policy, listener=listener)
+    if outputs is not None:
+        write(result, outputs)
+        outputs.write_companions(result)
+    if json:
+        say_json(result.to_dict())
+    else:
+        for sentence in result.sentences():
+            say(sentence)
+        if outputs is not None:
+            say(f"\nwrote {outputs.policy}")
+    if not result.confirmed:
+        raise typer.Exit(NOT_MET)
+
+
+def _as_tuned(search: SearchOptions, policy: "Policy") -> SearchOptions:
+    """The options, with a target and counts left out taken from the policy's provenance."""
+    told: Mapping[str, Any] = policy.provenance
+    target = told.get("target") or {}
+    changes: dict[str, Any] = {}
+    if search.latency_ms is None and search.speedup is None:
+        if target.get("speedup") is not None:
+            changes["speedup"] = float(target["speedup"])
+        elif target.get("value_ms") is not None:
+            changes["latency_ms"] = float(target["value_ms"])
+        else:
+            raise UsageError(
+                f"--confirm: {policy.name} stores no target (it was not tuned). Give --latency-ms or --speedup."
+            )
+        if target.get("metric") == "e2e_ms":
+            changes["metric"] = Metric.e2e
+    heldout = ((told.get("data") or {}).get("splits") or {}).get("heldout") or {}
+    # half as many chose as judge; a count that was given stands
+    if search.examples == SearchOptions().examples and heldout.get("examples"):
+        changes["examples"] = max(2, round(int(heldout["examples"]) / 2))
+    return replace(search, **changes)

@@ -1,0 +1,58 @@
+"""The files a search writes: the policy, its picture and its report, side by side."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vidsieve.framework.errors import UsageError, VidsieveError
+
+if TYPE_CHECKING:
+    from vidsieve.tuner.result import TuneResult
+
+
+class Outputs:
+    """`policy.yaml` with `policy.report.html` and `policy.pareto.svg` beside it.
+
+    What a search that was interrupted wrote for the time being is replaced without asking, when it is resumed.
+
+    Raises:
+        UsageError: a file is there already and is not ours to replace, or the folder cannot be written to.
+    """
+
+    def __init__(self, policy: Path, *, force: bool, resumable: bool) -> None:
+        from vidsieve.tuner.files import check_output
+
+        self.policy = policy.expanduser()
+        self.report = self.policy.with_name(f"{self.policy.stem}.report.html")
+        self.picture = self.policy.with_name(f"{self.policy.stem}.pareto.svg")
+        self._force = force or (resumable and provisional(self.policy))
+        for path in (self.policy, self.report, self.picture):
+            check_output(path, force=self._force)
+
+    def write_policy(self, result: "TuneResult") -> None:
+        """The policy file, whole or not at all. Raises as `TuneResult.save` does."""
+        result.save(self.policy, force=self._force)
+        self._force = True
+
+    def write_companions(self, result: "TuneResult") -> list[str]:
+        """Report and picture; they can be had again, so what goes wrong with them is returned as warnings."""
+        from vidsieve.tuner.report import write_pareto, write_report
+
+        wrong = []
+        for path, write in ((self.report, write_report), (self.picture, write_pareto)):
+            try:
+                write(result, path, force=True)
+            except (VidsieveError, OSError) as error:
+                wrong.append(f"{path.name} could not be written: {error}")
+        return wrong
+
+
+def provisional(policy: Path) -> bool:
+    """Whether a file is the unconfirmed policy that an interrupted search left behind."""
+    from vidsieve.framework.policy_file import load_policy
+
+    if not policy.is_file():
+        return False
+    try:
+        return load_policy(policy).provenance.get("confirmed") is False
+    except (VidsieveError, UsageError):
+        return False
