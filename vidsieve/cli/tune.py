@@ -27,8 +27,13 @@ def tune(
     search: SearchOptions,
     study: StudyOptions,
     confirm: Annotated[
-        Path | None,
-        option("--confirm", FILES, "Measure this policy once more, here, instead of searching; --out rewrites it."),
+        str | None,
+        option(
+            "--confirm",
+            FILES,
+            "Measure this policy once more, here, instead of searching; --out rewrites it.",
+            "POLICY",
+        ),
     ] = None,
     out: Annotated[
         Path | None,

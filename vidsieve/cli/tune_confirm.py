@@ -20,7 +20,7 @@ NOT_MET = 3
 
 
 def confirm_file(
-    setup: Setup, search: SearchOptions, study: StudyOptions, path: Path, out: Path | None, *, force: bool, json: bool
+    setup: Setup, search: SearchOptions, study: StudyOptions, path: str, out: Path | None, *, force: bool, json: bool
 ) -> None:
     """Measure the policy in `path` beside the uncompressed model; exit code 3 where it misses its target.
 

@@ -120,7 +120,7 @@ def _space(lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside
     for index, (policy, _, latency) in enumerate(lowest):
         try:
             if not has_free_retention(policy):
-                entries[policy.name] = PolicySpace.of(policy, None, bench=lab.bench)
+                entries[policy.name] = PolicySpace.of(policy, None, bench=lab.bench, metric=lab.request.metric)
             elif latency.ratio.low > lab.target_ratio:
                 set_aside[policy.name] = f"takes {ms(latency.ratio.value * lab.baseline_ms)} ms at its floor"
             elif entries and _time_is_up(lab):
@@ -128,7 +128,7 @@ def _space(lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside
             else:
                 found = find_retention(lab, policy)
                 entries[policy.name] = PolicySpace.of(
-                    policy, (found.low, found.high), solved=found.solved, bench=lab.bench
+                    policy, (found.low, found.high), solved=found.solved, bench=lab.bench, metric=lab.request.metric
                 )
         except Exception as error:
             set_aside[policy.name] = reason_of(error)

@@ -61,7 +61,9 @@ def explored_from_dict(lab: Lab, policies: Sequence[Policy], data: Mapping[str, 
                 "start a new study."
             )
         retention = tuple(entry["retention"]) if entry["retention"] is not None else None
-        entries[policy.name] = PolicySpace.of(policy, retention, solved=entry["solved"], bench=lab.bench)
+        entries[policy.name] = PolicySpace.of(
+            policy, retention, solved=entry["solved"], bench=lab.bench, metric=lab.request.metric
+        )
     floor = _policy(by_name, data["floor"]["policy"])
     told = dict(data["bounds"])
     told |= {"baseline": Interval(**told["baseline"]), "floor": Interval(**told["floor"])}

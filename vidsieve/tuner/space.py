@@ -10,7 +10,8 @@ from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.tuner.knobs import RETENTION, STAGES, has_free_retention
 from vidsieve.tuner.protocol import Bench
-from vidsieve.tuner.stages import Place, Variant, places_of, variants_of
+from vidsieve.tuner.request import Metric
+from vidsieve.tuner.stages import Place, Variant, decode_only, places_of, variants_of
 
 RETENTION_DIGITS = 4
 Solve = Callable[[str, Policy], float]
@@ -60,8 +61,12 @@ class PolicySpace:
         *,
         solved: bool = False,
         bench: Bench | None = None,
+        metric: Metric | None = None,
     ) -> "PolicySpace":
         """The space of `policy`, as its stages declare it and its `search:` section narrows it.
+
+        Stages that work in decode alone stay as published where `metric` ends at the first token: nothing that is
+        measured would tell their settings apart.
 
         Variants that need more than the model of `bench` offers are left out, and a searched retention ratio is held
         within what the settings beside it can reach there; without a bench neither is known.
@@ -69,8 +74,9 @@ class PolicySpace:
         Raises:
             UsageError: a faulty `search:` section.
         """
-        places = places_of(policy)
-        variants = variants_of(policy, places, bench.offers if bench else None)
+        idle = decode_only(policy) if metric == "ttft" else frozenset()
+        places = tuple(place for place in places_of(policy) if place.label not in idle or place.asked)
+        variants = variants_of(policy, places, bench.offers if bench else None, idle)
         return cls(policy, retention, solved, places, variants, bench.shape if bench else None)
 
     def suggest(self, trial: Any, solve: Solve | None = None) -> Candidate:

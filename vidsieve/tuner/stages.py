@@ -84,16 +84,23 @@ def places_of(policy: Policy) -> tuple[Place, ...]:
     return tuple(kept)
 
 
+def decode_only(policy: Policy) -> frozenset[str]:
+    """Labels of the stages that do nothing before the first token."""
+    return frozenset(bound.label for bound in policy.stages if bound.stage.hooks() == ("prune_kv",))
+
+
 def variants_of(
-    policy: Policy, places: Sequence[Place], offers: frozenset[str] | None
+    policy: Policy, places: Sequence[Place], offers: frozenset[str] | None, idle: frozenset[str] = frozenset()
 ) -> dict[tuple[str, ...], Variant]:
     """Every combination of what may stand at `places` that makes a policy and needs no more than `offers`.
+
+    The settings of the stages labelled `idle` are not searched.
 
     Raises:
         UsageError: the `search:` section gives a setting a range that does not fit.
     """
     return {
-        key: Variant(made, knobs_of(made))
+        key: Variant(made, tuple(knob for knob in knobs_of(made) if knob.name.rpartition(".")[0] not in idle))
         for key, made in _combinations(policy, places).items()
         if offers is None or made.needs() <= offers
     }

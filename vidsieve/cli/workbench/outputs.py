@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Outputs:
     """`policy.yaml` with `policy.report.html` and `policy.pareto.svg` beside it.
 
-    What a search that was interrupted wrote for the time being is replaced without asking, when it is resumed.
+    What a search left that was interrupted, or killed while it wrote, is replaced without asking when it is resumed.
 
     Raises:
         UsageError: a file is there already and is not ours to replace, or the folder cannot be written to.
@@ -24,9 +24,14 @@ class Outputs:
         self.policy = policy.expanduser()
         self.report = self.policy.with_name(f"{self.policy.stem}.report.html")
         self.picture = self.policy.with_name(f"{self.policy.stem}.pareto.svg")
-        self._force = force or (resumable and provisional(self.policy))
+        self._force = force or (resumable and self._unfinished())
         for path in (self.policy, self.report, self.picture):
             check_output(path, force=self._force)
+
+    def _unfinished(self) -> bool:
+        """Whether the policy that is there was written before its search had written everything."""
+        confirmed = confirmed_of(self.policy)
+        return confirmed is False or (confirmed is True and not (self.report.exists() and self.picture.exists()))
 
     def write_policy(self, result: "TuneResult") -> None:
         """The policy file, whole or not at all. Raises as `TuneResult.save` does."""
@@ -46,13 +51,14 @@ class Outputs:
         return wrong
 
 
-def provisional(policy: Path) -> bool:
-    """Whether a file is the unconfirmed policy that an interrupted search left behind."""
+def confirmed_of(policy: Path) -> bool | None:
+    """Whether a search confirmed the policy in a file; None where none wrote it."""
     from vidsieve.framework.policy_file import load_policy
 
     if not policy.is_file():
-        return False
+        return None
     try:
-        return load_policy(policy).provenance.get("confirmed") is False
+        confirmed = load_policy(policy).provenance.get("confirmed")
     except (VidsieveError, UsageError):
-        return False
+        return None
+    return confirmed if isinstance(confirmed, bool) else None
