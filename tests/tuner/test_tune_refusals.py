@@ -1,6 +1,5 @@
 """Requests, data and spaces that cannot be used are refused with a reason."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
