@@ -4,16 +4,19 @@
     python scripts/experiments/replay.py --ablations --seeds 40
 
 Nothing is run on a model: `replay_bench` answers from `data/MODEL.npz`. Writes `data/replay.md` or
-`data/ablations.md`, and prints it.
+`data/ablations.md`, and prints it. A run that was stopped goes on where it was; `--models` in several processes shares
+the work, and a last run without it writes the tables.
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -23,6 +26,7 @@ from grid import policies
 from matrix import DATA, Matrix
 from replay_bench import ReplayBench, ReplayTask, Truth
 
+import vidsieve
 from vidsieve.framework.errors import VidsieveError
 from vidsieve.framework.policy import Policy
 from vidsieve.tuner.lab import Timings
@@ -185,18 +189,24 @@ def verdict(truth: Truth, speedup: float, found: Policy | None) -> dict[str, Any
 
     `choice` is the part of the regret that would be left at the pick's own latency; the rest is latency not used.
     """
+    nothing = {"base": "", "ratio": None, "regret": None, "choice": None, "meets": False, "over": None}
     if found is None or not found.stages:
-        return {"base": "", "ratio": None, "regret": None, "choice": None, "meets": False, "over": None}
-    latency = truth.latency(found)
-    limit = truth.limit(found, 1 / speedup)
+        return nothing
+    latency, limit = truth.latency(found), truth.limit(found, 1 / speedup)
+    if limit is None:
+        return nothing | {"over": latency * speedup - 1}
     assert found.retention_ratio is not None
-    fitting = found if latency * speedup <= 1 else found.with_(retention_ratio=limit)
+    fitting = found.with_(retention_ratio=min(found.retention_ratio, limit))
     accuracy, bases = truth.accuracy(fitting), [policy.name for policy in searched()]
+    beside = truth.best(truth.latency(fitting) + 1e-9, bases)
+    best = truth.best(1 / speedup, bases)
+    assert best is not None
     return {
         "base": found.name,
         "ratio": found.retention_ratio,
-        "regret": 100 * (truth.best(1 / speedup, bases)[1] - accuracy),
-        "choice": 100 * (truth.best(truth.latency(fitting) + 1e-9, bases)[1] - accuracy),
+        "regret": 100 * (best[1] - accuracy),
+        # below the recorded retention ratios nothing stands beside a pick
+        "choice": 0.0 if beside is None else 100 * (beside[1] - accuracy),
         "meets": latency * speedup <= 1 + 1e-9,
         "over": latency * speedup - 1,
     }
@@ -212,16 +222,34 @@ def study(task: tuple[str, float, int, Sequence[Method]]) -> list[dict[str, Any]
     return rows
 
 
-def replay(methods: Sequence[Method], seeds: int, models: Sequence[str], jobs: int) -> list[dict[str, Any]]:
-    """Every method on every model, target and seed."""
+def replay(name: str, methods: Sequence[Method], seeds: int, models: Sequence[str], jobs: int) -> list[dict[str, Any]]:
+    """Every method on every model, target and seed. What an earlier run with the same code finished is not repeated."""
+    folder = DATA / f"{name}.parts"
+    folder.mkdir(exist_ok=True)
+    done: list[dict[str, Any]] = []
+    for file in folder.glob(f"{code_hash()}-*.jsonl"):
+        done += [row for line in file.read_text().splitlines() for row in json.loads(line)]
+    known = {(row["model"], row["speedup"], row["seed"]) for row in done}
     tasks = [(m, s, seed, methods) for seed in range(seeds) for m in models for s in speedups(truth_of(m))]
-    rows: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(jobs) as pool:
-        for number, found in enumerate(pool.map(study, tasks), start=1):
-            rows += found
-            if number % max(1, len(tasks) // 20) == 0:
-                print(f"{number} of {len(tasks)}", flush=True)
-    return rows
+    left = [task for task in tasks if task[:3] not in known]
+    with ProcessPoolExecutor(jobs) as pool, (folder / f"{code_hash()}-{'-'.join(models)}.jsonl").open("a") as lines:
+        for number, found in enumerate(pool.map(study, left), start=1):
+            lines.write(json.dumps(found) + "\n")
+            lines.flush()
+            done += found
+            if number % max(1, len(left) // 20) == 0:
+                print(f"{number} of {len(left)}", flush=True)
+    wanted = {task[:3] for task in tasks}
+    return [row for row in done if (row["model"], row["speedup"], row["seed"]) in wanted]
+
+
+def code_hash() -> str:
+    """Changes with the tuner's code, these scripts and the matrices."""
+    digest = hashlib.sha256()
+    tuner = Path(vidsieve.__file__).parent / "tuner"
+    for file in [*sorted(tuner.glob("*.py")), *sorted(Path(__file__).parent.glob("*.py")), *sorted(DATA.glob("*.npz"))]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def main() -> None:
@@ -234,7 +262,7 @@ def main() -> None:
     args = parser.parse_args()
     name, methods = ("ablations", ABLATIONS) if args.ablations else ("replay", METHODS)
     report = tables.ablations_report if args.ablations else tables.methods_report
-    rows = replay(methods, args.seeds, args.models, args.jobs)
+    rows = replay(name, methods, args.seeds, args.models, args.jobs)
     told = report(rows, {model: truth_of(model) for model in args.models}, args.seeds, CLOCK)
     text = tables.written(told)
     (DATA / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n")

@@ -86,9 +86,9 @@ class Truth:
             low, high = (middle, high) if fits else (low, middle)
         return low
 
-    def best(self, target_ratio: float, bases: Sequence[str]) -> tuple[Policy, float]:
+    def best(self, target_ratio: float, bases: Sequence[str]) -> tuple[Policy, float] | None:
         """The most accurate policy that truly meets the target, and its accuracy: all settings of `bases`, each at all
-        recorded retention ratios within its limit and at the limit itself."""
+        recorded retention ratios within its limit and at the limit itself. None: nothing recorded does."""
         found: list[tuple[float, str, float]] = []
         for key, policy in self._families(tuple(bases)):
             limit = self.limit(policy, target_ratio)
@@ -96,6 +96,8 @@ class Truth:
                 recorded = [ratio for ratio in self.rows[key] if ratio <= limit]
                 ends = [min(limit, RATIOS[-1])] if limit >= min(self.rows[key]) else []
                 found += [(float(self._between(key, r)[1].mean()), key, r) for r in (*recorded, *ends)]
+        if not found:
+            return None
         accuracy, key, ratio = max(found)
         policy = dict(self._families(tuple(bases)))[key]
         return policy.with_(retention_ratio=ratio), accuracy

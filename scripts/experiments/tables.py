@@ -83,7 +83,9 @@ def _truth(truth: Truth, speedup: float) -> dict[str, Any]:
     bases = sorted({cell.base for cell in truth.cells} - set(CONTROLS))
     told: dict[str, Any] = {"target": f"{speedup:g} times faster", "uncompressed": 100 * truth.accuracy(None)}
     for name, among in (("best", bases), ("control", CONTROLS)):
-        policy, accuracy = truth.best(1 / speedup, among)
+        found = truth.best(1 / speedup, among)
+        assert found is not None, "the targets are within reach of every policy"
+        policy, accuracy = found
         told[name] = [f"{policy.name} at {policy.retention_ratio:.2f}", 100 * accuracy]
     return told
 
