@@ -28,12 +28,11 @@ from vidsieve.tuner.scoring import Score, choose_scorer, run_examples
 from vidsieve.tuner.search import Hunt, Search, event_of
 from vidsieve.tuner.stopping import Stop
 from vidsieve.tuner.study.remember import RememberingBench
-from vidsieve.tuner.study.store import Study
+from vidsieve.tuner.study.store import SPACE, Study
 from vidsieve.tuner.trial import Judge
 
 LEAST_RANKED = 3
 """The uncompressed model and two leaders: what a re-rank needs to be one."""
-EXPLORED = "explored"
 SECONDS_AN_EXAMPLE = "seconds an example"
 
 
@@ -77,11 +76,11 @@ class Run:
 
     def _explore(self, policies: Sequence[Policy]) -> Explored:
         """Measure what is possible, or take it from the study: a search goes on in the very space it began in."""
-        stored = self.study.get(EXPLORED)
+        stored = self.study.get(SPACE)
         if stored is not None:
             return explored_from_dict(self.lab, policies, stored)
         explored = explore(self.lab, policies)
-        self.study.put(EXPLORED, explored_to_dict(self.lab, explored))
+        self.study.put(SPACE, explored_to_dict(self.lab, explored))
         return explored
 
     def _score_uncompressed(self) -> tuple[Judge, float]:

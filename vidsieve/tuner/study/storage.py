@@ -1,5 +1,6 @@
 """Opening a study's storage, and saying in plain words what a disk or a database refused."""
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ def open_storage(place: Any) -> Any:
             return _grpc(url)
         if "://" not in url:
             raise UsageError(
-                f"--storage {url}: must be a URL, such as postgresql://user@host/base or grpc://host:port."
+                f"--storage {url}: must be a URL, such as postgresql+psycopg://user@host/base or grpc://host:port."
             )
         # one process writes a SQLite file, but a dashboard may be reading it: wait for it instead of losing a trial
         options = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith(SQLITE) else {"pool_pre_ping": True}
@@ -42,8 +43,13 @@ def open_storage(place: Any) -> Any:
             raise UsageError(f"--storage {url.split('://')[0]}: its driver is not installed ({error}).") from None
         except Exception as error:
             if type(error).__name__ in ("NoSuchModuleError", "ArgumentError"):
-                raise UsageError(f"--storage {url}: no such engine: {first_line(error)}.") from None
+                raise UsageError(f"--storage {shown(url)}: no such engine: {first_line(error)}.") from None
             raise
+
+
+def shown(place: Any) -> str:
+    """A place as it may be printed: without the password of its URL."""
+    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", str(place))
 
 
 def sqlite_path(place: Any) -> Path | None:
@@ -87,9 +93,9 @@ def told(place: Any) -> Iterator[None]:
         # what Optuna says of a table made by another version
         if "version" not in str(error).lower():
             raise
-        raise TuneError(f"study {place}: was made by another version of Optuna: {first_line(error)}.") from None
+        raise TuneError(f"study {shown(place)}: was made by another version of Optuna: {first_line(error)}.") from None
     except Exception as error:
-        if _sql_cause(error) is None:
+        if _sql_cause(error) is None and not _of_grpc(error):
             raise
         raise TuneError(_sentence(place, error)) from None
 
@@ -113,8 +119,10 @@ def _passing(error: BaseException) -> bool:
 
 
 def _sentence(place: Any, error: BaseException) -> str:
-    text = _all_text(error)
+    text, place = _all_text(error), shown(place)
     resume = "Nothing that was finished is lost: run the same command again"
+    if _of_grpc(error):
+        return f"study {place}: the storage server no longer answers ({_grpc_told(error)}). Start it again. {resume}."
     if "disk is full" in text or "no space left" in text or "disk i/o" in text:
         return f"study {place}: the disk is full. Make room. {resume}."
     if "locked" in text:
@@ -134,6 +142,18 @@ def _sql_cause(error: BaseException) -> BaseException | None:
             return seen
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _of_grpc(error: BaseException) -> bool:
+    """Whether a gRPC channel raised it; asked by name, for gRPC need not be installed."""
+    return any(kind.__module__.partition(".")[0] == "grpc" for kind in type(error).__mro__)
+
+
+def _grpc_told(error: Any) -> str:
+    """What gRPC says happened: its code and details, where it gives them."""
+    code, details = getattr(error, "code", None), getattr(error, "details", None)
+    parts = [code().name.lower() if callable(code) and code() else "", details() if callable(details) else ""]
+    return ": ".join(part for part in parts if part) or first_line(error)
 
 
 def _all_text(error: BaseException) -> str:

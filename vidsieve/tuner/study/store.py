@@ -19,11 +19,15 @@ from vidsieve.tuner.space import Candidate, Space
 from vidsieve.tuner.study.fingerprint import canonical, differences
 from vidsieve.tuner.study.lock import StudyLock
 from vidsieve.tuner.study.record import finding_from_json, finding_to_json
-from vidsieve.tuner.study.storage import open_storage, patiently, sqlite_path, told
+from vidsieve.tuner.study.storage import open_storage, patiently, shown, sqlite_path, told
 from vidsieve.tuner.trial import Finding
 
 RETRIES = 3
+WAIT_S = 1.0
+SPACE = "explored"
+"""Where a search keeps what it measured before its first trial."""
 ALIVE_S = 900.0
+HOLDER = "holder"
 BLOB = "vidsieve"
 """The attribute of a trial that holds its finding; the others are for people who look into the study."""
 
@@ -33,10 +37,13 @@ class StudyMismatchError(UsageError):
 
     def __init__(self, place: Any, fields: Sequence[str]) -> None:
         self.fields = list(fields)
+        elsewhere = "name another --study, or start anew with --fresh (the old file is kept)."
+        if "://" in str(place) and sqlite_path(place) is None:
+            elsewhere = "or name another --study-name."
         super().__init__(
             f"study {place}: holds another search, and going on with it would mix two:\n"
             + "\n".join(fields)
-            + "\nRepeat the first command, name another --study, or start anew with --fresh (the old file is kept)."
+            + f"\nRepeat the first command, {elsewhere}"
         )
 
 
@@ -51,8 +58,9 @@ class Study:
     """
 
     def __init__(self, request: TuneRequest) -> None:
-        self.place, self._request = request.storage, request
+        self.place, self._request = shown(request.storage), request
         path = sqlite_path(request.storage)
+        self._holding = False
         self._lock = StudyLock(path) if path is not None else None
         try:
             if path is not None and request.fresh:
@@ -108,7 +116,14 @@ class Study:
         )
 
     def claim(self, fields: Mapping[str, str]) -> None:
-        """Write the fingerprint, or check it. Raises StudyMismatchError with every field that differs."""
+        """Write the fingerprint, or check it; a tuner that joins waits for the first one's measurements.
+
+        Raises:
+            StudyMismatchError: with every field that differs.
+            TuneError: the tuner that started the search has gone before there was anything to join.
+        """
+        if self._request.join:
+            self._wait_for("fingerprint")
         stored = self.get("fingerprint")
         if stored is None:
             self.put("fingerprint", json.loads(canonical(fields)))
@@ -116,8 +131,21 @@ class Study:
         wrong = differences(stored, fields)
         if wrong:
             raise StudyMismatchError(self.place, wrong)
+        if self._request.join:
+            self._wait_for(SPACE)
         if not self.shared:
             self._reap()
+
+    def _wait_for(self, key: str) -> None:
+        """Until the tuner that started a shared search has put `key` there: both must search the very same space."""
+        while self.get(key) is None:
+            holder = self.get(HOLDER)
+            if not holder or not _alive(holder):
+                raise TuneError(
+                    f"study {self.place}: the tuner that started {self._request.study_name!r} stopped before its first "
+                    "trial. Run its command again, then join."
+                )
+            time.sleep(WAIT_S)
 
     def _reap(self) -> None:
         """Under the lock no one else is at work: a trial that still runs died with its tuner, and is asked again."""
@@ -143,6 +171,8 @@ class Study:
         """Keep a JSON-able value under `key`."""
         with told(self.place):
             patiently(lambda: self.optuna.set_user_attr(key, value))
+        if self._holding and key != HOLDER:
+            self._beat()
 
     def enqueue(self, params: Mapping[str, Any]) -> None:
         """Ask for these parameters soon, once."""
@@ -162,9 +192,10 @@ class Study:
             for name, value in _readable(finding).items():
                 patiently(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
             patiently(lambda: trial.set_user_attr(BLOB, finding_to_json(finding)))
-            patiently(lambda: self.optuna.tell(trial, finding.value))
-            if self.shared and not self._request.join:
-                self._beat()
+            # told twice is told once: the first answer of a server may have got lost
+            patiently(lambda: self.optuna.tell(trial, finding.value, skip_if_finished=True))
+        if self._holding:
+            self._beat()
 
     def findings(self, space: Space, examples: Sequence[Example]) -> list[Finding]:
         """All finished trials as findings, in their order, numbered from 1.
@@ -196,23 +227,26 @@ class Study:
 
     def _hold(self) -> None:
         """On a server there is no lock: whoever started the search says so, and is believed while it shows life."""
-        holder = self.get("holder")
+        holder = self.get(HOLDER)
         me = {"pid": os.getpid(), "host": platform.node()}
         if holder and not _same(holder, me) and _alive(holder):
             raise TuneError(
                 f"study {self.place}: another tuner (process {holder['pid']} on {holder['host']}) is working on it. "
                 "Give --join to help it, or wait for it."
             )
+        self._holding = True
         self._beat()
 
     def _beat(self) -> None:
-        self.put("holder", {"pid": os.getpid(), "host": platform.node(), "beat_s": time.time()})
+        self.put(HOLDER, {"pid": os.getpid(), "host": platform.node(), "beat_s": time.time()})
 
     def close(self) -> None:
         """Let others in. Twice is once."""
-        if getattr(self, "shared", False) and not self._request.join and getattr(self, "optuna", None) is not None:
+        if self._holding:
+            self._holding = False
+            # once is enough: where the server has gone, others see that nobody shows life
             with suppress(Exception):
-                self.put("holder", None)
+                self.optuna.set_user_attr(HOLDER, None)
         if self._lock is not None:
             self._lock.release()
             self._lock = None
