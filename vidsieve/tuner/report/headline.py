@@ -33,6 +33,11 @@ class Tile:
     beside: str
 
 
+def measured_again(result: TuneResult) -> bool:
+    """Whether this is no search, but a policy that was found before and measured once more."""
+    return result.accuracy is not None and not result.trials and not result.search
+
+
 def headline(result: TuneResult) -> str:
     """What to do, in a sentence."""
     if result.policy.is_empty:
@@ -44,6 +49,12 @@ def headline(result: TuneResult) -> str:
     ours, base = ms(result.latency.policy_ms.value), ms(result.latency.baseline_ms.value)
     when = "the first token comes" if metric_of(result) == "ttft" else "the whole answer comes"
     return f"With {name}, {when} after {ours}\u00a0ms instead of {base}\u00a0ms ({times}\u00a0as\u00a0fast)"
+
+
+def target_told(result: TuneResult) -> str:
+    """'200 ms', or '1.5× as fast' where a ratio was asked for."""
+    speedup = result.policy.provenance.get("target", {}).get("speedup")
+    return f"{ms(result.target_ms)} ms" if speedup is None else f"{speedup:g}× as fast"
 
 
 def badges(result: TuneResult) -> list[Badge]:
@@ -58,7 +69,7 @@ def _latency_badge(result: TuneResult) -> Badge | None:
     if result.confirmed:
         return Badge("latency confirmed apart from the search", "good")
     if result.accuracy is not None:
-        return Badge(f"misses the target of {ms(result.target_ms)} ms", "warn")
+        return Badge(f"misses the target of {target_told(result)}", "warn")
     return Badge("latency not confirmed: as in the search", "warn")
 
 
@@ -80,7 +91,7 @@ def _controls_badge(result: TuneResult) -> Badge | None:
     if result.policy.is_empty:
         return None
     if not result.controls:
-        return Badge("no controls measured", "warn")
+        return None if measured_again(result) else Badge("no controls measured", "warn")
     short = [control.name for control in result.controls if control.warning]
     if short:
         return Badge(f"not shown to beat: {', '.join(short)}", "warn")

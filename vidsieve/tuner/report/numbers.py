@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.words import ms
 
+NOT_MEASURED = ""
 LONGEST = 160
 """Characters of a reason, name or setting that are shown; reports stay small whatever a plugin writes."""
 

@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
 from vidsieve.tuner.files import write_atomically
-from vidsieve.tuner.report.headline import MEANING, badges, headline, tiles
-from vidsieve.tuner.report.numbers import plain, visible
+from vidsieve.tuner.report.beside import control_rows
+from vidsieve.tuner.report.headline import MEANING, badges, headline, measured_again, target_told, tiles
+from vidsieve.tuner.report.leaders import leader_rows, leaders_told
+from vidsieve.tuner.report.numbers import percent, plain, visible
 from vidsieve.tuner.report.pareto import pareto_inline
-from vidsieve.tuner.report.points import metric_of
-from vidsieve.tuner.report.tables import (
-    control_rows,
-    facts,
-    importance_rows,
-    parts,
-    search_facts,
-    trial_rows,
-)
+from vidsieve.tuner.report.points import chosen_trial, metric_of
+from vidsieve.tuner.report.tables import facts, importance_rows, parts, search_facts, trial_rows
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.words import ms
 
@@ -28,7 +23,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".html", ".htm")
 LONGEST_YAML = 20_000
 # shown above them, or of no use to a reader: the ids are in the policy file
-NOT_PROVENANCE = ("latency", "accuracy", "controls", "search", "warnings", "heldout_ids", "bounds", "target", "schema")
+NOT_PROVENANCE = (
+    *("latency", "accuracy", "controls", "search", "warnings", "heldout_ids", "bounds", "target", "schema"),
+    *("breakdown_ms", "rerank"),
+)
 
 
 def report_html(result: TuneResult) -> str:
@@ -41,6 +39,9 @@ def report_html(result: TuneResult) -> str:
         importance=importance_rows(result),
         trials=trial_rows(result),
         trials_in_all=len(result.trials),
+        lowered=_lowered(result),
+        leaders=leader_rows(result),
+        leaders_told=leaders_told(result),
         search=search_facts(result),
         set_aside=dict(result.search.get("set_aside", {})),
         **_provenance(result),
@@ -73,11 +74,21 @@ def _verdict(result: TuneResult) -> dict[str, Any]:
         "warnings": result.warnings,
         "metric": metric,
         "meaning": MEANING.get(metric, ""),
-        "target": ms(result.target_ms),
+        "target": target_told(result),
+        "target_ms": ms(result.target_ms),
+        "again": measured_again(result),
         "empty": result.policy.is_empty,
         "accuracy": result.accuracy,
         "interrupted": not result.confirmed,
     }
+
+
+def _lowered(result: TuneResult) -> str:
+    """The retention that the chosen trial was confirmed with, where that is less than it had; else empty."""
+    trial, ratio = chosen_trial(result), result.policy.retention_ratio
+    if trial is None or trial.retention_ratio is None or ratio is None or ratio >= trial.retention_ratio:
+        return ""
+    return percent(ratio)
 
 
 def _provenance(result: TuneResult) -> dict[str, Any]:

@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vidsieve.tuner.control import Control
 from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.report.looks import COLOURS, FAINT
-from vidsieve.tuner.report.numbers import decimals, ms_interval, percent, percent_interval, points, points_interval
-from vidsieve.tuner.report.points import baseline_ms, chosen_trial, most_telling
+from vidsieve.tuner.report.numbers import NOT_MEASURED, decimals, percent, points
+from vidsieve.tuner.report.points import chosen_trial, most_telling
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.words import ms
 
 PARTS = {
     "video_ms": "decode the video",
@@ -23,50 +21,7 @@ PARTS = {
 REST, WHOLE = "further tokens and the rest", "whole request"
 LEAST_REST = 0.005
 MOST_TRIALS, MOST_SETTINGS, MOST_FACTS = 150, 12, 120
-SHOWN_ELSEWHERE = ("policies", "set_aside", "failures", "verdicts")
-NOT_MEASURED = ""
-
-
-@dataclass(frozen=True)
-class ControlRow:
-    """A control beside the winner."""
-
-    name: str
-    retention: str
-    latency: str
-    accuracy: str
-    advantage: str
-    remark: str
-
-
-def control_rows(result: TuneResult) -> list[ControlRow]:
-    """Every control; one that failed has its reason as remark."""
-    base = baseline_ms(result)
-    rows = []
-    for control in result.controls:
-        latency = control.latency.ratio.scaled(base) if control.latency and base else None
-        rows.append(
-            ControlRow(
-                name=_control_name(control),
-                retention=percent(control.retention_ratio) if control.retention_ratio is not None else NOT_MEASURED,
-                latency=f"{ms(latency.value)} {ms_interval(latency)}" if latency else NOT_MEASURED,
-                accuracy=f"{percent(control.accuracy.value)} {percent_interval(control.accuracy)}"
-                if control.accuracy
-                else NOT_MEASURED,
-                advantage=f"{points(100 * control.advantage.value)} {points_interval(control.advantage)}"
-                if control.advantage
-                else NOT_MEASURED,
-                remark=control.warning or "the policy is clearly better",
-            )
-        )
-    return rows
-
-
-def _control_name(control: Control) -> str:
-    """The control, and of a smaller input how small."""
-    if control.kind is None or control.input_ratio is None:
-        return control.name
-    return f"{control.name} ({percent(control.input_ratio)} of the {control.kind})"
+SHOWN_ELSEWHERE = ("policies", "set_aside", "failures", "verdicts", "proxy", "latency_model_error")
 
 
 @dataclass(frozen=True)
@@ -172,13 +127,29 @@ def _trial_row(trial: TrialEvent, chosen: bool, digits: int) -> TrialRow:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def search_facts(result: TuneResult) -> list[tuple[str, str]]:
     """How the search went, as pairs; what other tables show is left out."""
     told = {key: value for key, value in result.search.items() if key not in SHOWN_ELSEWHERE}
-    return facts({"policies searched": ", ".join(map(str, result.search.get("policies", ())))} | told)
+    checks: dict[str, Any] = {}
+    if result.search.get("proxy"):
+        checks["p(gold) follows accuracy"] = _followed(result.search["proxy"])
+    if result.search.get("latency_model_error") is not None:
+        checks["latency model"] = f"off by {percent(result.search['latency_model_error'])} at most"
+    return facts({"policies searched": ", ".join(map(str, result.search.get("policies", ())))} | told | checks)
+
+
+def _followed(proxy: Mapping[str, Any]) -> str:
+    """The check of p(gold) in words."""
+    count = proxy["configurations"]
+    over = f"{count} configuration{'' if count == 1 else 's'}"
+    if proxy["trusted"] is None or proxy["r"] is None:
+        return f"cannot be told from {over}"
+    return f"{'yes' if proxy['trusted'] else 'no'}: r = {proxy['r']:.2f} over {over}"
 
 
 def facts(told: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
