@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from vidsieve.adapters.layout import VideoLayout
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
@@ -20,11 +20,15 @@ class Adapter:
     family              its name on the command line
     model_classes       transformers classes (or subclasses of them) it fits
     default_checkpoint  hub id that stands for the family
-    layouts             (config, inputs) -> one VideoLayout per video, in the order of the features
+    layouts             (config, inputs) -> one VideoLayout per picture, in the order of the features; `inputs` has the
+                        `input_ids` that the pictures belong to
     aliases             other names for the family
     offers              optional inputs and signals a stage may ask for
     runs                stage hooks it can carry out
     special_from        first id of the vocabulary's control tokens, where they form the end of the vocabulary
+    modality            "image" where frames are images to the model; then images have layouts too, without frames
+    placeholders        (config, ids) -> where video features go; by default where the modality's token is
+    spent               further inputs that go with the videos and that the model must not see again
     """
 
     family: str
@@ -35,7 +39,15 @@ class Adapter:
     offers: frozenset[str] = frozenset({"token_grid", "question"})
     runs: frozenset[str] = RUNS
     special_from: int | None = None
+    modality: Literal["video", "image"] = "video"
+    placeholders: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
+    spent: frozenset[str] = frozenset()
 
     def fits(self, model_class: type) -> bool:
         """Whether a model of this class belongs to the family."""
         return any(base.__name__ in self.model_classes for base in model_class.__mro__)
+
+
+def decoder_of(model: VideoModel) -> Any:
+    """The language model inside a video LLM, or a bare text LLM's own decoder."""
+    return model.get_decoder()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from vidsieve.adapters.base import VideoModel
+from vidsieve.adapters.layout import VideoLayout
+from vidsieve.framework.errors import InputError
 
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
@@ -34,9 +36,23 @@ def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:
     return getattr(model.base_model, f"get_{modality}_features")(**taken, return_dict=True)
 
 
-def rows_of(output: Any) -> list[Tensor]:
-    """Feature rows of each picture, [rows dim]; some models keep a frame axis in front."""
-    return [] if output is None else [part.flatten(0, -2) for part in output.pooler_output]
+def rows_of(features: Sequence[Tensor] | Tensor, layouts: Sequence[VideoLayout]) -> list[Tensor]:
+    """Feature rows of each picture, [rows dim], however the model cut them into parts and axes.
+
+    Raises:
+        InputError: there are not as many as the layouts say.
+    """
+    parts = [part.flatten(0, -2) for part in features]
+    wanted = [layout.rows for layout in layouts]
+    if [len(part) for part in parts] == wanted:
+        return parts
+    found = sum(len(part) for part in parts)
+    if found != sum(wanted):
+        raise InputError(
+            f"model inputs: the pictures have {found} feature rows where their shapes say {sum(wanted)}; pass the "
+            "output of the model's own get_..._features unchanged."
+        )
+    return list(torch.cat(parts).split(wanted))
 
 
 def repack(output: Any, features: Sequence[Tensor], deepstack: Sequence[Sequence[Tensor]] | None) -> Any:

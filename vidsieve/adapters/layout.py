@@ -4,7 +4,8 @@ Pure arithmetic on shapes and grids, so that a prompt that does not fit its vide
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from vidsieve.framework.errors import InputError
@@ -12,10 +13,12 @@ from vidsieve.framework.errors import InputError
 
 @dataclass(frozen=True)
 class VideoLayout:
-    """One video's feature rows: `frames * tokens` visual tokens, frame by frame, then `structural` rows.
+    """One video's feature rows: in each frame `lead` rows and `tokens` visual tokens, then `structural` rows.
 
     `frames` are the units the vision tower encodes (a temporal patch for Qwen-VL). `grid` is (t, h, w) in visual
-    tokens. Structural rows (the newline of LLaVA-OneVision) are never removed. `seconds_per_frame` is None if unknown.
+    tokens. Lead rows (the [CLS] of Video-LLaVA) and structural rows (the newline of LLaVA-OneVision, or a whole image)
+    are never removed. `seconds_per_frame` is None if unknown. `alive` marks the visual tokens that the prompt has
+    placeholders for, where the family's own processor left some out; None means all.
     """
 
     frames: int
@@ -23,6 +26,8 @@ class VideoLayout:
     grid: tuple[int, int, int]
     structural: int = 0
     seconds_per_frame: float | None = None
+    lead: int = 0
+    alive: Any = field(default=None, compare=False)
 
     @property
     def visual(self) -> int:
@@ -31,8 +36,13 @@ class VideoLayout:
 
     @property
     def rows(self) -> int:
-        """Feature rows in all, which is also the number of placeholders in the prompt."""
-        return self.visual + self.structural
+        """Feature rows in all."""
+        return self.visual + self.frames * self.lead + self.structural
+
+    @cached_property
+    def placeholders(self) -> int:
+        """Placeholders in the prompt: one a feature row, without the visual tokens that are not `alive`."""
+        return self.rows - (0 if self.alive is None else self.visual - int(self.alive.sum()))
 
 
 def grid_layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
