@@ -12,9 +12,11 @@ from vidsieve.framework.testing.adapter_kit import (
     Breaks,
     KeepAll,
     Row,
+    adapter_of,
     kept_columns,
     policy_of,
     rows_removed,
+    visual_places,
 )
 from vidsieve.framework.testing.adapter_runs import (
     ALL,
@@ -89,7 +91,8 @@ class CallLaws(ModelKit):
         first, _ = run(model, HALF, inputs)
         turn = torch.tensor([[self.words[i] for i in (7, 8, 9)]])
         whole = torch.cat([first.sequences, turn], dim=1)
-        again = inputs | {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        again = inputs | self.token_types(model, whole)
+        again |= {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
         fresh, _ = run(model, HALF, again)
         ids = whole[:, -4:] if new_ids_only else whole
         warm, report = run(model, HALF, again | {"input_ids": ids, "past_key_values": first.past_key_values})
@@ -104,13 +107,12 @@ class CallLaws(ModelKit):
         whole = torch.cat([output.sequences, second], dim=1)
         output, _ = run(model, HALF, {"input_ids": whole, "past_key_values": output.past_key_values})
         whole = torch.cat([output.sequences, third["input_ids"]], dim=1)
-        new = third | {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        new = third | self.token_types(model, whole)
+        new |= {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
         warm, report = run(model, HALF, new | {"past_key_values": output.past_key_values})
         assert len(report.keeps) == 1
         assert report.attained_ratio == 0.5
-        both = self.make_inputs(model, Row())
-        keys = [key for key in third if key not in ("input_ids", "attention_mask")]
-        full = new | {key: torch.cat([both[key], third[key]]) for key in keys}
+        full = new | self.join([[self.make_video(0), self.make_video(40)]])
         keep = kept_columns(model, full, Report.combine([self._first(model), report]))
         assert torch.allclose(logits(warm)[0], rows_removed(model, full, keep, STEPS), atol=self.tolerance)
 
@@ -146,14 +148,15 @@ class CallLaws(ModelKit):
     def test_placeholders_that_do_not_fit_are_refused_before_anything_runs(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())
         short = {name: inputs[name][:, :-8] for name in ("input_ids", "attention_mask")}
-        cut = inputs["input_ids"].ne(model.config.video_token_id).cumsum(1).eq(0).sum()
-        fewer = {name: torch.cat([v[:, : cut + 8], v[:, cut + 9 :]], dim=1) for name, v in short.items()}
-        model.base_model.get_video_features = lambda *a, **k: pytest.fail("the vision tower ran")
+        cut = int(visual_places(model, inputs).nonzero().min())
+        fewer = {name: torch.cat([v[:, :cut], v[:, cut + 1 :]], dim=1) for name, v in short.items()}
+        encoder = f"get_{adapter_of(model).modality}_features"
+        setattr(model.base_model, encoder, lambda *a, **k: pytest.fail("the vision tower ran"))
         with pytest.raises(InputError, match="placeholders"):
             run(model, HALF, inputs | fewer)
         with pytest.raises(InputError, match="no video came"):
             run(model, HALF, {name: inputs[name] for name in ("input_ids", "attention_mask")})
-        del model.base_model.get_video_features
+        delattr(model.base_model, encoder)
 
     def test_embeddings_instead_of_ids_are_refused_with_a_video(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())

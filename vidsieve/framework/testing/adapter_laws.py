@@ -1,5 +1,6 @@
 """Laws of compaction: what the language model is given, and where."""
 
+import inspect
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing.adapter_kit import (
     KeepRandom,
     Row,
+    adapter_of,
     kept_columns,
     policy_of,
     rows_removed,
+    visual_places,
 )
 from vidsieve.framework.testing.adapter_runs import (
     ALL,
@@ -113,7 +116,7 @@ class CompactionLaws(ModelKit):
             if kwargs.get("position_ids") is not None:
                 seen.append(kwargs["position_ids"])
 
-        model.base_model.language_model.layers[0].register_forward_pre_hook(look, with_kwargs=True)
+        model.get_decoder().layers[0].register_forward_pre_hook(look, with_kwargs=True)
         inputs = self.make_inputs(model, Row())
         _, report = run(model, HALF, inputs)
         assert seen[0].shape[-1] == inputs["input_ids"].shape[1] - report.baseline_tokens // 2
@@ -129,7 +132,9 @@ class CompactionLaws(ModelKit):
         assert torch.equal(logits(unpatched(model, inputs)), logits(run(model, ALL, inputs)[0]))
         output, report = run(model, HALF, inputs)
         keep = kept_columns(model, inputs, report)
-        assert bool(keep[inputs["input_ids"][0] == model.config.image_token_id].all())
+        images = (inputs["input_ids"][0] == model.config.image_token_id) & ~visual_places(model, inputs)
+        assert images.any()
+        assert bool(keep[images].all())
         assert torch.equal(logits(output)[0], rows_removed(model, inputs, keep, STEPS))
 
     @pytest.mark.parametrize("row", [Row(videos=0), Row(videos=0, images=1)], ids=["text", "image"])
@@ -149,12 +154,13 @@ class CompactionLaws(ModelKit):
     def test_features_computed_by_the_caller_are_used(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())
         expected = logits(run(model, HALF, inputs)[0])
-        video = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
-        accepted = {name: video[name] for name in video if name != "second_per_grid_ts"}
-        output = model.base_model.get_video_features(**accepted)
+        modality = adapter_of(model).modality
+        encoder = getattr(model.base_model, f"get_{modality}_features")
+        accepted = {name: inputs[name] for name in inspect.signature(encoder).parameters if name in inputs}
+        output = encoder(**accepted)
         rows = [part.clone() for part in output.pooler_output]
-        inputs["mm_encoder_outputs"] = {"video": output}
-        del inputs["pixel_values_videos"]
+        inputs["mm_encoder_outputs"] = {modality: output}
+        del inputs["pixel_values_videos" if modality == "video" else "pixel_values"]
         assert torch.equal(expected, logits(run(model, HALF, inputs)[0]))
         assert all(torch.equal(a, b) for a, b in zip(rows, output.pooler_output, strict=True))
 
@@ -172,7 +178,8 @@ class CompactionLaws(ModelKit):
 
         inputs = self.make_inputs(model, Row(words=6))
         run(model, policy_of(Looks(), ratio=1.0), inputs)
-        words = [int(i) for i in inputs["input_ids"][0, -8:] if int(i) in self.words]
+        last = int(visual_places(model, inputs).nonzero().max())
+        words = [int(i) for i in inputs["input_ids"][0, last + 1 :] if int(i) in self.words]
         expected = model.get_input_embeddings()(torch.tensor(words))
         question, grid = seen[0].question, seen[0].token_grid
         assert question is not None

@@ -11,7 +11,7 @@ from torch import Tensor
 import vidsieve
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.report import Report
-from vidsieve.framework.testing.adapter_kit import KeepAll, KeepRandom, PromptKit, Row, policy_of
+from vidsieve.framework.testing.adapter_kit import KeepAll, KeepRandom, PromptKit, Row, policy_of, with_types
 
 STEPS = 6
 EMPTY = policy_of()
@@ -35,11 +35,7 @@ _OPTIONS = {"max_new_tokens": STEPS, "do_sample": False, "return_dict_in_generat
 
 def unpatched(model: Any, inputs: dict[str, Any], **options: Any) -> Any:
     """What `generate` gives without us; M-RoPE models are silently wrong without `mm_token_type_ids`."""
-    if hasattr(model.base_model, "get_rope_index"):
-        ids = inputs["input_ids"]
-        types = (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
-        inputs = inputs | {"mm_token_type_ids": types}
-    return model.generate(**inputs, **(_OPTIONS | options))
+    return model.generate(**with_types(model, inputs), **(_OPTIONS | options))
 
 
 def run(model: Any, policy: Policy, inputs: dict[str, Any], **options: Any) -> tuple[Any, Report]:
