@@ -138,7 +138,8 @@ def _question(request: Request, row: int) -> Tensor | None:
 def _columns(request: Request, pictures: Sequence[Sequence[Picture]]) -> Columns:
     """The full prompt's columns. Fills in `mm_token_type_ids`, without which M-RoPE silently sees only text."""
     ids, mask, model = request.ids, request.mask, request.model
-    others = {name: request.inputs[name] for name in PER_TOKEN if request.inputs.get(name) is not None}
+    names = [name for name in PER_TOKEN if name not in request.adapter.spent]
+    others = {name: request.inputs[name] for name in names if request.inputs.get(name) is not None}
     others = {name: values[:, -ids.shape[1] :] for name, values in others.items()}
     if has_mrope(model) and "mm_token_type_ids" not in others:
         image = ids.eq(model.config.image_token_id) & ~request.placeholders

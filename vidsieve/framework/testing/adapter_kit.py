@@ -91,6 +91,10 @@ class PromptKit:
         """The model inputs of one image."""
         raise TypeError(f"{type(self).__name__} must implement make_image(seed)")
 
+    def around(self, frame: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that enclose a frame; override it where they number the frames."""
+        return self.around_frame or ((), ())
+
     def join(self, rows: Sequence[Sequence[Mapping[str, Tensor]]]) -> dict[str, Tensor]:
         """The inputs of the pictures of each prompt as one call's."""
         flat = [picture for row in rows for picture in row]
@@ -138,11 +142,16 @@ class PromptKit:
         for index in range(row.videos):
             video = self.make_video(row.seed * 10 + index, row.frames[index % len(row.frames)])
             pictures.append(video)
-            before, after = self.around_frame or ((), ())
-            token = getattr(model.config, self.video_token)
-            frames = [one for run in self.runs(model, video) for one in (*before, *[token] * run, *after)]
-            ids += [*self.around_video[0], *frames, *self.around_video[1], *text(2)]
+            ids += [*self.around_video[0], *self._frames(model, video), *self.around_video[1], *text(2)]
         return ids + text(row.words) if row.words else ids[:-2]
+
+    def _frames(self, model: Any, video: Mapping[str, Tensor]) -> list[int]:
+        """The placeholders of a video with the ids around its frames."""
+        token, ids = getattr(model.config, self.video_token), []
+        for frame, run in enumerate(self.runs(model, video)):
+            before, after = self.around(frame)
+            ids += [*before, *[token] * run, *after]
+        return ids
 
 
 def adapter_of(model: Any) -> Any:
