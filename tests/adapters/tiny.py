@@ -38,9 +38,9 @@ SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False, "image_
 CLIP = {"model_type": "clip_vision_model", "projection_dim": 32, "image_size": 24} | _TOWER
 
 
-def patches(grid: Tensor, seed: int) -> Tensor:
-    """Random patches of 4x4 pixels, two frames deep, for a grid of them."""
-    return torch.randn(int(grid.prod()), 3 * 2 * 4 * 4, generator=torch.Generator().manual_seed(seed))
+def patches(grid: Tensor, seed: int, deep: int = 2) -> Tensor:
+    """Random patches of 4x4 pixels, so many frames deep, for a grid of them."""
+    return torch.randn(int(grid.prod()), 3 * deep * 4 * 4, generator=torch.Generator().manual_seed(seed))
 
 
 def pixels(count: int, side: int, seed: int) -> Tensor:

@@ -45,21 +45,28 @@ class VideoLayout:
         return self.rows - (0 if self.alive is None else self.visual - int(self.alive.sum()))
 
 
-def grid_layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
-    """Layouts of models that come with `video_grid_thw` in patches: Qwen2-VL, Qwen2.5-VL and their kin."""
+def grid_layouts(
+    config: Any, inputs: Mapping[str, Any], *, merge: Sequence[int] | None = None, temporal: int = 1
+) -> list[VideoLayout]:
+    """Layouts of models that come with `video_grid_thw` in patches: Qwen-VL and its kin.
+
+    Args:
+        merge: for each video, how many patches along an edge become one token; by default as the configuration says.
+        temporal: how many steps of the grid in time become one.
+    """
     grid = inputs.get("video_grid_thw")
     if grid is None:
         raise InputError(
             "model inputs: a video came without video_grid_thw, so its shape is unknown; pass video_grid_thw as the "
             "processor made it."
         )
-    merge = config.vision_config.spatial_merge_size
     seconds = inputs.get("second_per_grid_ts")
     layouts = []
     for index, (time, height, width) in enumerate(_rows(grid)):
-        shape = (time, height // merge, width // merge)
+        side = config.vision_config.spatial_merge_size if merge is None else merge[index]
+        shape = (time // temporal, height // side, width // side)
         pace = None if seconds is None else float(seconds[index])
-        layouts.append(VideoLayout(time, shape[1] * shape[2], shape, seconds_per_frame=pace))
+        layouts.append(VideoLayout(shape[0], shape[1] * shape[2], shape, seconds_per_frame=pace))
     return layouts
 
 

@@ -15,6 +15,8 @@ from vidsieve.framework.errors import InputError
 _SPECIAL = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "image_token_id", "video_token_id"),
     *("vision_start_token_id", "vision_end_token_id", "vision_token_id"),
+    *("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id"),
+    *("boi_token_id", "eoi_token_id"),
 )
 
 

@@ -39,13 +39,20 @@ class CallLaws(ModelKit):
         prompt = inputs["input_ids"]
         with vidsieve.applied(model, HALF):
             plain = model.generate(**inputs, max_new_tokens=3)
-            drawn = model.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=2)
         assert torch.equal(plain[:, : prompt.shape[1]], prompt)
         assert plain.shape[1] == prompt.shape[1] + 3
+
+    def test_returned_ids_of_several_answers_hold_it_too(self, model: Any) -> None:
+        self.uses("beams")
+        inputs = self.make_inputs(model, Row(), Row(seed=1, words=8))
+        prompt = inputs["input_ids"]
+        with vidsieve.applied(model, HALF):
+            drawn = model.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=2)
         assert torch.equal(drawn[:, : prompt.shape[1]], prompt.repeat_interleave(2, dim=0))
 
     @pytest.mark.parametrize("rows", [BATCHES["two videos"], BATCHES["uneven batch"]], ids=["b1", "b2"])
     def test_beams_are_those_of_each_row_alone(self, model: Any, rows: tuple[Row, ...]) -> None:
+        self.uses("beams")
         options = {"num_beams": 3, "num_return_sequences": 3, "output_scores": True}
         inputs = self.make_inputs(model, *rows)
         if self.unpatched_beams_work:
@@ -122,6 +129,7 @@ class CallLaws(ModelKit):
 
     @pytest.mark.parametrize("options", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
     def test_a_cache_with_several_rows_a_prompt_is_refused(self, model: Any, options: dict[str, Any]) -> None:
+        self.uses_options(options)
         first, _ = run(model, HALF, self.make_inputs(model, Row()), **options)
         turn = torch.cat([first.sequences, first.sequences[:, -3:]], dim=1)
         with pytest.raises(InputError, match="beams"):

@@ -23,7 +23,7 @@ class KeepRandom(Stage):
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:
         """The highest of one random number a token."""
-        scores = torch.rand(tokens.keep.shape, generator=tokens.rng)
+        scores = torch.rand(tokens.keep.shape, generator=tokens.rng).masked_fill(~tokens.keep.cpu(), -1)
         mask = torch.zeros(scores.numel(), dtype=torch.bool)
         mask[scores.flatten().argsort(descending=True)[: tokens.token_budget]] = True
         return Keep(mask.view_as(scores).to(tokens.keep.device))
@@ -106,11 +106,9 @@ class PromptKit:
         (layout,) = layouts_of(model, video)
         if self.around_frame is None:
             return [layout.placeholders]
-        return [layout.placeholders // layout.frames] * layout.frames
-
-    def video_places(self, model: Any, ids: Tensor) -> Tensor:
-        """Where ids are placeholders of videos."""
-        return ids == getattr(model.config, self.video_token)
+        if layout.alive is not None:
+            return layout.alive.sum(dim=1).tolist()
+        return [layout.lead + layout.tokens] * layout.frames
 
     def make_inputs(self, model: Any, *rows: Row) -> dict[str, Any]:
         """A left-padded batch of prompts, one a row, as a processor would make it."""
@@ -160,8 +158,8 @@ def adapter_of(model: Any) -> Any:
 
 
 def layouts_of(model: Any, inputs: Mapping[str, Any]) -> list[Any]:
-    """The adapter's layouts of the pictures in `inputs` that have visual tokens."""
-    return [layout for layout in adapter_of(model).layouts(model.config, inputs)]
+    """The adapter's layouts of the pictures in `inputs`."""
+    return adapter_of(model).layouts(model.config, inputs)
 
 
 def places_of(model: Any, ids: Tensor) -> Tensor:

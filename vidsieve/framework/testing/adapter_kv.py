@@ -71,6 +71,7 @@ class KVLaws(ModelKit):
 
     @pytest.mark.parametrize("rows", [BATCHES["two videos"], BATCHES["uneven batch"]], ids=["b1", "b2"])
     def test_beams_carry_their_own_state(self, model: Any, rows: tuple[Row, ...]) -> None:
+        self.uses("beams")
         options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "output_scores": True}
         output, _ = run(model, KV, self.make_inputs(model, *rows), **options)
         for index, sequence in enumerate(output.sequences):
@@ -81,6 +82,7 @@ class KVLaws(ModelKit):
 
     @pytest.mark.parametrize("options", [CHUNKS, {"cache_implementation": "static"}])
     def test_other_caches_and_prefills_agree(self, model: Any, options: dict[str, Any]) -> None:
+        self.uses_options(options)
         policy = policy_of(KeepRandom(), TopKV(), ratio=0.5)
         inputs = self.make_inputs(model, Row())
         plain, other = run(model, policy, inputs)[0], run(model, policy, inputs, **options)[0]
@@ -88,6 +90,7 @@ class KVLaws(ModelKit):
 
     @needs_chunks
     def test_a_prefill_chunk_of_one_token_is_no_decode_step(self, model: Any) -> None:
+        self.uses("chunks")
         inputs = self.make_inputs(model, Row())
         chunk = inputs["input_ids"].shape[1] - 1
         plain, other = run(model, KV, inputs)[0], run(model, KV, inputs, prefill_chunk_size=chunk)[0]
