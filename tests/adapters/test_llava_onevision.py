@@ -13,6 +13,8 @@ from vidsieve.framework.testing.adapter_runs import HALF, run
 
 
 class TestLlavaOnevision(AdapterContract):
+    cannot = frozenset({"uneven videos"})
+
     def build_model(self) -> LlavaOnevisionForConditionalGeneration:
         torch.manual_seed(0)
         config = LlavaOnevisionConfig(

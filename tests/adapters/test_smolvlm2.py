@@ -16,6 +16,7 @@ VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "n
 
 class TestSmolVLM2(AdapterContract):
     video_token = "image_token_id"
+    fewest_frames = 2  # a lone picture is an image
     around_video = ((80,) * 25, ())
     around_frame = ((81, 82, 83, VISION_END, VISION_START), (VISION_END,))
     around_image = ((VISION_END, VISION_START), (VISION_END,))

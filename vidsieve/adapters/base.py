@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from vidsieve.adapters.layout import VideoLayout
+from vidsieve.adapters.units import Units
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
 VideoModel: TypeAlias = Any
@@ -29,6 +30,8 @@ class Adapter:
     modality            "image" where frames are images to the model; then images have layouts too, without frames
     placeholders        (config, ids) -> where video features go; by default where the modality's token is
     spent               further inputs that go with the videos and that the model must not see again
+    units               how the pixels fall into units that the vision tower encodes independently; None where it does
+                        not, or where nobody wrote it down: then `reduce_frames` is refused
     """
 
     family: str
@@ -42,6 +45,16 @@ class Adapter:
     modality: Literal["video", "image"] = "video"
     placeholders: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
     spent: frozenset[str] = frozenset()
+    units: Units | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.units is not None:
+            object.__setattr__(self, "runs", self.runs | {"reduce_frames"})
+
+    @property
+    def units_independent(self) -> bool:
+        """Whether units can be left out before the vision tower without touching the others."""
+        return self.units is not None
 
     def fits(self, model_class: type) -> bool:
         """Whether a model of this class belongs to the family."""

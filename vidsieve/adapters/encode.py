@@ -3,6 +3,8 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,6 +22,28 @@ def vision_names(model: VideoModel, modality: str) -> tuple[str, ...]:
     encoder = getattr(model.base_model, f"get_{modality}_features", None)
     names = () if encoder is None else inspect.signature(encoder).parameters
     return tuple(name for name in names if name != "kwargs")
+
+
+@dataclass(frozen=True, eq=False)
+class Vision:
+    """Features of all pictures, from one pass of the vision tower or one a video, and a sample of the model's output.
+
+    `levels` are further rows for the same places, level by level (DeepStack); None where there are none.
+    """
+
+    sample: Any
+    features: list[Tensor]
+    levels: list[list[Tensor]] | None
+
+    @classmethod
+    def of(cls, outputs: Sequence[Any]) -> "Vision | None":
+        """What these outputs hold together; None without any."""
+        found = [output for output in outputs if output is not None]
+        if not found:
+            return None
+        deep = [getattr(output, "deepstack_features", None) for output in found]
+        levels = None if deep[0] is None else [[*chain(*level)] for level in zip(*deep, strict=True)]
+        return cls(found[0], [part for output in found for part in output.pooler_output], levels)
 
 
 def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:

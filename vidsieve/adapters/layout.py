@@ -70,18 +70,23 @@ def grid_layouts(
     return layouts
 
 
-def square_layouts(inputs: Mapping[str, Any], side: int, structural: int) -> list[VideoLayout]:
-    """Layouts of models that make `side * side` tokens of every frame, whatever its size: the LLaVA family."""
+def square_layouts(
+    inputs: Mapping[str, Any], side: int, structural: int, lead: int = 0, rows: Sequence[int] | None = None
+) -> list[VideoLayout]:
+    """Layouts of models that make `side * side` tokens of every frame, whatever its size: the LLaVA family.
+
+    `rows` says how many feature rows each video has, where neither pixels nor features do.
+    """
     tokens = side * side
     layouts = []
-    for rows in _feature_rows(inputs, tokens, structural):
-        frames, rest = divmod(rows - structural, tokens)
+    for count in _feature_rows(inputs, lead + tokens, structural) if rows is None else rows:
+        frames, rest = divmod(count - structural, lead + tokens)
         if rest or frames < 1:
             raise InputError(
-                f"mm_encoder_outputs: a video has {rows} feature rows, which is no number of frames of {tokens} tokens "
+                f"mm_encoder_outputs: a video has {count} feature rows, no whole number of frames of {lead + tokens} "
                 f"plus {structural} structural rows; pass the output of get_video_features unchanged."
             )
-        layouts.append(VideoLayout(frames, tokens, (frames, side, side), structural))
+        layouts.append(VideoLayout(frames, tokens, (frames, side, side), structural, lead=lead))
     return layouts
 
 

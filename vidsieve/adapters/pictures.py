@@ -55,6 +55,11 @@ def picture_layouts(
     return [layout for row in rows for layout in _layouts(row, side, gap, numbered > 0)]
 
 
+def run_lengths(ids: Any, token: int) -> list[int]:
+    """How many placeholders stand without text between them, run by run, row by row."""
+    return [run.length for row in ids.tolist() for run in _runs(row, token, [], 0)]
+
+
 def _feature_rows(inputs: Mapping[str, Any], tokens: int, tiles: Callable[[Any], int]) -> int:
     """Rows that all pictures have together, from features the caller computed or from the pixels."""
     given = (inputs.get("mm_encoder_outputs") or {}).get("image")

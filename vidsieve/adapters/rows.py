@@ -1,5 +1,6 @@
 """Which feature rows and placeholders of a video are visual tokens, and which stay under a plan."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidsieve.adapters.encode import repack, rows_of
+from vidsieve.adapters.encode import Vision, repack, rows_of
 from vidsieve.adapters.layout import VideoLayout
 from vidsieve.framework.pipeline import TokenPlan
 
@@ -81,14 +82,13 @@ def _present(layout: VideoLayout, device: torch.device) -> Bool[Tensor, " rows"]
     return flags
 
 
-def shortened_output(output: Any, pictures: list[Picture]) -> Any:
-    """The kept rows of all pictures in a fresh output; DeepStack rows are carried along."""
+def shortened_output(vision: Vision, pictures: Sequence[Picture]) -> Any:
+    """The kept rows of all pictures in a fresh output of the model's kind; DeepStack rows are carried along."""
     layouts = [picture.encoded for picture in pictures]
 
-    def short(features: Any, deep: bool) -> list[Tensor]:
+    def short(features: Sequence[Tensor], deep: bool) -> list[Tensor]:
         rows = rows_of(features, layouts)
         return [picture.rows(part, deep=deep) for picture, part in zip(pictures, rows, strict=True)]
 
-    levels = getattr(output, "deepstack_features", None)
-    deep = None if levels is None else [short(level, True) for level in levels]
-    return repack(output, short(output.pooler_output, False), deep)
+    deep = None if vision.levels is None else [short(level, True) for level in vision.levels]
+    return repack(vision.sample, short(vision.features, False), deep)

@@ -4,7 +4,7 @@ To transformers the result is a shorter prompt with explicit positions, so nothi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from vidsieve.adapters.base import Adapter, VideoModel
 from vidsieve.adapters.columns import PER_TOKEN, Columns, kept_order
-from vidsieve.adapters.encode import encode, rows_of
+from vidsieve.adapters.encode import Vision, encode, rows_of
 from vidsieve.adapters.layout import VideoLayout
 from vidsieve.adapters.positions import has_mrope, original_positions, text_positions
 from vidsieve.adapters.prompt import placeholders_of, question_ids, videos_by_row
 from vidsieve.adapters.rows import Picture, shortened_output, visual_placeholders, visual_rows
+from vidsieve.adapters.units import require_pixels
+from vidsieve.framework.frames import plan_frames
 from vidsieve.framework.pipeline import TokenPlan
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.report import Report, Stopwatch
@@ -69,19 +71,64 @@ def shorten(request: Request) -> Shortened:
     model, inputs = request.model, request.inputs
     layouts = videos_by_row(request.adapter, model.config, inputs, request.ids, request.placeholders)
     with torch.no_grad():
-        with Stopwatch(model.device) as vision:
-            output = encode(model, request.adapter.modality, inputs)
-        pictures = _plan_all(request, layouts, output)
+        units = _units(request, layouts)
+        with Stopwatch(model.device) as watch:
+            calls = [inputs] if units is None else _tower_inputs(request, units)
+            vision = Vision.of([encode(model, request.adapter.modality, call) for call in calls])
+        pictures = _plan_all(request, layouts, units, vision)
         with Stopwatch(model.device) as gathering:
             columns = _columns(request, pictures)
             columns, removed = _drop(request, columns, pictures)
-            features = shortened_output(output, list(chain(*pictures))) if output is not None else None
+            features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
+    gapped = removed and request.policy.positions == "original" and not has_mrope(model)
+    return Shortened(
+        columns=columns, features=features, report=_report(request, pictures, watch, gathering), gapped=gapped
+    )
+
+
+def _report(request: Request, pictures: Sequence[Sequence[Picture]], vision: Stopwatch, gathering: Stopwatch) -> Report:
+    """What was done to all videos together."""
     plans = [picture.plan for picture in chain(*pictures) if picture.plan is not None]
     report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)
     report.stopwatches = (*report.stopwatches, gathering)
     report.extra["vision"] = vision
-    gapped = removed and request.policy.positions == "original" and not has_mrope(model)
-    return Shortened(columns=columns, features=features, report=report, gapped=gapped)
+    if plans:
+        later = ("prune_layer", "prune_kv")
+        ran = {bound.label for bound in request.policy.frame_stages if not bound.runs(*later)}
+        report.not_run = tuple(label for label in report.not_run if label not in ran)
+    return report
+
+
+def _units(request: Request, layouts: Sequence[Sequence[VideoLayout]]) -> list[Tensor] | None:
+    """The units of each video that the vision tower must encode; None for all, when no stage chooses among them."""
+    if not request.policy.frame_stages or not any(layouts):
+        return None
+    assert request.adapter.units is not None
+    require_pixels(request.inputs)
+    pixels = iter(request.adapter.units.pixels(request.model.config, request.inputs))
+    return [
+        plan_frames(
+            request.policy,
+            next(pixels),
+            timestamps_s=_seconds(layout, request.ids.device),
+            seed=request.seed,
+            video_index=index,
+        )
+        for row in layouts
+        for index, layout in enumerate(row)
+    ]
+
+
+def _tower_inputs(request: Request, units: Sequence[Tensor]) -> Sequence[Mapping[str, Any]]:
+    """What the vision tower is given when it sees only these units."""
+    assert request.adapter.units is not None
+    return request.adapter.units.without(request.inputs, units)
+
+
+def _seconds(layout: VideoLayout, device: torch.device) -> Tensor | None:
+    """When each unit of a video begins, if that is known."""
+    pace = layout.seconds_per_frame
+    return None if pace is None else (torch.arange(layout.frames, device=device) * pace).float()
 
 
 def empty_report(policy: Policy) -> Report:
@@ -94,31 +141,52 @@ def empty_report(policy: Policy) -> Report:
     )
 
 
-def _plan_all(request: Request, layouts: Sequence[Sequence[VideoLayout]], output: Any) -> list[list[Picture]]:
+def _plan_all(
+    request: Request, layouts: Sequence[Sequence[VideoLayout]], units: Sequence[Tensor] | None, vision: Vision | None
+) -> list[list[Picture]]:
     """The pictures of each row, videos planned. A video's random numbers depend on its place in its row, never on
     the row."""
     asked = request.policy.needs() | request.policy.wants()
-    rows = iter(rows_of([] if output is None else output.pooler_output, list(chain(*layouts))))
-    pictures: list[list[Picture]] = []
+    encoded = _encoded(list(chain(*layouts)), units)
+    rows = iter(rows_of([] if vision is None else vision.features, [layout for layout, _ in encoded]))
+    seen, pictures = iter(encoded), []
     for row, own in enumerate(layouts):
         question = _question(request, row) if own and "question" in asked else None
-        pictures.append([])
+        pictures.append(taken := list[Picture]())
         for layout in own:
-            features, index = next(rows), sum(picture.plan is not None for picture in pictures[-1])
-            plan = _plan(request, layout, features, question, index) if layout.visual else None
-            pictures[-1].append(Picture(layout=layout, encoded=layout, plan=plan))
+            inner, mask = next(seen)
+            picture = Picture(layout=layout, encoded=inner, plan=None, units=mask)
+            index = sum(one.plan is not None for one in taken)
+            plan = _plan(request, picture, next(rows), question, index) if layout.visual else None
+            taken.append(replace(picture, plan=plan))
     return pictures
 
 
-def _plan(request: Request, layout: VideoLayout, rows: Tensor, question: Tensor | None, video_index: int) -> TokenPlan:
+def _encoded(layouts: Sequence[VideoLayout], units: Sequence[Tensor] | None) -> list[tuple[VideoLayout, Tensor | None]]:
+    """The layout of what the vision tower saw of each video, and which units those were."""
+    if units is None:
+        return [(layout, None) for layout in layouts]
+    counts = [int(mask.sum()) for mask in units]
+    return [
+        (replace(layout, frames=count, grid=(count, *layout.grid[1:]), alive=None), mask)
+        for layout, count, mask in zip(layouts, counts, units, strict=True)
+    ]
+
+
+def _plan(request: Request, picture: Picture, rows: Tensor, question: Tensor | None, video_index: int) -> TokenPlan:
     """Steps 3 to 7 on one video's visual rows."""
-    seconds = layout.seconds_per_frame
-    times = None if seconds is None else torch.arange(layout.frames, device=rows.device) * seconds
+    layout, seen, index = picture.layout, picture.encoded, None
+    times = _seconds(layout, rows.device)
+    if picture.units is not None:
+        index = picture.units.nonzero().squeeze(1).to(rows.device)
+        times = None if times is None else times[index]
     return request.policy.plan(
-        rows[visual_rows(layout, rows.device)].unflatten(0, (layout.frames, layout.tokens)),
-        token_grid=layout.grid,
-        timestamps_s=None if times is None else times.float(),
+        rows[visual_rows(seen, rows.device)].unflatten(0, (seen.frames, seen.tokens)),
+        token_grid=seen.grid,
+        timestamps_s=times,
         question=question,
+        frame_index=index,
+        units=layout.frames,
         alive=layout.alive,
         layers=request.model.config.get_text_config().num_hidden_layers,
         seed=request.seed,

@@ -8,6 +8,7 @@ from typing import Any
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.units import GRID_UNITS
 
 
 def placeholders(config: Any, ids: Any) -> Any:
@@ -23,6 +24,7 @@ ADAPTER = Adapter(
     model_classes=("Glm4vForConditionalGeneration", "Glm4vMoeForConditionalGeneration"),
     default_checkpoint="zai-org/GLM-4.1V-9B-Thinking",
     layouts=grid_layouts,
+    units=GRID_UNITS,
     placeholders=placeholders,
     special_from=151329,
 )

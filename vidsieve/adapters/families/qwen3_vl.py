@@ -6,6 +6,7 @@ DeepStack adds in the first decoder layers are cut with the same index as the to
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.units import GRID_UNITS
 
 ADAPTER = Adapter(
     family="qwen3-vl",
@@ -13,5 +14,6 @@ ADAPTER = Adapter(
     model_classes=("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"),
     default_checkpoint="Qwen/Qwen3-VL-2B-Instruct",
     layouts=grid_layouts,
+    units=GRID_UNITS,
     special_from=151643,
 )

@@ -136,6 +136,7 @@ class CallLaws(ModelKit):
             run(model, HALF, {"input_ids": turn, "past_key_values": first.past_key_values})
 
     def test_a_cache_cropped_into_its_prompt_is_refused(self, model: Any) -> None:
+        self.uses("crop")
         first, _ = run(model, HALF, self.make_inputs(model, Row()))
         first.past_key_values.crop(-STEPS - 3)
         with pytest.raises(InputError, match="cropped"):

@@ -10,7 +10,7 @@ from vidsieve.framework.errors import PlanError, PolicyError, StageError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
-from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, policy_of
+from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, adapter_of, policy_of
 from vidsieve.framework.testing.adapter_kv_kit import AFTER, Force, Misbehaves, TopKV, masked_decode
 from vidsieve.framework.testing.adapter_runs import (
     BATCHES,
@@ -29,7 +29,14 @@ KV = policy_of(TopKV())
 
 
 class KVLaws(ModelKit):
-    """Decode steps that read part of the visual cache."""
+    """Decode steps that read part of the visual cache; a family that keeps no whole cache must refuse instead."""
+
+    @pytest.fixture(autouse=True)
+    def _carried_out(self, model: Any, request: pytest.FixtureRequest) -> None:
+        if hasattr(KVLaws, request.node.originalname) and "prune_kv" not in adapter_of(model).runs:
+            with pytest.raises(PolicyError, match=r"stage-0.*prune_kv"), vidsieve.applied(model, KV):
+                pass
+            pytest.skip("this family does not carry prune_kv out, and says so")
 
     @pytest.mark.parametrize("rows", BATCHES.values(), ids=BATCHES)
     def test_everything_read_changes_no_bit(self, model: Any, rows: tuple[Row, ...]) -> None:

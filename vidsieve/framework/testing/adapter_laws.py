@@ -106,11 +106,13 @@ class CompactionLaws(ModelKit):
         assert torch.allclose(logits(plain), logits(other), atol=self.tolerance)
 
     def test_decoding_without_a_cache_agrees(self, model: Any) -> None:
+        self.uses("no cache")
         inputs = self.make_inputs(model, Row(), Row(seed=1, words=8))
         plain, other = run(model, HALF, inputs)[0], run(model, HALF, inputs, use_cache=False)[0]
         assert torch.allclose(logits(plain), logits(other), atol=self.tolerance)
 
     def test_positions_with_gaps_never_reach_attention(self, model: Any) -> None:
+        self.uses("flat positions")
         seen: list[torch.Tensor] = []
 
         def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
