@@ -33,8 +33,8 @@ class TestQwen25VL(AdapterContract):
         config = Qwen2_5_VLConfig(text_config=TEXT | ROPE_3D, vision_config=VISION, **IDS)
         return Qwen2_5_VLForConditionalGeneration(config).eval()
 
-    def make_video(self, seed: int) -> dict[str, Tensor]:
-        grid = torch.tensor([[3, 4, 6 + 2 * (seed % 2)]])
+    def make_video(self, seed: int, frames: int = 4) -> dict[str, Tensor]:
+        grid = torch.tensor([[frames, 4, 6 + 2 * (seed % 2)]])
         pace = torch.tensor([0.5 + 0.5 * (seed % 3)])
         return {"pixel_values_videos": patches(grid, seed), "video_grid_thw": grid, "second_per_grid_ts": pace}
 
@@ -53,4 +53,4 @@ class TestQwen25VL(AdapterContract):
         monkeypatch.setattr(vidsieve.Policy, "plan", lambda *a, **k: seen.append(k["timestamps_s"]) or plan(*a, **k))
         with vidsieve.applied(model, policy_of(Times(), ratio=1.0)):
             model.generate(**self.make_inputs(model, Row(seed=1)), max_new_tokens=1)
-        assert seen[0].tolist() == [0.0, 1.0, 2.0]
+        assert seen[0].tolist() == [0.0, 1.0, 2.0, 3.0]

@@ -18,8 +18,8 @@ class TestQwen2VL(AdapterContract):
         config = Qwen2VLConfig(text_config=TEXT | ROPE_3D, vision_config=VISION, **IDS)
         return Qwen2VLForConditionalGeneration(config).eval()
 
-    def make_video(self, seed: int) -> dict[str, Tensor]:
-        grid = torch.tensor([[3, 4, 6 + 2 * (seed % 2)]])
+    def make_video(self, seed: int, frames: int = 4) -> dict[str, Tensor]:
+        grid = torch.tensor([[frames, 4, 6 + 2 * (seed % 2)]])
         return {"pixel_values_videos": patches(grid, seed), "video_grid_thw": grid}
 
     def make_image(self, seed: int) -> dict[str, Tensor]:

@@ -162,9 +162,10 @@ def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
     """What `model(...)` is given. The mask is always there: it keeps position gaps from looking like packed prompts."""
     model, columns = request.model, short.columns
     with torch.no_grad():
-        image = encode(model, "image", request.inputs)
-    features = {name: value for name, value in (("image", image), ("video", short.video)) if value is not None}
-    spent = {*vision_names(model, "image"), *vision_names(model, "video")}
+        image = None if request.adapter.modality == "image" else encode(model, "image", request.inputs)
+    named = {"image": image} | {request.adapter.modality: short.features}
+    features = {name: value for name, value in named.items() if value is not None}
+    spent = {*vision_names(model, "image"), *vision_names(model, "video"), *request.adapter.spent}
     rest = {name: value for name, value in request.inputs.items() if name not in spent}
     rest |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
     rest["position_ids"] = model_positions(columns) if has_mrope(model) else columns.positions

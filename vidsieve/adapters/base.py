@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from vidsieve.adapters.layout import VideoLayout
+from vidsieve.adapters.units import Units
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
 VideoModel: TypeAlias = Any
@@ -20,11 +21,17 @@ class Adapter:
     family              its name on the command line
     model_classes       transformers classes (or subclasses of them) it fits
     default_checkpoint  hub id that stands for the family
-    layouts             (config, inputs) -> one VideoLayout per video, in the order of the features
+    layouts             (config, inputs) -> one VideoLayout per picture, in the order of the features; `inputs` has the
+                        `input_ids` that the pictures belong to
     aliases             other names for the family
     offers              optional inputs and signals a stage may ask for
     runs                stage hooks it can carry out
     special_from        first id of the vocabulary's control tokens, where they form the end of the vocabulary
+    modality            "image" where frames are images to the model; then images have layouts too, without frames
+    placeholders        (config, ids) -> where video features go; by default where the modality's token is
+    spent               further inputs that go with the videos and that the model must not see again
+    units               how the pixels fall into units that the vision tower encodes independently; None where it does
+                        not, or where nobody wrote it down: then `reduce_frames` is refused
     """
 
     family: str
@@ -35,7 +42,25 @@ class Adapter:
     offers: frozenset[str] = frozenset({"token_grid", "question"})
     runs: frozenset[str] = RUNS
     special_from: int | None = None
+    modality: Literal["video", "image"] = "video"
+    placeholders: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
+    spent: frozenset[str] = frozenset()
+    units: Units | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.units is not None:
+            object.__setattr__(self, "runs", self.runs | {"reduce_frames"})
+
+    @property
+    def units_independent(self) -> bool:
+        """Whether units can be left out before the vision tower without touching the others."""
+        return self.units is not None
 
     def fits(self, model_class: type) -> bool:
         """Whether a model of this class belongs to the family."""
         return any(base.__name__ in self.model_classes for base in model_class.__mro__)
+
+
+def decoder_of(model: VideoModel) -> Any:
+    """The language model inside a video LLM, or a bare text LLM's own decoder."""
+    return model.get_decoder()

@@ -15,7 +15,7 @@ from vidsieve.adapters.decode_kv import DecodeKV
 from vidsieve.adapters.encode import PIXELS, vision_names
 from vidsieve.adapters.kv_prompt import KVPrompt
 from vidsieve.adapters.positions import has_mrope, model_positions, original_rotation
-from vidsieve.adapters.prompt import has_video, read_mask
+from vidsieve.adapters.prompt import has_video, placeholders_of, read_mask
 from vidsieve.adapters.session import Past, cached_columns, new_part, recall, remember
 from vidsieve.adapters.shorten import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.stream import OriginalPrompt
@@ -91,7 +91,7 @@ class GenerateCall:
     def _ids(self) -> Int[Tensor, "rows columns"] | None:
         """The prompt's ids; None when the call has none, which is fine as long as it has no video either."""
         ids = self.asked.get("inputs") if self.asked.get("inputs") is not None else self.asked.get("input_ids")
-        if (ids is None or self.asked.get("inputs_embeds") is not None) and has_video(self.asked):
+        if (ids is None or self.asked.get("inputs_embeds") is not None) and has_video(self.adapter, self.asked):
             raise InputError(
                 "generate: a video needs input_ids, where its placeholders stand; inputs_embeds cannot be compressed."
             )
@@ -101,9 +101,9 @@ class GenerateCall:
         """Whether there is nothing for a policy in this call: text, or images, with or without a cache."""
         cache = self.asked.get("past_key_values")
         cached = cache is not None and int(cache.get_seq_length()) > 0
-        if not has_video(self.asked):
+        if not has_video(self.adapter, self.asked):
             # without a cache the check for placeholders without a video is made by `shorten`
-            return cached or not bool(ids.eq(self.model.config.video_token_id).any())
+            return cached or not bool(placeholders_of(self.adapter, self.model.config, ids).any())
         if cached:
             raise InputError(
                 "past_key_values: was not filled by a call under `applied`, so the place of the new video is unknown; "
@@ -144,30 +144,34 @@ class GenerateCall:
         new = shorten(Request(inputs=self.inputs, ids=ids, mask=mask, start=start, **request))
         return Shortened(
             columns=columns.join(new.columns),
-            video=new.video,
+            features=new.features,
             report=new.report,
             gapped=new.gapped or past.gapped,
         )
 
     def _new_inputs(self, new_ids: Int[Tensor, "rows columns"]) -> dict[str, Any]:
         """The call's inputs without the pictures of earlier turns, whose tokens the cache already holds."""
-        inputs = dict(self.asked)
-        for modality in ("image", "video"):
-            if not bool(new_ids.eq(getattr(self.model.config, f"{modality}_token_id")).any()):
-                for name in vision_names(self.model, modality):
-                    inputs.pop(name, None)
-        return inputs
+        config, videos = self.model.config, placeholders_of(self.adapter, self.model.config, new_ids)
+        places = {"image": new_ids.eq(config.image_token_id) & ~videos} | {self.adapter.modality: videos}
+        spent = {name for modality in places for name in vision_names(self.model, modality)} | self.adapter.spent
+        needed = {
+            name for modality, found in places.items() if found.any() for name in vision_names(self.model, modality)
+        }
+        needed |= self.adapter.spent if videos.any() else set()
+        return {name: value for name, value in self.asked.items() if name not in spent - needed}
 
     def _inputs(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> dict[str, Any]:
         """Arguments for the original `generate`."""
         columns = short.columns
-        spent = {*vision_names(self.model, "video"), *PER_TOKEN, "inputs", "mm_encoder_outputs"}
-        spent -= set(vision_names(self.model, "image"))
+        modality = self.adapter.modality
+        spent = {*vision_names(self.model, modality), *self.adapter.spent, *PER_TOKEN, "inputs", "mm_encoder_outputs"}
+        if modality == "video":
+            spent -= set(vision_names(self.model, "image"))
         call = {name: value for name, value in self.inputs.items() if name not in spent}
         call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
         call["position_ids"] = model_positions(columns)
-        features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != "video"}
-        features |= {} if short.video is None else {"video": short.video}
+        features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != modality}
+        features |= {} if short.features is None else {modality: short.features}
         call |= {"mm_encoder_outputs": features} if features else {}
         if self.policy.kv_stages:
             # choosing reads counts back from the device, which a compiled decode step cannot

@@ -17,7 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from vidsieve.adapters.attention import AttentionCall, tapped
-from vidsieve.adapters.base import VideoModel
+from vidsieve.adapters.base import VideoModel, decoder_of
 from vidsieve.adapters.kv_prompt import KVPrompt
 from vidsieve.adapters.kv_view import View, attention_row
 from vidsieve.framework.calls import call as call_stage
@@ -42,7 +42,7 @@ class DecodeKV:
     """Carries KV stages out on a model's decoder. `read_ratio` tells how much of the visual KV was read."""
 
     def __init__(self, model: VideoModel, stages: Mapping[str, Stage]) -> None:
-        self.decoder = getattr(model.base_model, "language_model", model.base_model)
+        self.decoder = decoder_of(model)
         self.points = _points(self.decoder, stages)
         self.prompt: KVPrompt | None = None
         self.span: tuple[int, int] | None = None

@@ -3,12 +3,16 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vidsieve.adapters.base import VideoModel
+from vidsieve.adapters.layout import VideoLayout
+from vidsieve.framework.errors import InputError
 
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
@@ -18,6 +22,28 @@ def vision_names(model: VideoModel, modality: str) -> tuple[str, ...]:
     encoder = getattr(model.base_model, f"get_{modality}_features", None)
     names = () if encoder is None else inspect.signature(encoder).parameters
     return tuple(name for name in names if name != "kwargs")
+
+
+@dataclass(frozen=True, eq=False)
+class Vision:
+    """Features of all pictures, from one pass of the vision tower or one a video, and a sample of the model's output.
+
+    `levels` are further rows for the same places, level by level (DeepStack); None where there are none.
+    """
+
+    sample: Any
+    features: list[Tensor]
+    levels: list[list[Tensor]] | None
+
+    @classmethod
+    def of(cls, outputs: Sequence[Any]) -> "Vision | None":
+        """What these outputs hold together; None without any."""
+        found = [output for output in outputs if output is not None]
+        if not found:
+            return None
+        deep = [getattr(output, "deepstack_features", None) for output in found]
+        levels = None if deep[0] is None else [[*chain(*level)] for level in zip(*deep, strict=True)]
+        return cls(found[0], [part for output in found for part in output.pooler_output], levels)
 
 
 def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:
@@ -34,9 +60,23 @@ def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:
     return getattr(model.base_model, f"get_{modality}_features")(**taken, return_dict=True)
 
 
-def rows_of(output: Any) -> list[Tensor]:
-    """Feature rows of each picture, [rows dim]; some models keep a frame axis in front."""
-    return [] if output is None else [part.flatten(0, -2) for part in output.pooler_output]
+def rows_of(features: Sequence[Tensor] | Tensor, layouts: Sequence[VideoLayout]) -> list[Tensor]:
+    """Feature rows of each picture, [rows dim], however the model cut them into parts and axes.
+
+    Raises:
+        InputError: there are not as many as the layouts say.
+    """
+    parts = [part.flatten(0, -2) for part in features]
+    wanted = [layout.rows for layout in layouts]
+    if [len(part) for part in parts] == wanted:
+        return parts
+    found = sum(len(part) for part in parts)
+    if found != sum(wanted):
+        raise InputError(
+            f"model inputs: the pictures have {found} feature rows where their shapes say {sum(wanted)}; pass the "
+            "output of the model's own get_..._features unchanged."
+        )
+    return list(torch.cat(parts).split(wanted))
 
 
 def repack(output: Any, features: Sequence[Tensor], deepstack: Sequence[Sequence[Tensor]] | None) -> Any:

@@ -4,7 +4,8 @@ Pure arithmetic on shapes and grids, so that a prompt that does not fit its vide
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from vidsieve.framework.errors import InputError
@@ -12,10 +13,12 @@ from vidsieve.framework.errors import InputError
 
 @dataclass(frozen=True)
 class VideoLayout:
-    """One video's feature rows: `frames * tokens` visual tokens, frame by frame, then `structural` rows.
+    """One video's feature rows: in each frame `lead` rows and `tokens` visual tokens, then `structural` rows.
 
     `frames` are the units the vision tower encodes (a temporal patch for Qwen-VL). `grid` is (t, h, w) in visual
-    tokens. Structural rows (the newline of LLaVA-OneVision) are never removed. `seconds_per_frame` is None if unknown.
+    tokens. Lead rows (the [CLS] of Video-LLaVA) and structural rows (the newline of LLaVA-OneVision, or a whole image)
+    are never removed. `seconds_per_frame` is None if unknown. `alive` marks the visual tokens that the prompt has
+    placeholders for, where the family's own processor left some out; None means all.
     """
 
     frames: int
@@ -23,6 +26,8 @@ class VideoLayout:
     grid: tuple[int, int, int]
     structural: int = 0
     seconds_per_frame: float | None = None
+    lead: int = 0
+    alive: Any = field(default=None, compare=False)
 
     @property
     def visual(self) -> int:
@@ -31,40 +36,57 @@ class VideoLayout:
 
     @property
     def rows(self) -> int:
-        """Feature rows in all, which is also the number of placeholders in the prompt."""
-        return self.visual + self.structural
+        """Feature rows in all."""
+        return self.visual + self.frames * self.lead + self.structural
+
+    @cached_property
+    def placeholders(self) -> int:
+        """Placeholders in the prompt: one a feature row, without the visual tokens that are not `alive`."""
+        return self.rows - (0 if self.alive is None else self.visual - int(self.alive.sum()))
 
 
-def grid_layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
-    """Layouts of models that come with `video_grid_thw` in patches: Qwen2-VL, Qwen2.5-VL and their kin."""
+def grid_layouts(
+    config: Any, inputs: Mapping[str, Any], *, merge: Sequence[int] | None = None, temporal: int = 1
+) -> list[VideoLayout]:
+    """Layouts of models that come with `video_grid_thw` in patches: Qwen-VL and its kin.
+
+    Args:
+        merge: for each video, how many patches along an edge become one token; by default as the configuration says.
+        temporal: how many steps of the grid in time become one.
+    """
     grid = inputs.get("video_grid_thw")
     if grid is None:
         raise InputError(
             "model inputs: a video came without video_grid_thw, so its shape is unknown; pass video_grid_thw as the "
             "processor made it."
         )
-    merge = config.vision_config.spatial_merge_size
     seconds = inputs.get("second_per_grid_ts")
     layouts = []
     for index, (time, height, width) in enumerate(_rows(grid)):
-        shape = (time, height // merge, width // merge)
+        side = config.vision_config.spatial_merge_size if merge is None else merge[index]
+        shape = (time // temporal, height // side, width // side)
         pace = None if seconds is None else float(seconds[index])
-        layouts.append(VideoLayout(time, shape[1] * shape[2], shape, seconds_per_frame=pace))
+        layouts.append(VideoLayout(shape[0], shape[1] * shape[2], shape, seconds_per_frame=pace))
     return layouts
 
 
-def square_layouts(inputs: Mapping[str, Any], side: int, structural: int) -> list[VideoLayout]:
-    """Layouts of models that make `side * side` tokens of every frame, whatever its size: the LLaVA family."""
+def square_layouts(
+    inputs: Mapping[str, Any], side: int, structural: int, lead: int = 0, rows: Sequence[int] | None = None
+) -> list[VideoLayout]:
+    """Layouts of models that make `side * side` tokens of every frame, whatever its size: the LLaVA family.
+
+    `rows` says how many feature rows each video has, where neither pixels nor features do.
+    """
     tokens = side * side
     layouts = []
-    for rows in _feature_rows(inputs, tokens, structural):
-        frames, rest = divmod(rows - structural, tokens)
+    for count in _feature_rows(inputs, lead + tokens, structural) if rows is None else rows:
+        frames, rest = divmod(count - structural, lead + tokens)
         if rest or frames < 1:
             raise InputError(
-                f"mm_encoder_outputs: a video has {rows} feature rows, which is no number of frames of {tokens} tokens "
+                f"mm_encoder_outputs: a video has {count} feature rows, no whole number of frames of {lead + tokens} "
                 f"plus {structural} structural rows; pass the output of get_video_features unchanged."
             )
-        layouts.append(VideoLayout(frames, tokens, (frames, side, side), structural))
+        layouts.append(VideoLayout(frames, tokens, (frames, side, side), structural, lead=lead))
     return layouts
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
-from vidsieve.adapters.base import VideoModel
+from vidsieve.adapters.base import VideoModel, decoder_of
 from vidsieve.adapters.columns import Columns
 
 
@@ -102,7 +102,7 @@ def original_rotation(model: VideoModel, columns: Columns, gapped: bool) -> Iter
             return args, kwargs | {"position_ids": original(kwargs["position_ids"])}
         return (args[0], original(args[1]), *args[2:]), kwargs
 
-    rotary = model.base_model.language_model.rotary_emb
+    rotary = decoder_of(model).rotary_emb
     handle = rotary.register_forward_pre_hook(swap, with_kwargs=True)
     try:
         yield

@@ -8,19 +8,30 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from vidsieve.adapters.base import Adapter, VideoModel
+from vidsieve.adapters.encode import PIXELS
 from vidsieve.adapters.layout import VideoLayout
 from vidsieve.framework.errors import InputError
 
 _SPECIAL = (
     *("bos_token_id", "eos_token_id", "pad_token_id", "image_token_id", "video_token_id"),
     *("vision_start_token_id", "vision_end_token_id", "vision_token_id"),
+    *("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id"),
+    *("boi_token_id", "eoi_token_id"),
 )
 
 
-def has_video(inputs: Mapping[str, Any]) -> bool:
-    """Whether the call brings a video, as pixels or as features."""
+def has_video(adapter: Adapter, inputs: Mapping[str, Any]) -> bool:
+    """Whether the call brings a video, as pixels or as features; where frames are images, whether it brings any."""
     features = inputs.get("mm_encoder_outputs") or {}
-    return inputs.get("pixel_values_videos") is not None or features.get("video") is not None
+    pixels = any(inputs.get(name) is not None for name in PIXELS[adapter.modality])
+    return pixels or features.get(adapter.modality) is not None
+
+
+def placeholders_of(adapter: Adapter, config: Any, ids: Int[Tensor, "rows columns"]) -> Bool[Tensor, "rows columns"]:
+    """Where the prompt holds the features of videos, structural ones included."""
+    if adapter.placeholders is not None:
+        return adapter.placeholders(config, ids)
+    return ids.eq(getattr(config, f"{adapter.modality}_token_id"))
 
 
 def read_mask(
@@ -40,21 +51,22 @@ def videos_by_row(
     adapter: Adapter,
     config: Any,
     inputs: Mapping[str, Any],
+    ids: Int[Tensor, "rows columns"],
     placeholders: Bool[Tensor, "rows columns"],
 ) -> list[list[VideoLayout]]:
-    """The videos of each row, in order of appearance.
+    """The videos of each row (where frames are images, all pictures), in order of appearance.
 
     Raises:
         InputError: the placeholders of a row are not exactly filled by the next videos.
     """
-    layouts = adapter.layouts(config, inputs) if has_video(inputs) else []
+    layouts = adapter.layouts(config, {**inputs, "input_ids": ids}) if has_video(adapter, inputs) else []
     left = list(layouts)
     rows: list[list[VideoLayout]] = []
     for row, count in enumerate(placeholders.sum(dim=1).tolist()):
         taken: list[VideoLayout] = []
-        while left and sum(video.rows for video in taken) < count:
+        while left and sum(video.placeholders for video in taken) < count:
             taken.append(left.pop(0))
-        if sum(video.rows for video in taken) != count:
+        if sum(video.placeholders for video in taken) != count:
             raise InputError(_misfit(row, count, taken, layouts))
         rows.append(taken)
     if left:
@@ -67,7 +79,7 @@ def videos_by_row(
 
 
 def _misfit(row: int, count: int, taken: Sequence[VideoLayout], layouts: Sequence[VideoLayout]) -> str:
-    sizes = " + ".join(str(video.rows) for video in taken) or "none"
+    sizes = " + ".join(str(video.placeholders) for video in taken) or "none"
     came = "no video came with it" if not layouts else f"its videos have {sizes} feature rows"
     return (
         f"model inputs, row {row}: the prompt has {count} video placeholders, but {came}. Pass input_ids and videos of "

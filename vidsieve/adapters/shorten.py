@@ -4,7 +4,8 @@ To transformers the result is a shorter prompt with explicit positions, so nothi
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from vidsieve.adapters.base import Adapter, VideoModel
 from vidsieve.adapters.columns import PER_TOKEN, Columns, kept_order
-from vidsieve.adapters.encode import encode, repack, rows_of
+from vidsieve.adapters.encode import Vision, encode, rows_of
 from vidsieve.adapters.layout import VideoLayout
 from vidsieve.adapters.positions import has_mrope, original_positions, text_positions
-from vidsieve.adapters.prompt import question_ids, videos_by_row
+from vidsieve.adapters.prompt import placeholders_of, question_ids, videos_by_row
+from vidsieve.adapters.rows import Picture, shortened_output, visual_placeholders, visual_rows
+from vidsieve.adapters.units import require_pixels
+from vidsieve.framework.frames import plan_frames
 from vidsieve.framework.pipeline import TokenPlan
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.report import Report, Stopwatch
@@ -37,21 +41,22 @@ class Request:
     seed: int = 0
     start: Int[Tensor, "*axes rows one"] | None = None
 
-    @property
+    @cached_property
     def placeholders(self) -> Bool[Tensor, "rows columns"]:
         """Where the prompt holds video tokens, structural ones included."""
-        return self.ids.eq(self.model.config.video_token_id)
+        return placeholders_of(self.adapter, self.model.config, self.ids)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Shortened:
-    """The short prompt: its columns, the video features it needs (None without video), and what was done.
+    """The short prompt: its columns, the features its videos need (None without), and what was done.
 
-    `gapped` says that a one-axis model must be shown other positions than contiguous ones.
+    `features` go to the model under the adapter's modality. `gapped` says that a one-axis model must be shown other
+    positions than contiguous ones.
     """
 
     columns: Columns
-    video: Any
+    features: Any
     report: Report
     gapped: bool
 
@@ -64,20 +69,66 @@ def shorten(request: Request) -> Shortened:
         PolicyError: as `Policy.plan`.
     """
     model, inputs = request.model, request.inputs
-    videos = videos_by_row(request.adapter, model.config, inputs, request.placeholders)
+    layouts = videos_by_row(request.adapter, model.config, inputs, request.ids, request.placeholders)
     with torch.no_grad():
-        with Stopwatch(model.device) as vision:
-            output = encode(model, "video", inputs)
-        plans = _plan_all(request, videos, output)
+        units = _units(request, layouts)
+        with Stopwatch(model.device) as watch:
+            calls = [inputs] if units is None else _tower_inputs(request, units)
+            vision = Vision.of([encode(model, request.adapter.modality, call) for call in calls])
+        pictures = _plan_all(request, layouts, units, vision)
         with Stopwatch(model.device) as gathering:
-            columns = _columns(request, videos)
-            columns, removed = _drop(request, columns, videos, plans)
-            video = _features(output, list(chain(*videos)), plans) if plans else None
+            columns = _columns(request, pictures)
+            columns, removed = _drop(request, columns, pictures)
+            features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
+    gapped = removed and request.policy.positions == "original" and not has_mrope(model)
+    return Shortened(
+        columns=columns, features=features, report=_report(request, pictures, watch, gathering), gapped=gapped
+    )
+
+
+def _report(request: Request, pictures: Sequence[Sequence[Picture]], vision: Stopwatch, gathering: Stopwatch) -> Report:
+    """What was done to all videos together."""
+    plans = [picture.plan for picture in chain(*pictures) if picture.plan is not None]
     report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)
     report.stopwatches = (*report.stopwatches, gathering)
     report.extra["vision"] = vision
-    gapped = removed and request.policy.positions == "original" and not has_mrope(model)
-    return Shortened(columns=columns, video=video, report=report, gapped=gapped)
+    if plans:
+        later = ("prune_layer", "prune_kv")
+        ran = {bound.label for bound in request.policy.frame_stages if not bound.runs(*later)}
+        report.not_run = tuple(label for label in report.not_run if label not in ran)
+    return report
+
+
+def _units(request: Request, layouts: Sequence[Sequence[VideoLayout]]) -> list[Tensor] | None:
+    """The units of each video that the vision tower must encode; None for all, when no stage chooses among them."""
+    if not request.policy.frame_stages or not any(layouts):
+        return None
+    assert request.adapter.units is not None
+    require_pixels(request.inputs)
+    pixels = iter(request.adapter.units.pixels(request.model.config, request.inputs))
+    return [
+        plan_frames(
+            request.policy,
+            next(pixels),
+            timestamps_s=_seconds(layout, request.ids.device),
+            seed=request.seed,
+            video_index=index,
+        )
+        for row in layouts
+        for index, layout in enumerate(row)
+    ]
+
+
+def _tower_inputs(request: Request, units: Sequence[Tensor]) -> Sequence[Mapping[str, Any]]:
+    """What the vision tower is given when it sees only these units."""
+    assert request.adapter.units is not None
+    return request.adapter.units.without(request.inputs, units)
+
+
+def _seconds(layout: VideoLayout, device: torch.device) -> Tensor | None:
+    """When each unit of a video begins, if that is known."""
+    pace = layout.seconds_per_frame
+    return None if pace is None else (torch.arange(layout.frames, device=device) * pace).float()
 
 
 def empty_report(policy: Policy) -> Report:
@@ -90,27 +141,53 @@ def empty_report(policy: Policy) -> Report:
     )
 
 
-def _plan_all(request: Request, videos: Sequence[Sequence[VideoLayout]], output: Any) -> list[TokenPlan]:
-    """One plan a video. A video's random numbers depend on its place in its own row, never on the row."""
-    features = iter(rows_of(output))
-    plans = []
-    for row, layouts in enumerate(videos):
-        asked = request.policy.needs() | request.policy.wants()
-        question = _question(request, row) if layouts and "question" in asked else None
-        for index, layout in enumerate(layouts):
-            plans.append(_plan(request, layout, next(features), question, index))
-    return plans
+def _plan_all(
+    request: Request, layouts: Sequence[Sequence[VideoLayout]], units: Sequence[Tensor] | None, vision: Vision | None
+) -> list[list[Picture]]:
+    """The pictures of each row, videos planned. A video's random numbers depend on its place in its row, never on
+    the row."""
+    asked = request.policy.needs() | request.policy.wants()
+    encoded = _encoded(list(chain(*layouts)), units)
+    rows = iter(rows_of([] if vision is None else vision.features, [layout for layout, _ in encoded]))
+    seen, pictures = iter(encoded), []
+    for row, own in enumerate(layouts):
+        question = _question(request, row) if own and "question" in asked else None
+        pictures.append(taken := list[Picture]())
+        for layout in own:
+            inner, mask = next(seen)
+            picture = Picture(layout=layout, encoded=inner, plan=None, units=mask)
+            index = sum(one.plan is not None for one in taken)
+            plan = _plan(request, picture, next(rows), question, index) if layout.visual else None
+            taken.append(replace(picture, plan=plan))
+    return pictures
 
 
-def _plan(request: Request, layout: VideoLayout, rows: Tensor, question: Tensor | None, video_index: int) -> TokenPlan:
+def _encoded(layouts: Sequence[VideoLayout], units: Sequence[Tensor] | None) -> list[tuple[VideoLayout, Tensor | None]]:
+    """The layout of what the vision tower saw of each video, and which units those were."""
+    if units is None:
+        return [(layout, None) for layout in layouts]
+    counts = [int(mask.sum()) for mask in units]
+    return [
+        (replace(layout, frames=count, grid=(count, *layout.grid[1:]), alive=None), mask)
+        for layout, count, mask in zip(layouts, counts, units, strict=True)
+    ]
+
+
+def _plan(request: Request, picture: Picture, rows: Tensor, question: Tensor | None, video_index: int) -> TokenPlan:
     """Steps 3 to 7 on one video's visual rows."""
-    seconds = layout.seconds_per_frame
-    times = None if seconds is None else torch.arange(layout.frames, device=rows.device) * seconds
+    layout, seen, index = picture.layout, picture.encoded, None
+    times = _seconds(layout, rows.device)
+    if picture.units is not None:
+        index = picture.units.nonzero().squeeze(1).to(rows.device)
+        times = None if times is None else times[index]
     return request.policy.plan(
-        rows[: layout.visual].unflatten(0, (layout.frames, layout.tokens)),
-        token_grid=layout.grid,
-        timestamps_s=None if times is None else times.float(),
+        rows[visual_rows(seen, rows.device)].unflatten(0, (seen.frames, seen.tokens)),
+        token_grid=seen.grid,
+        timestamps_s=times,
         question=question,
+        frame_index=index,
+        units=layout.frames,
+        alive=layout.alive,
         layers=request.model.config.get_text_config().num_hidden_layers,
         seed=request.seed,
         video_index=video_index,
@@ -126,52 +203,35 @@ def _question(request: Request, row: int) -> Tensor | None:
     return embed(words.to(embed.weight.device)) if words.numel() else None
 
 
-def _columns(request: Request, videos: Sequence[Sequence[VideoLayout]]) -> Columns:
+def _columns(request: Request, pictures: Sequence[Sequence[Picture]]) -> Columns:
     """The full prompt's columns. Fills in `mm_token_type_ids`, without which M-RoPE silently sees only text."""
     ids, mask, model = request.ids, request.mask, request.model
-    others = {name: request.inputs[name] for name in PER_TOKEN if request.inputs.get(name) is not None}
+    names = [name for name in PER_TOKEN if name not in request.adapter.spent]
+    others = {name: request.inputs[name] for name in names if request.inputs.get(name) is not None}
     others = {name: values[:, -ids.shape[1] :] for name, values in others.items()}
     if has_mrope(model) and "mm_token_type_ids" not in others:
-        image = ids.eq(model.config.image_token_id)
+        image = ids.eq(model.config.image_token_id) & ~request.placeholders
         others["mm_token_type_ids"] = image.to(torch.int32) + 2 * request.placeholders.to(torch.int32)
     positions = original_positions(model, {**request.inputs, **others}, ids, mask)
     if request.start is not None:
         positions = positions + request.start
-    visual = _spread(request.placeholders, _flags(list(chain(*videos)), None, ids.device))
-    return Columns(ids=ids, mask=mask, positions=positions, visual=visual, others=others)
+    visual = [visual_placeholders(picture.layout, ids.device) for picture in chain(*pictures)]
+    return Columns(ids=ids, mask=mask, positions=positions, visual=_spread(request.placeholders, visual), others=others)
 
 
-def _flags(layouts: Sequence[VideoLayout], plans: Sequence[TokenPlan] | None, device: torch.device) -> Tensor:
-    """Per feature row, video after video: is it visual (without plans), or does it stay (with plans)."""
-    parts = [torch.zeros(0, dtype=torch.bool, device=device)]
-    for index, layout in enumerate(layouts):
-        if plans is None:
-            parts.append(torch.ones(layout.visual, dtype=torch.bool, device=device))
-        else:
-            parts.append(plans[index].keep.flatten().to(device))
-        parts.append(torch.full((layout.structural,), plans is not None, device=device))
-    return torch.cat(parts)
-
-
-def _spread(places: Bool[Tensor, "rows columns"], flags: Bool[Tensor, " all"]) -> Bool[Tensor, "rows columns"]:
+def _spread(places: Bool[Tensor, "rows columns"], flags: Sequence[Tensor]) -> Bool[Tensor, "rows columns"]:
     """Put one flag on each placeholder, in reading order; False elsewhere."""
-    return torch.zeros_like(places).masked_scatter(places, flags)
+    none = torch.zeros(0, dtype=torch.bool, device=places.device)
+    return torch.zeros_like(places).masked_scatter(places, torch.cat([none, *flags]))
 
 
-def _drop(
-    request: Request,
-    columns: Columns,
-    videos: Sequence[Sequence[VideoLayout]],
-    plans: Sequence[TokenPlan],
-) -> tuple[Columns, bool]:
+def _drop(request: Request, columns: Columns, pictures: Sequence[Sequence[Picture]]) -> tuple[Columns, bool]:
     """The columns that stay, right-aligned, and whether any went. With nothing removed they are left untouched."""
-    removed, queue = [], iter(plans)
-    for layouts in videos:
-        removed.append(sum(layout.visual - next(queue).index.shape[0] for layout in layouts))
+    removed = [sum(picture.removed for picture in row) for row in pictures]
     if not any(removed):
         return columns, False
     places = request.placeholders
-    stays = ~places | _spread(places, _flags(list(chain(*videos)), plans, places.device))
+    stays = ~places | _spread(places, [picture.stays(places.device) for picture in chain(*pictures)])
     keep = stays & columns.mask.bool()
     lengths = columns.mask.long().sum(dim=1).tolist()
     width = max(length - gone for length, gone in zip(lengths, removed, strict=True))
@@ -182,20 +242,3 @@ def _drop(
         start = 0 if request.start is None else request.start
         short = short.placed((flat + start).expand_as(short.positions))
     return short, True
-
-
-def _features(output: Any, layouts: Sequence[VideoLayout], plans: Sequence[TokenPlan]) -> Any:
-    """The kept feature rows, structural rows after them, in a fresh output; DeepStack rows are carried along."""
-
-    def stay(rows: Tensor, layout: VideoLayout, plan: TokenPlan, kept: Tensor | None) -> Tensor:
-        visual = plan.carry(rows[: layout.visual]) if kept is None else kept
-        return torch.cat([visual.to(rows), rows[layout.visual :]])
-
-    triples = list(zip(rows_of(output), layouts, plans, strict=True))
-    features = [stay(rows, layout, plan, plan.features) for rows, layout, plan in triples]
-    levels = getattr(output, "deepstack_features", None)
-    if levels is None:
-        return repack(output, features, None)
-    pairs = list(zip(layouts, plans, strict=True))
-    deep = [[stay(r, *pair, None) for r, pair in zip(level, pairs, strict=True)] for level in levels]
-    return repack(output, features, deep)

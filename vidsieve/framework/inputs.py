@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidsieve.framework.errors import InputError, PolicyError, suggest
@@ -28,17 +29,30 @@ class VideoInput:
     seed: int = 0
     video_index: int = 0
     units: int | None = None
+    alive: Bool[Tensor, "units tokens"] | None = None
 
     @property
+    def living(self) -> Bool[Tensor, "frames tokens"] | None:
+        """`alive` of the encoded frames."""
+        if self.alive is None or self.frame_index is None:
+            return self.alive
+        return self.alive[self.frame_index.long().to(self.alive.device)]
+
+    @cached_property
     def shape(self) -> VideoShape:
         """The sizes of what was encoded, before any token is dropped."""
         frames, tokens, _ = self.features.shape
-        return VideoShape(frames, tokens, self.layers or 1)
+        return VideoShape(frames, tokens, self.layers or 1, alive=_per_frame(self.living))
 
-    @property
+    @cached_property
     def baseline(self) -> VideoShape:
         """The sizes of the uncompressed video: units skipped in step 1 count too."""
-        return replace(self.shape, frames=self.units or self.features.shape[0])
+        return replace(self.shape, frames=self.units or self.features.shape[0], alive=_per_frame(self.alive))
+
+
+def _per_frame(alive: Tensor | None) -> tuple[int, ...] | None:
+    """Living tokens of each frame; one read-back. None for all."""
+    return None if alive is None else tuple(alive.sum(dim=1).tolist())
 
 
 def check_sizes(policy: "Policy", video: VideoInput) -> None:
@@ -51,7 +65,13 @@ def check_sizes(policy: "Policy", video: VideoInput) -> None:
             f"{tuple(features.shape)}."
         )
     frames, tokens, dim = features.shape
-    wanted = {"timestamps_s": (frames,), "frame_index": (frames,), "question": (None, dim)}
+    units = video.units or frames
+    wanted = {
+        "timestamps_s": (frames,),
+        "frame_index": (frames,),
+        "question": (None, dim),
+        "alive": (units, tokens),
+    }
     for name, shape in wanted.items():
         value = getattr(video, name)
         if value is not None and not _fits(value, shape):

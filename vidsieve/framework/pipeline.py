@@ -75,7 +75,8 @@ class _Video:
         frames, tokens, _ = video.features.shape
         self.features = video.features
         device = video.features.device
-        self.keep = torch.ones(frames, tokens, dtype=torch.bool, device=device)
+        living = video.living
+        self.keep = torch.ones(frames, tokens, dtype=torch.bool, device=device) if living is None else living.to(device)
         self.weight = torch.ones(frames, tokens, device=device)
         self.frame_index = torch.arange(frames, device=device) if video.frame_index is None else video.frame_index
         self.made: dict[str, Any] = {"budget": None, "scores": None, "segments": None}
@@ -86,8 +87,8 @@ class _Video:
     @property
     def shape(self) -> VideoShape:
         """Sizes with what is alive; reads the counts back only after something was dropped."""
-        alive = tuple(self.keep.sum(dim=1).tolist()) if self.reduced else None
-        return replace(self.video.shape, alive=alive)
+        shape = self.video.shape
+        return replace(shape, alive=tuple(self.keep.sum(dim=1).tolist())) if self.reduced else shape
 
     def run(self) -> None:
         """Call every video hook of every stage, in order."""
@@ -209,6 +210,7 @@ def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
         policy_hash=policy.hash,
         requested_ratio=policy.retention_ratio,
         keeps=(_over_units(work),),
+        baselines=(video.baseline.total,),
         not_run=tuple(bound.label for bound in policy.stages if any(h not in VIDEO_HOOKS for h in bound.stage.hooks())),
         notes=tuple(work.notes),
         stopwatches=(watch,),

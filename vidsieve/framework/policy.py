@@ -16,7 +16,7 @@ from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
 from vidsieve.framework.stage import Stage
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from vidsieve.framework.pipeline import TokenPlan
@@ -143,6 +143,7 @@ class Policy:
         signals: "Mapping[str, Tensor] | None" = None,
         frame_index: "Tensor | None" = None,
         units: int | None = None,
+        alive: "Bool[Tensor, 'units tokens'] | None" = None,
         layers: int | None = None,
         seed: int = 0,
         video_index: int = 0,
@@ -152,7 +153,9 @@ class Policy:
         Stages of other steps are named in `plan.report.not_run`. `layers` is the decoder's depth; without it, whether
         a stage inside the language model can reach the ratio is not checked. `video_index` is the place of the video
         in its own request (it seeds the random numbers with `seed`). If step 1 skipped units, `units` is how many the
-        video has and `frame_index` which of them `features` holds; ratios count the skipped ones too.
+        video has and `frame_index` which of them `features` holds; ratios count the skipped ones too. `alive` marks
+        the visual tokens of all units that the uncompressed model has, where its own processor left some out; ratios
+        count only those.
 
         Raises:
             InputError: tensors whose sizes do not fit together, or an unknown signal.
@@ -169,6 +172,7 @@ class Policy:
             signals=dict(signals or {}),
             frame_index=frame_index,
             units=units,
+            alive=alive,
             layers=layers,
             seed=seed,
             video_index=video_index,

@@ -46,7 +46,9 @@ class Report:
     """What one policy did to the videos of one request.
 
     `keeps` holds one mask of kept visual tokens per video (axes frames and tokens; for merges the targets).
-    Structural tokens (newlines, timestamps, vision start and end) count nowhere. Ratios are fractions kept.
+    `baselines` is how many visual tokens each video has uncompressed: fewer than places in its mask where the model's
+    own processor left some out. Structural tokens (newlines, timestamps, vision start and end) count nowhere. Ratios
+    are fractions kept.
     `kv_ratio` is the mean share of visual KV entries attended to over decode steps and decoder layers, or None when
     no KV stage ran.
     """
@@ -55,6 +57,7 @@ class Report:
     policy_hash: str
     requested_ratio: float | None
     keeps: tuple[Bool[Tensor, "_ _"], ...] = ()  # videos may differ in shape
+    baselines: tuple[int, ...] = ()
     not_run: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     stopwatches: tuple[Stopwatch, ...] = ()
@@ -72,6 +75,7 @@ class Report:
             policy_hash=first.policy_hash,
             requested_ratio=first.requested_ratio,
             keeps=tuple(keep for report in reports for keep in report.keeps),
+            baselines=tuple(count for report in reports for count in report.baselines),
             not_run=tuple(dict.fromkeys(label for report in reports for label in report.not_run)),
             notes=notes,
             stopwatches=tuple(watch for report in reports for watch in report.stopwatches),
@@ -82,7 +86,8 @@ class Report:
     @property
     def baseline_tokens(self) -> int:
         """Visual tokens of the uncompressed model."""
-        return sum(keep.numel() for keep in self.keeps)
+        known = len(self.baselines) == len(self.keeps)
+        return sum(self.baselines) if known else sum(keep.numel() for keep in self.keeps)
 
     @property
     def kept_tokens(self) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import VideoLayout, square_layouts
+from vidsieve.adapters.units import FRAME_UNITS
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
@@ -21,4 +22,5 @@ ADAPTER = Adapter(
     model_classes=("LlavaNextVideoForConditionalGeneration",),
     default_checkpoint="llava-hf/LLaVA-NeXT-Video-7B-hf",
     layouts=layouts,
+    units=FRAME_UNITS,
 )

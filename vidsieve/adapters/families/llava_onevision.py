@@ -6,6 +6,7 @@ from typing import Any
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import VideoLayout, square_layouts
+from vidsieve.adapters.units import FRAME_UNITS
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
@@ -20,5 +21,6 @@ ADAPTER = Adapter(
     model_classes=("LlavaOnevisionForConditionalGeneration",),
     default_checkpoint="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
     layouts=layouts,
+    units=FRAME_UNITS,
     special_from=151643,
 )

@@ -2,6 +2,7 @@
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.units import GRID_UNITS
 
 ADAPTER = Adapter(
     family="qwen2.5-vl",
@@ -9,6 +10,7 @@ ADAPTER = Adapter(
     model_classes=("Qwen2_5_VLForConditionalGeneration",),
     default_checkpoint="Qwen/Qwen2.5-VL-3B-Instruct",
     layouts=grid_layouts,
+    units=GRID_UNITS,
     offers=frozenset({"token_grid", "question", "timestamps_s"}),
     special_from=151643,
 )

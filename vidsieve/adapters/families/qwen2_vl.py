@@ -2,6 +2,7 @@
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.units import GRID_UNITS
 
 ADAPTER = Adapter(
     family="qwen2-vl",
@@ -9,5 +10,6 @@ ADAPTER = Adapter(
     model_classes=("Qwen2VLForConditionalGeneration",),
     default_checkpoint="Qwen/Qwen2-VL-2B-Instruct",
     layouts=grid_layouts,
+    units=GRID_UNITS,
     special_from=151643,
 )

@@ -12,9 +12,11 @@ from vidsieve.framework.testing.adapter_kit import (
     Breaks,
     KeepAll,
     Row,
+    adapter_of,
     kept_columns,
     policy_of,
     rows_removed,
+    visual_places,
 )
 from vidsieve.framework.testing.adapter_runs import (
     ALL,
@@ -37,13 +39,20 @@ class CallLaws(ModelKit):
         prompt = inputs["input_ids"]
         with vidsieve.applied(model, HALF):
             plain = model.generate(**inputs, max_new_tokens=3)
-            drawn = model.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=2)
         assert torch.equal(plain[:, : prompt.shape[1]], prompt)
         assert plain.shape[1] == prompt.shape[1] + 3
+
+    def test_returned_ids_of_several_answers_hold_it_too(self, model: Any) -> None:
+        self.uses("beams")
+        inputs = self.make_inputs(model, Row(), Row(seed=1, words=8))
+        prompt = inputs["input_ids"]
+        with vidsieve.applied(model, HALF):
+            drawn = model.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=2)
         assert torch.equal(drawn[:, : prompt.shape[1]], prompt.repeat_interleave(2, dim=0))
 
     @pytest.mark.parametrize("rows", [BATCHES["two videos"], BATCHES["uneven batch"]], ids=["b1", "b2"])
     def test_beams_are_those_of_each_row_alone(self, model: Any, rows: tuple[Row, ...]) -> None:
+        self.uses("beams")
         options = {"num_beams": 3, "num_return_sequences": 3, "output_scores": True}
         inputs = self.make_inputs(model, *rows)
         if self.unpatched_beams_work:
@@ -89,7 +98,8 @@ class CallLaws(ModelKit):
         first, _ = run(model, HALF, inputs)
         turn = torch.tensor([[self.words[i] for i in (7, 8, 9)]])
         whole = torch.cat([first.sequences, turn], dim=1)
-        again = inputs | {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        again = inputs | self.token_types(model, whole)
+        again |= {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
         fresh, _ = run(model, HALF, again)
         ids = whole[:, -4:] if new_ids_only else whole
         warm, report = run(model, HALF, again | {"input_ids": ids, "past_key_values": first.past_key_values})
@@ -104,13 +114,12 @@ class CallLaws(ModelKit):
         whole = torch.cat([output.sequences, second], dim=1)
         output, _ = run(model, HALF, {"input_ids": whole, "past_key_values": output.past_key_values})
         whole = torch.cat([output.sequences, third["input_ids"]], dim=1)
-        new = third | {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        new = third | self.token_types(model, whole)
+        new |= {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
         warm, report = run(model, HALF, new | {"past_key_values": output.past_key_values})
         assert len(report.keeps) == 1
         assert report.attained_ratio == 0.5
-        both = self.make_inputs(model, Row())
-        keys = [key for key in third if key not in ("input_ids", "attention_mask")]
-        full = new | {key: torch.cat([both[key], third[key]]) for key in keys}
+        full = new | self.join([[self.make_video(0), self.make_video(40)]])
         keep = kept_columns(model, full, Report.combine([self._first(model), report]))
         assert torch.allclose(logits(warm)[0], rows_removed(model, full, keep, STEPS), atol=self.tolerance)
 
@@ -120,12 +129,14 @@ class CallLaws(ModelKit):
 
     @pytest.mark.parametrize("options", [{"num_beams": 2}, {"do_sample": True, "num_return_sequences": 2}])
     def test_a_cache_with_several_rows_a_prompt_is_refused(self, model: Any, options: dict[str, Any]) -> None:
+        self.uses_options(options)
         first, _ = run(model, HALF, self.make_inputs(model, Row()), **options)
         turn = torch.cat([first.sequences, first.sequences[:, -3:]], dim=1)
         with pytest.raises(InputError, match="beams"):
             run(model, HALF, {"input_ids": turn, "past_key_values": first.past_key_values})
 
     def test_a_cache_cropped_into_its_prompt_is_refused(self, model: Any) -> None:
+        self.uses("crop")
         first, _ = run(model, HALF, self.make_inputs(model, Row()))
         first.past_key_values.crop(-STEPS - 3)
         with pytest.raises(InputError, match="cropped"):
@@ -146,14 +157,15 @@ class CallLaws(ModelKit):
     def test_placeholders_that_do_not_fit_are_refused_before_anything_runs(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())
         short = {name: inputs[name][:, :-8] for name in ("input_ids", "attention_mask")}
-        cut = inputs["input_ids"].ne(model.config.video_token_id).cumsum(1).eq(0).sum()
-        fewer = {name: torch.cat([v[:, : cut + 8], v[:, cut + 9 :]], dim=1) for name, v in short.items()}
-        model.base_model.get_video_features = lambda *a, **k: pytest.fail("the vision tower ran")
+        cut = int(visual_places(model, inputs).nonzero().min())
+        fewer = {name: torch.cat([v[:, :cut], v[:, cut + 1 :]], dim=1) for name, v in short.items()}
+        encoder = f"get_{adapter_of(model).modality}_features"
+        setattr(model.base_model, encoder, lambda *a, **k: pytest.fail("the vision tower ran"))
         with pytest.raises(InputError, match="placeholders"):
             run(model, HALF, inputs | fewer)
         with pytest.raises(InputError, match="no video came"):
             run(model, HALF, {name: inputs[name] for name in ("input_ids", "attention_mask")})
-        del model.base_model.get_video_features
+        delattr(model.base_model, encoder)
 
     def test_embeddings_instead_of_ids_are_refused_with_a_video(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())

@@ -2,16 +2,18 @@
 
 class TestMyFamily(AdapterContract):
     def build_model(self): ...
-    def make_video(self, seed): ...
+    def make_video(self, seed, frames=4): ...
     def make_image(self, seed): ...
 
 See `PromptKit` for what else may be set. Everything runs on a tiny random model, on the CPU, in seconds.
 """
 
 from vidsieve.framework.testing.adapter_calls import CallLaws
+from vidsieve.framework.testing.adapter_frames import FrameLaws
+from vidsieve.framework.testing.adapter_inputs import InputLaws
 from vidsieve.framework.testing.adapter_kv import KVLaws
 from vidsieve.framework.testing.adapter_laws import CompactionLaws
 
 
-class AdapterContract(CompactionLaws, CallLaws, KVLaws):
+class AdapterContract(CompactionLaws, CallLaws, InputLaws, FrameLaws, KVLaws):
     """All laws of an adapter."""

@@ -23,7 +23,7 @@ class KeepRandom(Stage):
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:
         """The highest of one random number a token."""
-        scores = torch.rand(tokens.keep.shape, generator=tokens.rng)
+        scores = torch.rand(tokens.keep.shape, generator=tokens.rng).masked_fill(~tokens.keep.cpu(), -1)
         mask = torch.zeros(scores.numel(), dtype=torch.bool)
         mask[scores.flatten().argsort(descending=True)[: tokens.token_budget]] = True
         return Keep(mask.view_as(scores).to(tokens.keep.device))
@@ -55,44 +55,74 @@ def policy_of(*stages: Stage, ratio: float | None = None, positions: Positions =
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One prompt: `images`, then `videos`, with `words` of text around them; all drawn from `seed`."""
+    """One prompt: `images`, then `videos` of so many `frames` (taken in turn), with text around them and `words` of
+    it at the end (0 for none at all); all drawn from `seed`."""
 
     seed: int = 0
     videos: int = 1
     words: int = 5
     images: int = 0
+    frames: tuple[int, ...] = (4,)
 
 
 class PromptKit:
-    """What an adapter author gives: a tiny model and a video; from it come whole prompts."""
+    """What an adapter author gives: a tiny model and a video; from it come whole prompts.
+
+    around_video, around_frame, around_image  ids that enclose each; without `around_frame` a video is one run of
+                                              placeholders
+    video_token                               setting of the model that holds a video's placeholder id
+    """
 
     words: Sequence[int] = range(3, 80)
     around_video: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    around_frame: tuple[tuple[int, ...], tuple[int, ...]] | None = None
     around_image: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    video_token: str = "video_token_id"
 
     def build_model(self) -> Any:
         """A tiny random model in eval mode, without an end-of-text id, the same at every call."""
         raise TypeError(f"{type(self).__name__} must implement build_model()")
 
-    def make_video(self, seed: int) -> dict[str, Tensor]:
-        """The model inputs of one video; those of several are joined along their first axis."""
-        raise TypeError(f"{type(self).__name__} must implement make_video(seed)")
+    def make_video(self, seed: int, frames: int = 4) -> dict[str, Tensor]:
+        """The model inputs of one video of so many units; those of several are joined along their first axis."""
+        raise TypeError(f"{type(self).__name__} must implement make_video(seed, frames)")
 
     def make_image(self, seed: int) -> dict[str, Tensor]:
         """The model inputs of one image."""
         raise TypeError(f"{type(self).__name__} must implement make_image(seed)")
 
+    def around(self, frame: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The ids that enclose a frame; override it where they number the frames."""
+        return self.around_frame or ((), ())
+
+    def join(self, rows: Sequence[Sequence[Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+        """The inputs of the pictures of each prompt as one call's."""
+        flat = [picture for row in rows for picture in row]
+        names = dict.fromkeys(name for picture in flat for name in picture)
+        return {name: torch.cat([picture[name] for picture in flat if name in picture]) for name in names}
+
+    def runs(self, model: Any, video: Mapping[str, Tensor]) -> list[int]:
+        """How many placeholders a video has, run by run: one run, or one a frame with `around_frame`."""
+        (layout,) = layouts_of(model, video)
+        if self.around_frame is None:
+            return [layout.placeholders]
+        if layout.alive is not None:
+            return layout.alive.sum(dim=1).tolist()
+        return [layout.lead + layout.tokens] * layout.frames
+
     def make_inputs(self, model: Any, *rows: Row) -> dict[str, Any]:
         """A left-padded batch of prompts, one a row, as a processor would make it."""
-        pictures: list[dict[str, Tensor]] = []
-        ids = [self._ids(model, row, pictures) for row in rows]
+        pictures: list[list[dict[str, Tensor]]] = [[] for _ in rows]
+        ids = [self._ids(model, row, own) for row, own in zip(rows, pictures, strict=True)]
         width = max(len(row) for row in ids)
         padded = [[0] * (width - len(row)) + row for row in ids]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
         inputs: dict[str, Any] = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)}
-        for name in dict.fromkeys(name for picture in pictures for name in picture):
-            inputs[name] = torch.cat([picture[name] for picture in pictures if name in picture])
-        return inputs
+        return inputs | self.join(pictures) | self.token_types(model, inputs["input_ids"])
+
+    def token_types(self, model: Any, ids: Tensor) -> dict[str, Tensor]:
+        """Inputs with one entry a token that the family's processor makes from the ids."""
+        return {}
 
     def _ids(self, model: Any, row: Row, pictures: list[dict[str, Tensor]]) -> list[int]:
         """The ids of one prompt; its pictures are added to `pictures`."""
@@ -105,30 +135,87 @@ class PromptKit:
         for index in range(row.images):
             image = self.make_image(row.seed * 10 + index)
             pictures.append(image)
-            count = sum(len(rows) for rows in model.base_model.get_image_features(**image).pooler_output)
+            count = sum(part.shape[:-1].numel() for part in model.base_model.get_image_features(**image).pooler_output)
             ids += [*self.around_image[0], *[model.config.image_token_id] * count, *self.around_image[1], *text(2)]
         for index in range(row.videos):
-            video = self.make_video(row.seed * 10 + index)
+            video = self.make_video(row.seed * 10 + index, row.frames[index % len(row.frames)])
             pictures.append(video)
-            count = layouts_of(model, video)[0].rows
-            ids += [*self.around_video[0], *[model.config.video_token_id] * count, *self.around_video[1], *text(2)]
-        return ids + text(row.words)
+            ids += [*self.around_video[0], *self._frames(model, video), *self.around_video[1], *text(2)]
+        return ids + text(row.words) if row.words else ids[:-2]
+
+    def _frames(self, model: Any, video: Mapping[str, Tensor]) -> list[int]:
+        """The placeholders of a video with the ids around its frames."""
+        token, ids = getattr(model.config, self.video_token), []
+        for frame, run in enumerate(self.runs(model, video)):
+            before, after = self.around(frame)
+            ids += [*before, *[token] * run, *after]
+        return ids
+
+
+def adapter_of(model: Any) -> Any:
+    """The adapter of a model."""
+    return next(one for one in registry.default().models.values() if one.fits(type(model)))
 
 
 def layouts_of(model: Any, inputs: Mapping[str, Any]) -> list[Any]:
-    """The adapter's layouts of the videos in `inputs`."""
-    adapter = next(one for one in registry.default().models.values() if one.fits(type(model)))
-    return adapter.layouts(model.config, inputs)
+    """The adapter's layouts of the pictures in `inputs`."""
+    return adapter_of(model).layouts(model.config, inputs)
+
+
+def places_of(model: Any, ids: Tensor) -> Tensor:
+    """Where the adapter sees placeholders of videos."""
+    adapter = adapter_of(model)
+    if adapter.placeholders is not None:
+        return adapter.placeholders(model.config, ids)
+    return ids == getattr(model.config, f"{adapter.modality}_token_id")
+
+
+def visual_places(model: Any, inputs: Mapping[str, Any]) -> Bool[Tensor, " columns"]:
+    """Which columns of a single prompt hold visual tokens, structural placeholders and images left out."""
+    places = places_of(model, inputs["input_ids"])[0]
+    flags = [torch.zeros(0, dtype=torch.bool)]
+    for layout in layouts_of(model, inputs):
+        frames = torch.ones(layout.frames, layout.lead + layout.tokens, dtype=torch.bool)
+        frames[:, : layout.lead] = False
+        alive = torch.ones(frames.numel(), dtype=torch.bool) if layout.alive is None else layout.alive.flatten()
+        flags += [frames.flatten()[alive], torch.zeros(layout.structural, dtype=torch.bool)]
+    return torch.zeros_like(places).masked_scatter(places, torch.cat(flags))
 
 
 def kept_columns(model: Any, inputs: Mapping[str, Any], report: Report) -> Bool[Tensor, " columns"]:
     """Which columns of a single prompt stay, from the report's masks and the rule that nothing else goes."""
-    stays = [
-        torch.cat([keep.flatten(), torch.ones(layout.structural, dtype=torch.bool)])
-        for keep, layout in zip(report.keeps, layouts_of(model, inputs), strict=True)
+    visual = visual_places(model, inputs)
+    videos = [layout for layout in layouts_of(model, inputs) if layout.visual]
+    kept = [
+        keep.flatten() if layout.alive is None else keep.flatten()[layout.alive.flatten()]
+        for keep, layout in zip(report.keeps, videos, strict=True)
     ]
-    ids = inputs["input_ids"][0]
-    return (ids != model.config.video_token_id).masked_scatter(ids == model.config.video_token_id, torch.cat(stays))
+    return (~visual).masked_scatter(visual, torch.cat(kept))
+
+
+@torch.no_grad()
+def language_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What transformers itself gives the language model for a whole single prompt: embeddings, positions and more."""
+    seen: dict[str, Any] = {}
+
+    def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        seen.update(kwargs)
+
+    given = {**with_types(model, inputs), "attention_mask": None}
+    handle = model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        model(**given, use_cache=False)
+    finally:
+        handle.remove()
+    return seen
+
+
+def with_types(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs with `mm_token_type_ids` where M-RoPE needs them: without them it silently sees text."""
+    if not hasattr(model.base_model, "get_rope_index") or "mm_token_type_ids" in inputs:
+        return dict(inputs)
+    ids, videos = inputs["input_ids"], places_of(model, inputs["input_ids"])
+    return {**inputs, "mm_token_type_ids": ((ids == model.config.image_token_id) & ~videos).int() + 2 * videos.int()}
 
 
 @torch.no_grad()
@@ -141,41 +228,36 @@ def rows_removed(
     """
     from transformers import DynamicCache
 
-    ids, lm = inputs["input_ids"], model.base_model.language_model
-    embeds = model.get_input_embeddings()(ids)
-    for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
-        if pixels in inputs:
-            embeds = _scattered(model, inputs, embeds, modality)
+    lm, given = model.get_decoder(), language_inputs(model, inputs)
     positions = full_positions(model, inputs)[..., keep]
     if compact:
         positions = torch.arange(int(keep.sum())).expand(positions.shape)
-    cache, logits, embeds = DynamicCache(config=lm.config), [], embeds[:, keep]
+    given = {name: _rows_taken_out(value, keep, given) for name, value in given.items() if name not in _OWN}
+    cache, logits = DynamicCache(config=lm.config), []
     for _ in range(steps):
-        hidden = lm(inputs_embeds=embeds, position_ids=positions, past_key_values=cache, use_cache=True)[0]
+        hidden = lm(**given, position_ids=positions, past_key_values=cache, use_cache=True)[0]
         logits.append(model.lm_head(hidden[:, -1:])[:, -1])
-        embeds = model.get_input_embeddings()(logits[-1].argmax(-1, keepdim=True))
+        given = {"input_ids": logits[-1].argmax(-1, keepdim=True)}
         positions = positions[..., -1:] + 1
     return torch.cat(logits).float()
 
 
-def _scattered(model: Any, inputs: Mapping[str, Any], embeds: Tensor, modality: str) -> Tensor:
-    """Embeddings with the features of a modality at their placeholders."""
-    import inspect
+_OWN = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache")
+"""What the language model is given anew."""
 
-    encoder = getattr(model.base_model, f"get_{modality}_features")
-    taken = {name: inputs[name] for name in inspect.signature(encoder).parameters if name in inputs}
-    pooled = encoder(**taken).pooler_output
-    rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in pooled])
-    places = inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")
-    return embeds.masked_scatter(places[..., None], rows.to(embeds))
+
+def _rows_taken_out(value: Any, keep: Bool[Tensor, " columns"], given: Mapping[str, Any]) -> Any:
+    """A per-token input without the rows that go; DeepStack levels have a row a visual token."""
+    if isinstance(value, list | tuple):
+        visual = given["visual_pos_masks"][0]
+        return [level[keep[visual]] for level in value]
+    per_token = isinstance(value, Tensor) and value.dim() > 1 and value.shape[1] == len(keep)
+    return value[:, keep] if per_token else value
 
 
 def full_positions(model: Any, inputs: Mapping[str, Any]) -> Tensor:
     """What transformers itself numbers a single full prompt with."""
-    ids = inputs["input_ids"]
     if not hasattr(model.base_model, "get_rope_index"):
-        return torch.arange(ids.shape[1])[None]
-    types = (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
-    names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
-    grids = {name: inputs[name] for name in names if name in inputs}
-    return model.base_model.get_rope_index(ids, mm_token_type_ids=types, **grids)[0]
+        return torch.arange(inputs["input_ids"].shape[1])[None]
+    positions = language_inputs(model, inputs)["position_ids"]
+    return positions[1:] if positions.shape[0] == 4 else positions

@@ -10,7 +10,7 @@ from vidsieve.framework.errors import PlanError, PolicyError, StageError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
-from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, policy_of
+from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, adapter_of, policy_of
 from vidsieve.framework.testing.adapter_kv_kit import AFTER, Force, Misbehaves, TopKV, masked_decode
 from vidsieve.framework.testing.adapter_runs import (
     BATCHES,
@@ -29,7 +29,14 @@ KV = policy_of(TopKV())
 
 
 class KVLaws(ModelKit):
-    """Decode steps that read part of the visual cache."""
+    """Decode steps that read part of the visual cache; a family that keeps no whole cache must refuse instead."""
+
+    @pytest.fixture(autouse=True)
+    def _carried_out(self, model: Any, request: pytest.FixtureRequest) -> None:
+        if hasattr(KVLaws, request.node.originalname) and "prune_kv" not in adapter_of(model).runs:
+            with pytest.raises(PolicyError, match=r"stage-0.*prune_kv"), vidsieve.applied(model, KV):
+                pass
+            pytest.skip("this family does not carry prune_kv out, and says so")
 
     @pytest.mark.parametrize("rows", BATCHES.values(), ids=BATCHES)
     def test_everything_read_changes_no_bit(self, model: Any, rows: tuple[Row, ...]) -> None:
@@ -71,6 +78,7 @@ class KVLaws(ModelKit):
 
     @pytest.mark.parametrize("rows", [BATCHES["two videos"], BATCHES["uneven batch"]], ids=["b1", "b2"])
     def test_beams_carry_their_own_state(self, model: Any, rows: tuple[Row, ...]) -> None:
+        self.uses("beams")
         options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "output_scores": True}
         output, _ = run(model, KV, self.make_inputs(model, *rows), **options)
         for index, sequence in enumerate(output.sequences):
@@ -81,6 +89,7 @@ class KVLaws(ModelKit):
 
     @pytest.mark.parametrize("options", [CHUNKS, {"cache_implementation": "static"}])
     def test_other_caches_and_prefills_agree(self, model: Any, options: dict[str, Any]) -> None:
+        self.uses_options(options)
         policy = policy_of(KeepRandom(), TopKV(), ratio=0.5)
         inputs = self.make_inputs(model, Row())
         plain, other = run(model, policy, inputs)[0], run(model, policy, inputs, **options)[0]
@@ -88,6 +97,7 @@ class KVLaws(ModelKit):
 
     @needs_chunks
     def test_a_prefill_chunk_of_one_token_is_no_decode_step(self, model: Any) -> None:
+        self.uses("chunks")
         inputs = self.make_inputs(model, Row())
         chunk = inputs["input_ids"].shape[1] - 1
         plain, other = run(model, KV, inputs)[0], run(model, KV, inputs, prefill_chunk_size=chunk)[0]

@@ -12,7 +12,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing.adapter_kit import full_positions, layouts_of
+from vidsieve.framework.testing.adapter_kit import full_positions, visual_places
 from vidsieve.framework.testing.adapter_runs import (
     STEPS,
     unpatched,
@@ -80,9 +80,7 @@ def masked_decode(
 
     With `only`, a single visual entry is read instead. Attention weights come from the model's own eager path.
     """
-    given, visual = model.config._attn_implementation, (inputs["input_ids"] == model.config.video_token_id)[0].clone()
-    for end in _structural(model, inputs):
-        visual[end] = False
+    given, visual = model.config._attn_implementation, visual_places(model, inputs)
     start = unpatched(model, inputs, max_new_tokens=1)
     cache, total, found = start.past_key_values, torch.zeros(int(visual.sum())), [start.logits[0]]
     positions = _next_positions(model, inputs)
@@ -107,16 +105,6 @@ def masked_decode(
     return torch.cat(found).float()
 
 
-def _structural(model: Any, inputs: dict[str, Any]) -> list[int]:
-    """Columns of placeholders that are no visual tokens."""
-    columns = (inputs["input_ids"][0] == model.config.video_token_id).nonzero().squeeze(1).tolist()
-    found, seen = [], 0
-    for layout in layouts_of(model, inputs):
-        seen += layout.rows
-        found += columns[seen - layout.structural : seen]
-    return found
-
-
 def _next_positions(model: Any, inputs: dict[str, Any]) -> Tensor:
     """Position of the first generated token, on every axis."""
     return full_positions(model, inputs)[..., -1:] + 1
@@ -129,7 +117,7 @@ def _masks_after(model: Any, mask: Tensor) -> Iterator[None]:
     def swap(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return args, kwargs | {"attention_mask": mask}
 
-    layers = model.base_model.language_model.layers[AFTER + 1 :]
+    layers = model.get_decoder().layers[AFTER + 1 :]
     handles = [layer.register_forward_pre_hook(swap, with_kwargs=True) for layer in layers]
     try:
         yield

@@ -1,5 +1,6 @@
 """Running a model with and without a policy, and looking for what a library could leave behind."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 import vidsieve
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.report import Report
-from vidsieve.framework.testing.adapter_kit import KeepAll, KeepRandom, PromptKit, Row, policy_of
+from vidsieve.framework.testing.adapter_kit import KeepAll, KeepRandom, PromptKit, Row, policy_of, with_types
 
 STEPS = 6
 EMPTY = policy_of()
@@ -30,16 +31,19 @@ needs_chunks = pytest.mark.skipif(
     reason="this transformers cannot prefill a prompt with pictures in chunks",
 )
 CHUNKS = pytest.param({"prefill_chunk_size": 7}, marks=needs_chunks, id="chunks")
+_USES = {
+    "num_beams": "beams",
+    "num_return_sequences": "beams",
+    "prefill_chunk_size": "chunks",
+    "cache_implementation": "static cache",
+}
+"""Options of `generate` that not every family can take. Several answers to a prompt repeat features as beams do."""
 _OPTIONS = {"max_new_tokens": STEPS, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
 
 
 def unpatched(model: Any, inputs: dict[str, Any], **options: Any) -> Any:
     """What `generate` gives without us; M-RoPE models are silently wrong without `mm_token_type_ids`."""
-    if hasattr(model.base_model, "get_rope_index"):
-        ids = inputs["input_ids"]
-        types = (ids == model.config.image_token_id).int() + 2 * (ids == model.config.video_token_id).int()
-        inputs = inputs | {"mm_token_type_ids": types}
-    return model.generate(**inputs, **(_OPTIONS | options))
+    return model.generate(**with_types(model, inputs), **(_OPTIONS | options))
 
 
 def run(model: Any, policy: Policy, inputs: dict[str, Any], **options: Any) -> tuple[Any, Report]:
@@ -55,10 +59,32 @@ def logits(output: Any) -> Float[Tensor, "rows steps vocabulary"]:
 
 
 class ModelKit(PromptKit):
-    """`PromptKit` with a fresh model a test."""
+    """`PromptKit` with a fresh model a test.
+
+    `cannot` names what transformers itself cannot do with this family and a video: "beams", "chunks", "images" (beside
+    a video), "static cache", "lookup" (prompt-lookup decoding), "no cache", "crop" (of a cache), "uneven videos" (of
+    different lengths in one call), "flat positions" (it shows its layers M-RoPE positions). Laws about it are skipped.
+    """
 
     tolerance: float = 2e-5
+    bit_equal: bool = True
     unpatched_beams_work: bool = True
+    cannot: frozenset[str] = frozenset()
+
+    def same(self, found: Tensor, expected: Tensor) -> bool:
+        """Equal in every bit, or within `tolerance` where a family is not `bit_equal` to its own language model."""
+        if self.bit_equal:
+            return torch.equal(found, expected)
+        return torch.allclose(found, expected, atol=self.tolerance)
+
+    def uses(self, *names: str) -> None:
+        """Skip a law about what transformers cannot do with this family."""
+        for name in self.cannot.intersection(names):
+            pytest.skip(f"transformers cannot do {name} with this family")
+
+    def uses_options(self, options: Mapping[str, Any]) -> None:
+        """The same, told by options of `generate`."""
+        self.uses(*(what for option, what in _USES.items() if option in options))
 
     @pytest.fixture
     def model(self) -> Any:
