@@ -22,6 +22,8 @@ from vidsieve.tuner.study.record import finding_from_json, finding_to_json
 from vidsieve.tuner.study.storage import open_storage, patiently, shown, sqlite_path, told
 from vidsieve.tuner.trial import Finding
 
+SQLITE_TAILS = ("-journal", "-wal", "-shm")
+"""What a killed process leaves beside a SQLite file, and what that file is broken without."""
 RETRIES = 3
 WAIT_S = 1.0
 SPACE = "explored"
@@ -156,11 +158,15 @@ class Study:
     def abandon(self, number: int, params: Mapping[str, Any], retry: int) -> None:
         """End a trial without a result, and put its parameters back in the queue a few times at most."""
         with told(self.place):
-            if patiently(lambda: self.optuna.get_trials(deepcopy=False))[number].state.is_finished():
+            trial = patiently(lambda: self.optuna.get_trials(deepcopy=False))[number]
+            if trial.state.is_finished():
                 return  # told in the very moment of the interruption: nothing is lost
-            patiently(lambda: self.optuna.tell(number, state=_state("FAIL")))
+            # what was asked for is known before the space has suggested it, or all of it
+            params = {**trial.system_attrs.get("fixed_params", {}), **params}
             if params and retry < RETRIES:
+                # queued first: one that is killed between the two asks twice, which is better than never
                 patiently(lambda: self.optuna.enqueue_trial(dict(params), user_attrs={"retry": retry + 1}))
+            patiently(lambda: self.optuna.tell(number, state=_state("FAIL"), skip_if_finished=True))
 
     def get(self, key: str) -> Any:
         """What was put under `key`, or None."""
@@ -272,6 +278,9 @@ def set_aside(path: Path) -> Path | None:
         aside = path.with_name(f"{path.stem}.{stamp}-{count}{path.suffix}")
     try:
         os.replace(path, aside)
+        for tail in SQLITE_TAILS:
+            with suppress(FileNotFoundError):
+                os.replace(f"{path}{tail}", f"{aside}{tail}")
     except OSError as error:
         raise TuneError(f"study {path}: cannot be set aside: {error.strerror or error}.") from None
     return aside
