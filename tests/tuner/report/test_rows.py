@@ -83,8 +83,16 @@ def test_a_target_that_is_a_ratio_is_told_as_one() -> None:
     result = full()
     asked = with_provenance(result, target={"metric": "ttft_ms", "value_ms": 200.0, "speedup": 1.5})
     assert "Target: 1.5× as fast, at the start 200 ms (ttft)." in told(asked)
-    assert "misses the target of 1.5× as fast" in told(replace(asked, confirmed=False))
     assert "Target: 200 ms (ttft)." in told(result)
+
+
+@pytest.mark.parametrize(("ratio", "word"), [(0.6, "not shown to meet"), (0.7, "misses")])
+def test_a_target_within_the_value_and_not_within_the_interval_is_not_called_missed(ratio: float, word: str) -> None:
+    result = full()
+    assert result.latency is not None
+    asked = with_provenance(result, target={"metric": "ttft_ms", "value_ms": 200.0, "speedup": 1.5})
+    missed = replace(asked, confirmed=False, latency=shifted(result.latency, ratio))
+    assert f"! {word} the target of 1.5× as fast" in told(missed)
 
 
 def test_a_lower_retention_at_the_end_is_told() -> None:

@@ -97,7 +97,7 @@ def _provenance(result: TuneResult) -> dict[str, Any]:
     yaml = visible(replace(result.policy, provenance={}).to_yaml())
     return {
         "bounds": facts(told.get("bounds", {})),
-        "target_facts": facts(told.get("target", {})),
+        "target_facts": facts(told.get("target", {}), "target"),
         "provenance": facts({key: value for key, value in told.items() if key not in NOT_PROVENANCE}),
         "hash": result.policy.hash,
         "yaml": yaml if len(yaml) <= LONGEST_YAML else f"{yaml[:LONGEST_YAML]}\n(cut; see the policy file)",
