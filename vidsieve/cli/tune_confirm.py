@@ -48,7 +48,8 @@ def confirm_file(
             result = reconfirm(opened.bench, opened.task, request, policy, listener=listener)
     if outputs is not None:
         write(result, outputs)
-        outputs.write_companions(result)
+        for sentence in outputs.write_report(result):
+            complain(sentence, kind="warning")
     if json:
         say_json(result.to_dict())
     else:

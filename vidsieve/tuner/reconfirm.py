@@ -14,6 +14,7 @@ from vidsieve.tuner.data import pick_examples
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.heldout import Heldout
 from vidsieve.tuner.lab import Lab, Timings
+from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.provenance import confirmation
 from vidsieve.tuner.request import TuneRequest
@@ -52,10 +53,7 @@ def reconfirm(
     lab.target_ratio = target_ms / lab.baseline_ms
     fits = meets_target(lab, latency)
     if not fits:
-        lab.warn(
-            f"the target of {ms(target_ms)} ms is not met here: {ms(latency.policy_ms.value)} ms "
-            f"[{ms(latency.policy_ms.low)}, {ms(latency.policy_ms.high)}]. Tune again on this machine."
-        )
+        lab.warn(f"{_missed(request, target_ms, latency)}. Tune again on this machine.")
     heldout = Heldout(
         bench, data.heldout, data.metric, max_drop_points=request.max_drop_points, seed=request.seed, step=listener.step
     )
@@ -74,3 +72,15 @@ def reconfirm(
     )
     listener.finished(result)
     return result
+
+
+def _missed(request: TuneRequest, target_ms: float, latency: Latency) -> str:
+    """What was asked beside what came, in the unit that was asked."""
+    if request.speedup is None:
+        ours = latency.policy_ms
+        return (
+            f"the target of {ms(target_ms)} ms is not met here: {ms(ours.value)} ms [{ms(ours.low)}, {ms(ours.high)}]"
+        )
+    ratio = latency.ratio
+    reached = f"{1 / ratio.value:.2f}× [{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
+    return f"the target of {request.speedup:g}× is not met here: {reached}"

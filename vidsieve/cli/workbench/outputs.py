@@ -1,5 +1,6 @@
 """The files a search writes: the policy, its picture and its report, side by side."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,23 @@ class Outputs:
 
     def write_companions(self, result: "TuneResult") -> list[str]:
         """Report and picture; they can be had again, so what goes wrong with them is returned as warnings."""
-        from vidsieve.tuner.report import write_pareto, write_report
+        from vidsieve.tuner.report import write_pareto
 
-        wrong = []
-        for path, write in ((self.report, write_report), (self.picture, write_pareto)):
-            try:
-                write(result, path, force=True)
-            except (VidsieveError, OSError) as error:
-                wrong.append(f"{path.name} could not be written: {error}")
-        return wrong
+        return [*self.write_report(result), *self._attempt(write_pareto, result, self.picture)]
+
+    def write_report(self, result: "TuneResult") -> list[str]:
+        """The report alone; what goes wrong is returned as warnings."""
+        from vidsieve.tuner.report import write_report
+
+        return self._attempt(write_report, result, self.report)
+
+    @staticmethod
+    def _attempt(write: Callable[..., Path], result: "TuneResult", path: Path) -> list[str]:
+        try:
+            write(result, path, force=True)
+        except (VidsieveError, OSError) as error:
+            return [f"{path.name} could not be written: {error}"]
+        return []
 
 
 def confirmed_of(policy: Path) -> bool | None:
