@@ -67,7 +67,7 @@ class Session:
 
     def __post_init__(self) -> None:
         command = [str(VIDSIEVE), "tune", *OPTIONS, "--out", str(self.policy)]
-        self.began = time.monotonic()
+        self.began, self._policy_before = time.monotonic(), self._policy_now
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -88,6 +88,16 @@ class Session:
         return self.folder / "policy.yaml"
 
     @property
+    def _policy_now(self) -> int:
+        """When the policy file was written; 0 if there is none."""
+        return self.policy.stat().st_mtime_ns if self.policy.exists() else 0
+
+    @property
+    def writing(self) -> bool:
+        """Whether this session has written the policy, be there one from an earlier session or not."""
+        return self._policy_now != self._policy_before
+
+    @property
     def picture(self) -> Path:
         return self.folder / "policy.pareto.svg"
 
@@ -105,7 +115,7 @@ class Session:
     def phase(self) -> str:
         """How far it has got, by what it has said."""
         text = "\n".join(self.lines)
-        if self.policy.exists():
+        if self.writing:
             return "writing"
         if "confirming " in text or "re-rank: " in text:
             return "final looks"
@@ -212,14 +222,14 @@ def aim(session: Session, rng: random.Random, known: int) -> None:
     elif wanted == "final looks":
         session.wait_for(lambda: session.phase in late, rng.uniform(0.0, 25.0))
     else:
-        session.wait_for(lambda: session.policy.exists(), rng.uniform(0.0, 0.8))
+        session.wait_for(lambda: session.writing, rng.uniform(0.0, 0.8))
 
 
 def search(
     number: int, folder: Path, rng: random.Random, more: Callable[[], bool], note: Callable[[Kill], None]
 ) -> dict[str, Any]:
     """One search, killed and taken up again until it ends; once no `more` kills are wanted it may finish in peace."""
-    known: dict[int, Any] = {}
+    known = finished_trials(folder)
     while True:
         session, spared = Session(folder), not more()
         if not spared:
