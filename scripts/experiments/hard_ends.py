@@ -190,7 +190,7 @@ def full_disk() -> list[str]:
             checked(place)
             return [ended.shown("While it is full"), again.shown("The same command, once there is room")]
         finally:
-            subprocess.run(["umount", place], check=True)
+            subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def in_second_trial(place: Path) -> Run:
