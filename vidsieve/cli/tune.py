@@ -158,9 +158,8 @@ def _tell_interrupted(result: "TuneResult | None", setup: Setup, outputs: "Outpu
         return
     write(result, outputs)
     out = str(outputs.policy)
-    complain(
-        f"interrupted: the best so far, {result.policy.name}, is in {out}, not confirmed on held-out data.", kind=""
-    )
+    state = "confirmed on held-out data; controls are missing" if result.confirmed else "not confirmed on held-out data"
+    complain(f"interrupted: the best so far, {result.policy.name}, is in {out}, {state}.", kind="")
     complain("  go on:      the same command", kind="")
     complain(f"  see it:     {command('show', [out])}", kind="")
     complain(f"  measure it: {command('eval', [*options_told(setup), '--policy', out])}", kind="")

@@ -44,7 +44,7 @@ def tune(
 
     Args:
         model: a family, a hub id or a folder, as `--model` takes; or a loaded transformers model.
-        latency_ms, speedup: the target, exactly one of them: milliseconds of `metric`, or baseline ÷ policy.
+        latency_ms, speedup: the target, one of them: milliseconds of `metric`, or baseline ÷ policy.
         data: a JSONL file of labelled questions, or an object with the `Task` protocol.
         videos: a folder of videos without labels; the score is then agreement with the uncompressed model.
         processor: for a loaded model: its transformers processor or tokenizer, or a folder or hub id to load it from.
@@ -64,9 +64,31 @@ def tune(
         TargetUnreachableError: no policy is fast enough here.
         VidsieveError: whatever else is wrong with model, data or policies.
     """
+    request = _request(
+        latency_ms, speedup, metric, max_drop, trials, examples, patience, time_budget_s, seed, study, fresh
+    )
+    options = _options(model, data, videos, setup)
+    task = None if isinstance(data, str | Path) else data
+    return _run(model, processor, task, options, request, policies, devices, in_process, listener)
+
+
+def _request(
+    latency_ms: float | None,
+    speedup: float | None,
+    metric: str,
+    max_drop: float,
+    trials: int,
+    examples: int,
+    patience: int,
+    time_budget_s: float | None,
+    seed: int,
+    study: str | Path | None,
+    fresh: bool,
+) -> "TuneRequest":
+    """What is asked, checked. Raises UsageError."""
     from vidsieve.tuner.request import TuneRequest
 
-    request = TuneRequest(
+    return TuneRequest(
         latency_ms=latency_ms,
         speedup=speedup,
         metric=metric,  # type: ignore[arg-type]
@@ -79,21 +101,32 @@ def tune(
         storage=Path(study) if isinstance(study, str) and "://" not in study else study,
         fresh=fresh,
     )
-    options = _options(model, data, videos, setup)
+
+
+def _run(
+    model: Any,
+    processor: Any,
+    task: Any,
+    options: Setup,
+    request: "TuneRequest",
+    policies: Sequence[str | Path] | None,
+    devices: Sequence[str] | None,
+    in_process: bool,
+    listener: "Listener | None",
+) -> "TuneResult":
+    """Open the benches that a named model needs, or take the loaded one, and search."""
     from vidsieve.cli.plugins import add_plugins
 
     registry = add_plugins(options.plugin)
-    task = None if isinstance(data, str | Path) else data
-    if isinstance(model, str | Path):
-        if processor is not None:
-            raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
-        with open_benches(options, registry, devices=devices, in_process=in_process, task=task) as opened:
-            return search(opened, request, registry, names=policies, listener=listener)
-    if devices:
-        raise UsageError("devices: a loaded model stays where it is; name the model instead.")
-    return search(
-        _session(model, processor, task, options, registry), request, registry, names=policies, listener=listener
-    )
+    if not isinstance(model, str | Path):
+        if devices:
+            raise UsageError("devices: a loaded model stays where it is; name the model instead.")
+        session = _session(model, processor, task, options, registry)
+        return search(session, request, registry, names=policies, listener=listener)
+    if processor is not None:
+        raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
+    with open_benches(options, registry, devices=devices, in_process=in_process, task=task) as opened:
+        return search(opened, request, registry, names=policies, listener=listener)
 
 
 def _options(model: Any, data: Any, videos: Any, setup: dict[str, Any]) -> Setup:

@@ -29,7 +29,7 @@ def fingerprint(lab: Lab, data: Data, policies: Sequence[Policy]) -> dict[str, s
     }
     fields |= {f"model: {name}": value for name, value in lab.bench.describe().items()}
     fields |= {f"data: {name}": value for name, value in data.task.items()}
-    splits = {"search": data.search, "heldout": data.heldout}
+    splits = {"search": data.search, "rerank": data.rerank, "heldout": data.heldout}
     for split, examples in splits.items():
         fields[f"data: {split} examples"] = f"{len(examples)}, {ids_hash([e.id for e in examples])[:16]}"
     for policy in policies:
