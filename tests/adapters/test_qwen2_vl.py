@@ -9,7 +9,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from vidsieve.framework.testing import AdapterContract
 from vidsieve.framework.testing.adapter_kit import Row
-from vidsieve.framework.testing.adapter_runs import HALF, run
+from vidsieve.framework.testing.adapter_runs import HALF, STEPS, run
 
 VISION = {"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4}
 
@@ -35,4 +35,4 @@ class TestQwen2VL(AdapterContract):
         output, report = run(model, HALF, inputs)
         assert report.keeps[0].shape == (512, 6)
         assert (report.baseline_tokens, report.kept_tokens) == (3072, 1536)
-        assert output.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] - 1536 + 5
+        assert output.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] - 1536 + STEPS - 1
