@@ -9,7 +9,7 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from vidsieve.framework.testing import AdapterContract
 from vidsieve.framework.testing.adapter_kit import Row, layouts_of
-from vidsieve.framework.testing.adapter_runs import HALF, run
+from vidsieve.framework.testing.adapter_runs import HALF, STEPS, run
 
 
 class TestLlavaOnevision(AdapterContract):
@@ -38,4 +38,4 @@ class TestLlavaOnevision(AdapterContract):
         assert (layout.frames, layout.tokens, layout.structural) == (4, 9, 1)
         output, report = run(model, HALF, inputs)
         assert (report.baseline_tokens, report.kept_tokens) == (36, 18)
-        assert output.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] - 18 + 5
+        assert output.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] - 18 + STEPS - 1

@@ -9,7 +9,7 @@ from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from vidsieve.framework.testing import AdapterContract
 from vidsieve.framework.testing.adapter_kit import Row, language_inputs
-from vidsieve.framework.testing.adapter_runs import HALF, run
+from vidsieve.framework.testing.adapter_runs import HALF, STEPS, run
 
 TIMESTAMP = (81, 82)
 
@@ -41,7 +41,7 @@ class TestQwen3VL(AdapterContract):
         output, report = run(model, HALF, inputs)
         assert report.kept_tokens == 12
         assert [len(level) for level in seen[0]] == [12, 12]
-        length = output.past_key_values.get_seq_length() - 5
+        length = output.past_key_values.get_seq_length() - (STEPS - 1)
         assert length == inputs["input_ids"].shape[1] - 12
         whole = language_inputs(model, inputs)["deepstack_visual_embeds"]
         keep = report.keeps[0].flatten()

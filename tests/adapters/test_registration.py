@@ -14,6 +14,15 @@ from vidsieve.framework.errors import ModelError
 FAMILIES = {
     "qwen2-vl": "Qwen/Qwen2-VL-2B-Instruct",
     "qwen2.5-vl": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen3-vl": "Qwen/Qwen3-VL-2B-Instruct",
+    "qwen3.5": "Qwen/Qwen3.5-27B",
+    "internvl3": "OpenGVLab/InternVL3-1B-hf",
+    "videollama3": "lkhl/VideoLLaMA3-2B-Image-HF",
+    "smolvlm2": "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+    "glm4v": "zai-org/GLM-4.1V-9B-Thinking",
+    "ernie-4.5-vl": "baidu/ERNIE-4.5-VL-28B-A3B-PT",
+    "gemma4": "google/gemma-4-e2b-it",
+    "video-llava": "LanguageBind/Video-LLaVA-7B-hf",
     "llava-onevision": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
     "llava-next-video": "llava-hf/LLaVA-NeXT-Video-7B-hf",
 }

@@ -9,7 +9,7 @@ from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from vidsieve.framework.testing import AdapterContract
 from vidsieve.framework.testing.adapter_kit import Row
-from vidsieve.framework.testing.adapter_runs import HALF, run
+from vidsieve.framework.testing.adapter_runs import HALF, STEPS, run
 
 
 class TestVideoLlava(AdapterContract):
@@ -32,4 +32,4 @@ class TestVideoLlava(AdapterContract):
         inputs = self.make_inputs(model, Row())
         output, report = run(model, HALF, inputs)
         assert (report.baseline_tokens, report.kept_tokens) == (36, 18)
-        assert output.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] - 18 + 5
+        assert output.past_key_values.get_seq_length() == inputs["input_ids"].shape[1] - 18 + STEPS - 1

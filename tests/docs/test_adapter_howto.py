@@ -1,5 +1,6 @@
 """The contract class that the adapter how-to shows is complete: laws of each kind pass on it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,3 +24,10 @@ def test_the_laws_of_the_page_hold(kit: Any) -> None:
     kit.test_images_pass_untouched_beside_videos(model)
     kit.test_returned_ids_hold_the_original_prompt(model)
     kit.test_nothing_of_ours_is_left_when_the_block_ends(model)
+
+
+def test_the_diff_of_the_page_is_the_adapter_as_it_is() -> None:
+    diff = next(block.text for block in blocks(PAGE) if "+++ b/" in block.text)
+    path = diff.split("+++ b/")[1].splitlines()[0]
+    added = [line[1:] for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+    assert "\n".join(added) + "\n" == (Path(__file__).parents[2] / path).read_text(encoding="utf-8")

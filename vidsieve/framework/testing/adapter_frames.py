@@ -14,7 +14,7 @@ from vidsieve.framework.plans import Keep, KeepFrames
 from vidsieve.framework.records import FrameBatch, VideoTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, adapter_of, policy_of
-from vidsieve.framework.testing.adapter_runs import BATCHES, ModelKit, logits, run
+from vidsieve.framework.testing.adapter_runs import HARDEST, ModelKit, logits, run
 
 PIXELS = "pixel_values_videos"
 
@@ -56,7 +56,7 @@ class FrameLaws(ModelKit):
                 run(model, policy_of(SomeUnits()), self.make_inputs(model, Row()))
             pytest.skip("this family does not skip units, and says so")
 
-    @pytest.mark.parametrize("rows", BATCHES.values(), ids=BATCHES)
+    @pytest.mark.parametrize("rows", HARDEST.values(), ids=HARDEST)
     def test_skipping_equals_dropping_their_tokens_behind_the_tower(self, model: Any, rows: tuple[Row, ...]) -> None:
         inputs = self.make_inputs(model, *rows)
         skipped, report = run(model, policy_of(SomeUnits()), inputs)

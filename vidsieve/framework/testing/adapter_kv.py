@@ -16,6 +16,7 @@ from vidsieve.framework.testing.adapter_runs import (
     BATCHES,
     CHUNKS,
     HALF,
+    HARDEST,
     STEPS,
     ModelKit,
     logits,
@@ -38,7 +39,7 @@ class KVLaws(ModelKit):
                 pass
             pytest.skip("this family does not carry prune_kv out, and says so")
 
-    @pytest.mark.parametrize("rows", BATCHES.values(), ids=BATCHES)
+    @pytest.mark.parametrize("rows", HARDEST.values(), ids=HARDEST)
     def test_everything_read_changes_no_bit(self, model: Any, rows: tuple[Row, ...]) -> None:
         inputs = self.make_inputs(model, *rows)
         output, report = run(model, policy_of(TopKV(ratio=1.0)), inputs)

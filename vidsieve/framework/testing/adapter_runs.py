@@ -14,7 +14,7 @@ from vidsieve.framework.policy import Policy
 from vidsieve.framework.report import Report
 from vidsieve.framework.testing.adapter_kit import KeepAll, KeepRandom, PromptKit, Row, policy_of, with_types
 
-STEPS = 6
+STEPS = 4
 EMPTY = policy_of()
 ALL = policy_of(KeepAll(), ratio=1.0)
 HALF = policy_of(KeepRandom(), ratio=0.5)
@@ -24,6 +24,8 @@ BATCHES = {
     "two videos": (Row(videos=2),),
     "uneven batch": (Row(videos=2, words=4), Row(seed=1, words=9)),
 }
+HARDEST = {name: BATCHES[name] for name in ("two videos", "uneven batch")}
+"""The batches that hold what the others do: enough where every family repeats a law."""
 FEATURES_CAN_BE_SLICED = hasattr(transformers.generation.utils, "_slice_mm_encoder_output")
 """Whether this transformers is new enough to cut features for chunks, and to regroup them for beams in every model."""
 needs_chunks = pytest.mark.skipif(
