@@ -47,13 +47,16 @@ class Request:
 class Shortened:
     """The short prompt: its columns, the video features it needs (None without video), and what was done.
 
-    `gapped` says that a one-axis model must be shown other positions than contiguous ones.
+    `gapped` says that a one-axis model must be shown other positions than contiguous ones. `plans` are those of the
+    new videos, row by row; `start` is how many columns in front of them are cached.
     """
 
     columns: Columns
     video: Any
     report: Report
     gapped: bool
+    plans: Sequence[Sequence[TokenPlan]]
+    start: int = 0
 
 
 def shorten(request: Request) -> Shortened:
@@ -77,7 +80,9 @@ def shorten(request: Request) -> Shortened:
     report.stopwatches = (*report.stopwatches, gathering)
     report.extra["vision"] = vision
     gapped = removed and request.policy.positions == "original" and not has_mrope(model)
-    return Shortened(columns=columns, video=video, report=report, gapped=gapped)
+    queue = iter(plans)
+    by_row = [[next(queue) for _ in layouts] for layouts in videos]
+    return Shortened(columns=columns, video=video, report=report, gapped=gapped, plans=by_row)
 
 
 def empty_report(policy: Policy) -> Report:

@@ -11,7 +11,8 @@ See `PromptKit` for what else may be set. Everything runs on a tiny random model
 from vidsieve.framework.testing.adapter_calls import CallLaws
 from vidsieve.framework.testing.adapter_kv import KVLaws
 from vidsieve.framework.testing.adapter_laws import CompactionLaws
+from vidsieve.framework.testing.adapter_layer import LayerLaws
 
 
-class AdapterContract(CompactionLaws, CallLaws, KVLaws):
+class AdapterContract(CompactionLaws, CallLaws, LayerLaws, KVLaws):
     """All laws of an adapter."""

@@ -47,10 +47,12 @@ class Breaks(Stage):
         raise ZeroDivisionError("on purpose")
 
 
-def policy_of(*stages: Stage, ratio: float | None = None, positions: Positions = "original") -> Policy:
+def policy_of(
+    *stages: Stage, ratio: float | None = None, positions: Positions = "original", exact: bool = True
+) -> Policy:
     """A policy of stages that are registered nowhere."""
     bound = tuple(BoundStage(f"stage-{i}", f"stage-{i}", stage) for i, stage in enumerate(stages))
-    return Policy(name="under-test", retention_ratio=ratio, positions=positions, stages=bound)
+    return Policy(name="under-test", retention_ratio=ratio, positions=positions, exact=exact, stages=bound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,8 @@ def rows_removed(
     embeds = model.get_input_embeddings()(ids)
     for modality, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
         if pixels in inputs:
-            embeds = _scattered(model, inputs, embeds, modality)
+            places = ids == getattr(model.config, f"{modality}_token_id")
+            embeds = scattered(model, inputs, embeds, modality, places)
     positions = full_positions(model, inputs)[..., keep]
     if compact:
         positions = torch.arange(int(keep.sum())).expand(positions.shape)
@@ -158,7 +161,7 @@ def rows_removed(
     return torch.cat(logits).float()
 
 
-def _scattered(model: Any, inputs: Mapping[str, Any], embeds: Tensor, modality: str) -> Tensor:
+def scattered(model: Any, inputs: Mapping[str, Any], embeds: Tensor, modality: str, places: Tensor) -> Tensor:
     """Embeddings with the features of a modality at their placeholders."""
     import inspect
 
@@ -166,7 +169,6 @@ def _scattered(model: Any, inputs: Mapping[str, Any], embeds: Tensor, modality: 
     taken = {name: inputs[name] for name in inspect.signature(encoder).parameters if name in inputs}
     pooled = encoder(**taken).pooler_output
     rows = torch.cat([part.reshape(-1, part.shape[-1]) for part in pooled])
-    places = inputs["input_ids"] == getattr(model.config, f"{modality}_token_id")
     return embeds.masked_scatter(places[..., None], rows.to(embeds))
 
 
