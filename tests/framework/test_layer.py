@@ -9,8 +9,8 @@ from torch import Tensor
 
 from vidsieve.framework.errors import PlanError, PolicyError, RetentionError
 from vidsieve.framework.hookspecs import hookimpl
-from vidsieve.framework.plans import Budget, Keep, Merge, Scores
 from vidsieve.framework.layer_counts import LayerCounts, prune_points
+from vidsieve.framework.plans import Budget, Keep, Merge, Scores
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import LayerTokens, VideoShape
 from vidsieve.framework.stage import Stage, tunable

@@ -61,9 +61,7 @@ def _dispatch(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_
         module.config = ours
 
 
-def _through(
-    patch: _Patch, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
-) -> Any:
+def _through(patch: _Patch, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
     """One call through a tap, and through those below it."""
     below = patch.below
     call = AttentionCall(

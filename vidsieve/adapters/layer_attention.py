@@ -46,9 +46,7 @@ def scaling_of(call: AttentionCall) -> float:
     return float(call.query.shape[-1] ** -0.5 if given is None else given)
 
 
-def queries_and_keys(
-    layer: Any, number: int, hidden: Float[Tensor, "rows new dim"], embeddings: Any
-) -> AttentionCall:
+def queries_and_keys(layer: Any, number: int, hidden: Float[Tensor, "rows new dim"], embeddings: Any) -> AttentionCall:
     """What a decoder layer's attention would be called with on `hidden`: its norm, projections and rotation only."""
     found: list[AttentionCall] = []
 

@@ -181,10 +181,8 @@ class Prefill:
             if "next" not in ahead:
                 ahead["next"] = self._ahead(point.layer + 1, hidden, kwargs)
             tap, places = ahead["next"], self._columns(row)
-        if isinstance(rows, str):
-            asked = places[-1:]
-        else:
-            asked = places[row.others[row.text[rows.to(row.text.device)]]]
+        slots = row.text_slots(rows) if isinstance(rows, Tensor) else slice(-1, None)
+        asked = places[slots]
         return tap.rows(number * self.times, number, asked, places[video.slots]).to(hidden.device)
 
     # ---------------------------------------------------------------- where things are
@@ -223,7 +221,11 @@ class Prefill:
 
     def _melted(self, hidden: Tensor, every: Sequence[Sequence[LayerCut]]) -> Tensor:
         """Hidden states with the targets of merges replaced by their means."""
-        merges = [(n, video, cut) for n, cuts in enumerate(every) for video, cut in zip(self.rows[n].videos, cuts, strict=True)]
+        merges = [
+            (n, video, cut)
+            for n, cuts in enumerate(every)
+            for video, cut in zip(self.rows[n].videos, cuts, strict=True)
+        ]
         if any(cut.merge is not None for _, _, cut in merges):
             hidden = hidden.clone()
         for number, video, cut in merges:

@@ -5,7 +5,7 @@ the tokens again, and their caches are shorter. What stages rank by is a few row
 keys; attention weights are asked of the model nowhere, so its kernel stays what it was.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,7 @@ class LayerPrune:
         self.points = prune_points(policy, len(self.decoder.layers))
         refuse_layers(self.decoder, policy, min((point.layer for point in self.points), default=0))
         self.prefill: Prefill | None = None
+        self.announce: Callable[[LayerPrune, Tensor, Any], None] | None = None
         self.width = 0
         self._passing = False
         self._step: dict[Any, Any] = {}
@@ -99,6 +100,8 @@ class LayerPrune:
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         self._step = {}
+        if self.announce is not None and past == 0:
+            self.announce(self, tokens, kwargs.get("attention_mask"))
         if self.prefill is None:
             return
         self._passing = past == self.prefill.start

@@ -61,6 +61,10 @@ class Row:
         """Real tokens left."""
         return self.places.numel()
 
+    def text_slots(self, words: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
+        """The slots of some words of the text."""
+        return self.others[self.text[words.to(self.text.device)]]
+
     def cut(self, cuts: Sequence[LayerCut]) -> Int[Tensor, " slots"]:
         """Let go of what the cuts (one a video) drop. Returns the slots that stay, in their new order."""
         stride = self.width + 1

@@ -75,9 +75,7 @@ def _melted(plan: Merge, tokens: LayerTokens) -> LayerCut:
     return LayerCut(index, weight[index], moved.numel(), step)
 
 
-def _lines(
-    budget: Budget, tokens: LayerTokens, count: int
-) -> tuple[Int[Tensor, " visual"], Int[Tensor, " lines"]]:
+def _lines(budget: Budget, tokens: LayerTokens, count: int) -> tuple[Int[Tensor, " visual"], Int[Tensor, " lines"]]:
     """The budget line each token draws on (its frame's, or its frame's group's), and how many each line keeps."""
     given = budget.share if budget.counts is None else budget.counts
     assert given is not None, "a Budget has shares or counts"

@@ -1,5 +1,6 @@
 """FlashAttention-2 as transformers calls it, with kernels written out in plain torch: its real path, on any machine."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,9 +42,8 @@ def flash_attn_varlen_func(
 ) -> Tensor:
     """Sequences of different lengths, one behind the other."""
     parts = []
-    ends = zip(cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), strict=True)
-    ends = list(ends)
-    for (q0, k0), (q1, k1) in zip(ends, ends[1:], strict=False):
+    ends = list(zip(cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), strict=True))
+    for (q0, k0), (q1, k1) in itertools.pairwise(ends):
         parts.append(_attend(q[q0:q1], k[k0:k1], v[k0:k1], softmax_scale, causal))
     return torch.cat(parts)
 

@@ -162,7 +162,9 @@ class LayerLaws(ModelKit):
         whole = torch.cat([first.sequences, turn], dim=1)
         second = HALF if later is None else policy
         again, report = run(model, second, {"input_ids": whole, "past_key_values": first.past_key_values})
-        gone = ranked(model, inputs, points_of(TWO, [len(video_columns(model, inputs)[0])]), compact=positions != "original")
+        gone = ranked(
+            model, inputs, points_of(TWO, [len(video_columns(model, inputs)[0])]), compact=positions != "original"
+        )
         found, _ = masked(model, inputs, again.sequences[:, :-1], gone, compact=positions != "original")
         assert torch.allclose(logits(again)[0], found[-STEPS:], atol=self.tolerance)
         assert report.layer_tokens == ()
@@ -248,8 +250,8 @@ class LayerLaws(ModelKit):
             run(model, policy_of(ONE), inputs, **options)
 
     def test_a_layer_that_is_not_there_is_refused(self, model: Any) -> None:
-        with pytest.raises(PolicyError, match=r"stage-0.*no layer comes after"), vidsieve.applied(
-            model, policy_of(TopLayer(keep_ratio=0.5, after=(3,)))
+        with (
+            pytest.raises(PolicyError, match=r"stage-0.*no layer comes after"),
+            vidsieve.applied(model, policy_of(TopLayer(keep_ratio=0.5, after=(3,)))),
         ):
             model.generate(**self.make_inputs(model, Row()))
-
