@@ -76,7 +76,9 @@ def test_a_ratio_below_what_the_first_layers_spend_is_refused_with_the_lowest() 
         counted(layered(0.15), 100, 100, 10)
 
 
-@pytest.mark.parametrize(("after", "words"), [((3,), "no layer comes after"), ((2, 1), "rise"), ((), "rise")])
+@pytest.mark.parametrize(
+    ("after", "words"), [((3,), "no layer comes after"), ((2, 1), "must not fall"), ((), "must not fall")]
+)
 def test_points_that_are_not_there_are_refused(after: tuple[int, ...], words: str) -> None:
     with pytest.raises(PolicyError, match=words):
         prune_points(policy(answering(prune_layer=None, layers=after), ratio=0.5), 4)

@@ -20,6 +20,7 @@ from vidsieve.framework.pipeline import generator
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import LayerTokens
+from vidsieve.framework.report import Stopwatch
 
 
 class Prefill:
@@ -49,7 +50,7 @@ class Prefill:
         self.points = prune_points(policy, self.layers) if any(row.videos for row in rows) else ()
         self.whole = bool(mask.all())
         self.width: int | None = None  # of the shortened sequence; None before the first cut
-        self.cuts = 0
+        self.watches: list[Stopwatch] = []
         self.tap: Tapped | None = None
         self._made: dict[Any, tuple[Held, Any, Any]] = {}
         self._rngs: dict[Any, torch.Generator] = {}
@@ -65,7 +66,9 @@ class Prefill:
             self.inputs = hidden
         for point in self.points:
             if point.layer == layer - 1:
-                hidden = self._prune(point, hidden, kwargs)
+                with torch.no_grad(), Stopwatch(hidden.device) as watch:
+                    hidden = self._prune(point, hidden, kwargs)
+                self.watches.append(watch)
         self.tap = None
         if any(point.layer == layer for point in self.points):
             self.before = hidden
@@ -106,7 +109,7 @@ class Prefill:
         before = [self._columns(row) for row in self.rows]
         picked = [places[row.cut(cuts)] for places, row, cuts in zip(before, self.rows, every, strict=True)]
         index, self.real = right_aligned(picked)
-        self.width, self.cuts = index.shape[1], self.cuts + 1
+        self.width = index.shape[1]
         self._made.clear()
         return gathered(hidden, index.repeat_interleave(self.times, dim=0))
 
@@ -145,9 +148,8 @@ class Prefill:
             segments=video.plan.segments,
         )
         where = f"policy {self.policy.name!r}, stage {bound.label!r}, prune_layer"
-        with torch.no_grad():
-            plan = call_stage(where, stage, "prune_layer", tokens)
-            cut = cut_of(where, plan, tokens)
+        plan = call_stage(where, stage, "prune_layer", tokens)
+        cut = cut_of(where, plan, tokens)
         if isinstance(plan, Keep) and self.policy.exact and count is not None and cut.index.numel() != count:
             raise PlanError(
                 f"{where}: kept {cut.index.numel()} visual tokens where tokens.count asks for {count}. Return Scores, "

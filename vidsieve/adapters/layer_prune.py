@@ -16,7 +16,7 @@ from vidsieve.adapters.attention import AttentionCall, tapped
 from vidsieve.adapters.base import VideoModel
 from vidsieve.adapters.layer_held import Held
 from vidsieve.adapters.layer_prefill import Prefill, renumbered
-from vidsieve.adapters.layer_refusals import refuse_layers
+from vidsieve.adapters.layer_refusals import refuse_cache, refuse_layers
 from vidsieve.adapters.layer_rows import Row
 from vidsieve.adapters.positions import has_mrope
 from vidsieve.framework.errors import PolicyError
@@ -80,9 +80,12 @@ class LayerPrune:
 
     def report(self, report: Report) -> None:
         """Write what the layer stages did into the report of a call."""
-        videos = [video for row in (self.prefill.rows if self.prefill else ()) for video in row.videos]
-        if not videos or not self.points:
+        if self.prefill is None or not self.points:
             return
+        videos = [video for row in self.prefill.rows for video in row.videos]
+        if not videos:
+            return
+        report.stopwatches = (*report.stopwatches, *self.prefill.watches)
         report.layer_tokens = tuple(tuple(video.counts.entered) for video in videos)
         entered = sum(sum(counts) for counts in report.layer_tokens)
         report.layer_ratio = entered / (len(self.decoder.layers) * report.baseline_tokens)
@@ -99,6 +102,7 @@ class LayerPrune:
         tokens: Tensor = next(one for one in given if one is not None)
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
+        refuse_cache(self.policy, cache)
         self._step = {}
         if self.announce is not None and past == 0:
             self.announce(self, tokens, kwargs.get("attention_mask"))

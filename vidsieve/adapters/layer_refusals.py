@@ -60,3 +60,16 @@ def refuse_layers(decoder: Any, policy: Policy, first: int) -> None:
             f"{where}: prunes inside the decoder from layer {first} on, but this model has layers of types "
             f"{', '.join(sorted(set(types[first:])))} there; all must have full attention."
         )
+
+
+def refuse_cache(policy: Policy, cache: Any) -> None:
+    """A cache of one fixed length for all layers, which the caller brought.
+
+    Raises:
+        PolicyError: it is a static one.
+    """
+    if getattr(cache, "is_compileable", False):
+        raise PolicyError(
+            f"policy {policy.name!r}: makes the caches of layers differ in length, which a {type(cache).__name__} "
+            "cannot hold; leave past_key_values out, or pass a DynamicCache."
+        )

@@ -36,8 +36,8 @@ def prune_points(policy: Policy, layers: int) -> tuple[PrunePoint, ...]:
             continue
         after = bound.stage.layers(layers)
         where = f"policy {policy.name!r}, stage {bound.label!r}"
-        if not after or list(after) != sorted(set(after)) or after[0] < 0:
-            raise PolicyError(f"{where}: asked to act after layers {after}; they must rise from 0, each named once.")
+        if not after or list(after) != sorted(after) or after[0] < 0:
+            raise PolicyError(f"{where}: asked to act after layers {after}; they must not fall, from 0 on.")
         if after[-1] >= layers - 1:
             raise PolicyError(
                 f"{where}: prunes after layer {after[-1]} of {layers}, where no layer comes after; the last useful one "

@@ -11,20 +11,15 @@ def prune_after(where: str, after: Sequence[int | float], num_layers: int) -> tu
     """The zero-based layers after which tokens go, on a decoder of `num_layers`.
 
     Whole numbers stand for themselves. A fraction f leaves the first f of all layers untouched, at least one of
-    them; fractions that meet on a shallow decoder move apart.
+    them; on a shallow decoder two fractions may meet, and then act one after the other.
 
     Raises:
-        PolicyError: no layer comes after one of them, or they do not rise.
+        PolicyError: no layer comes after one of them, or they fall.
     """
-    found: list[int] = []
-    for value in after:
-        layer = max(1, round(value * num_layers)) - 1 if isinstance(value, float) else value
-        if isinstance(value, float) and found:
-            layer = max(layer, found[-1] + 1)
-        found.append(layer)
-    if found != sorted(set(found)) or found[-1] > num_layers - 2:
+    found = [max(1, round(one * num_layers)) - 1 if isinstance(one, float) else one for one in after]
+    if found != sorted(found) or found[-1] > num_layers - 2:
         raise PolicyError(
-            f"{where}: after {list(after)} asked, which is after layers {found} of {num_layers}; they must rise and "
-            f"be at most {num_layers - 2}, so that a layer comes after. Give fewer or earlier ones."
+            f"{where}: after {list(after)} asked, which is after layers {found} of {num_layers}; they must not fall, "
+            f"and be {num_layers - 2} at most, so that a layer comes after. Give earlier ones, or fractions."
         )
     return tuple(found)

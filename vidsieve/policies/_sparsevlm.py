@@ -14,7 +14,6 @@ Source: SparseVLM, arXiv 2410.04417, and its code (github.com/Gumpest/SparseVLMs
 cluster where the paper sums it, and adds noise of 1e-6 to ρ, which is left out here.
 """
 
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -1,6 +1,6 @@
 """Test stages that prune inside the decoder, and the same done with masks in a full-length run of the bare decoder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -88,8 +88,8 @@ def ranked(
     depth, width = model.config.get_text_config().num_hidden_layers, inputs["input_ids"].shape[1]
     gone = torch.zeros(depth, width, dtype=torch.bool) if gone is None else gone.clone()
     for point in points:
-        _, weights = masked(model, inputs, inputs["input_ids"], gone, compact=compact, eager=True)
-        row = weights[point.after + (point.of == "next")][0, :, -1].mean(dim=0)
+        _, output = masked(model, inputs, inputs["input_ids"], gone, compact=compact, eager=True)
+        row = output.attentions[point.after + (point.of == "next")][0, :, -1].mean(dim=0)
         for columns, count in zip(videos or video_columns(model, inputs), point.counts, strict=True):
             alive = columns[~gone[point.after, columns]]
             order = alive[row[alive].argsort(descending=True, stable=True)]
@@ -106,10 +106,12 @@ def masked(
     *,
     compact: bool = False,
     eager: bool = False,
+    melted: Mapping[int, tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Float[Tensor, "all vocabulary"], Any]:
     """Logits of `ids` (the prompt and text after it) in one full-length pass of the unmodified decoder.
 
     In each layer nothing attends to the columns that are `gone` there; with `compact` what is left is renumbered.
+    `melted` holds, by layer, columns and the hidden states that they have from there on.
     """
     lm, prompt = model.base_model.language_model, inputs["input_ids"].shape[1]
     embeds = model.get_input_embeddings()(ids)
@@ -126,16 +128,23 @@ def masked(
     try:
         if eager:
             model.set_attn_implementation("eager")
-        with _hidden_columns(lm, longer, positions, compact):
-            output = lm(inputs_embeds=embeds, position_ids=positions, output_attentions=eager, use_cache=False)
+        with _hidden_columns(lm, longer, positions, compact, melted or {}):
+            wanted = {"output_attentions": eager, "output_hidden_states": eager, "use_cache": False}
+            output = lm(inputs_embeds=embeds, position_ids=positions, **wanted)
     finally:
         if eager:
             model.set_attn_implementation(given)
-    return model.lm_head(output.last_hidden_state)[0].float(), output.attentions
+    return model.lm_head(output.last_hidden_state)[0].float(), output
 
 
 @contextmanager
-def _hidden_columns(lm: Any, gone: Bool[Tensor, "layers columns"], positions: Tensor, compact: bool) -> Iterator[None]:
+def _hidden_columns(
+    lm: Any,
+    gone: Bool[Tensor, "layers columns"],
+    positions: Tensor,
+    compact: bool,
+    melted: Mapping[int, tuple[Tensor, Tensor]],
+) -> Iterator[None]:
     """While open, each layer has a causal mask of its own, and positions of its own if they are compact."""
     width = gone.shape[1]
     causal = torch.ones(width, width, dtype=torch.bool).tril()
@@ -148,6 +157,9 @@ def _hidden_columns(lm: Any, gone: Bool[Tensor, "layers columns"], positions: Te
             if compact and gone[number].any():
                 count = ((~gone[number]).long().cumsum(0) - 1).clamp(min=0)
                 kwargs["position_embeddings"] = lm.rotary_emb(args[0], count.expand(positions.shape))
+            if number in melted:
+                columns, states = melted[number]
+                args = (args[0].index_copy(1, columns, states[None]), *args[1:])
             return args, kwargs
 
         return hook
