@@ -88,13 +88,15 @@ def rank_layer(
     layer is asked for. What is left out is made of zeros, one frame, and weights of one.
     """
     visual = attention_rows.shape[-1]
-    words = torch.zeros(0, 1, device=attention_rows.device) if text is None else text
     device = attention_rows.device
+    given = (hidden, hidden_before, text, visual_inputs, text_inputs)
+    dim = next((states.shape[1] for states in given if states is not None), 1)
+    words = torch.zeros(0 if text_inputs is None else len(text_inputs), dim, device=device) if text is None else text
 
     def attention(rows: Any, of: str = "previous") -> Tensor:
         return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
 
-    nothing = torch.zeros(visual, 1, device=device)
+    nothing = torch.zeros(visual, dim, device=device)
     record = LayerTokens(
         hidden=nothing if hidden is None else hidden,
         hidden_before=nothing if hidden_before is None else hidden_before,
