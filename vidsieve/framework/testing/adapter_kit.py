@@ -47,10 +47,12 @@ class Breaks(Stage):
         raise ZeroDivisionError("on purpose")
 
 
-def policy_of(*stages: Stage, ratio: float | None = None, positions: Positions = "original") -> Policy:
+def policy_of(
+    *stages: Stage, ratio: float | None = None, positions: Positions = "original", exact: bool = True
+) -> Policy:
     """A policy of stages that are registered nowhere."""
     bound = tuple(BoundStage(f"stage-{i}", f"stage-{i}", stage) for i, stage in enumerate(stages))
-    return Policy(name="under-test", retention_ratio=ratio, positions=positions, stages=bound)
+    return Policy(name="under-test", retention_ratio=ratio, positions=positions, exact=exact, stages=bound)
 
 
 @dataclass(frozen=True, kw_only=True)
