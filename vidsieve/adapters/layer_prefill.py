@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from vidsieve.adapters.attention import AttentionCall
@@ -81,7 +81,14 @@ class Prefill:
         held, mask, embeddings = self._arguments(layer, hidden, kwargs)
         self.held[layer] = held
         changed = {"attention_mask": mask, "position_embeddings": embeddings, "position_ids": None}
-        return hidden, {**kwargs, **changed}
+        return hidden, {**kwargs, **self._per_token(kwargs), **changed}
+
+    def shortened(self, values: Shaped[Tensor, "*axes new dim"]) -> Shaped[Tensor, "*axes2 left dim"]:
+        """What belongs to the tokens of the pass, cut to those in the sequence as it is now."""
+        if self.width is None:
+            return values
+        places, _ = right_aligned([row.places for row in self.rows])
+        return gathered(values, places.repeat_interleave(self.times, dim=0))
 
     def attended(self, call: AttentionCall) -> None:
         """The attention of a layer that a prune point follows has its queries and keys ready."""
@@ -272,11 +279,15 @@ class Prefill:
         """Rotary embeddings of the sequence as it is now: of the original positions, or of new ones."""
         if held.renumbered:
             return renumbered(self.decoder, held.positions(hidden.shape[1]), hidden, self.mrope)
+        return tuple(self.shortened(part) for part in given)
+
+    def _per_token(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Other arguments of a layer with one entry a token (the modality of mixture-of-experts models, say)."""
         if self.width is None:
-            return tuple(given)
-        places, _ = right_aligned([row.places for row in self.rows])
-        places = places.repeat_interleave(self.times, dim=0)
-        return tuple(gathered(part, places) for part in given)
+            return {}
+        shape = (len(self.rows) * self.times, self.mask.shape[1] - self.start)
+        found = {name: value for name, value in kwargs.items() if isinstance(value, Tensor) and value.dim() == 2}
+        return {n: self.shortened(v[..., None])[..., 0] for n, v in found.items() if tuple(v.shape) == shape}
 
 
 def _at(values: Float[Tensor, "rows columns dim"], row: int, places: Int[Tensor, " some"]) -> Tensor:

@@ -72,11 +72,33 @@ class LayerPrune:
         try:
             for number, layer in enumerate(layers):
                 handles.append(layer.register_forward_pre_hook(_Enter(self, number), with_kwargs=True))
-            with tapped(modules, self._tap):
+            with tapped(modules, self._tap), self._deepstack():
                 yield self
         finally:
             for handle in handles:
                 handle.remove()
+
+    @contextmanager
+    def _deepstack(self) -> Iterator[None]:
+        """While open, features that a decoder adds behind its first layers are cut as the sequence is."""
+        original = getattr(self.decoder, "_deepstack_process", None)
+        if original is None or "_deepstack_process" in vars(self.decoder):
+            yield
+            return
+
+        def add(hidden: Tensor, places: Tensor, features: Tensor) -> Tensor:
+            prefill = self.prefill
+            if prefill is None or not self._passing or prefill.width is None:
+                return original(hidden, places, features)
+            full = hidden.new_zeros(*places.shape, hidden.shape[-1])
+            full[places.to(hidden.device)] = features.to(full)
+            return hidden + prefill.shortened(full)
+
+        self.decoder._deepstack_process = add
+        try:
+            yield
+        finally:
+            del self.decoder._deepstack_process
 
     def report(self, report: Report) -> None:
         """Write what the layer stages did into the report of a call."""

@@ -54,6 +54,11 @@ def refuse_layers(decoder: Any, policy: Policy, first: int) -> None:
             f"{where}: flex_attention's block masks cannot be cut inside the decoder; load the model with sdpa, eager "
             "or flash_attention_2."
         )
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise PolicyError(
+            f"{where}: prunes inside the decoder, but layers of this model share keys and values, which must be "
+            "of one length; remove visual tokens before the language model instead."
+        )
     types = getattr(config, "layer_types", None) or ["full_attention"] * layers
     if set(types[first:]) != {"full_attention"}:
         raise PolicyError(

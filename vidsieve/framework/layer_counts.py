@@ -110,14 +110,18 @@ def layer_reach(policy: Policy, shape: VideoShape, low: float, high: float) -> t
 
         def left(point: PrunePoint, first: int, end: int = end) -> int:
             stage = ends[point.position][end]
-            if stage.solves is None and not stage.data_dependent:
-                return 1 if end == 0 else first
-            if stage.data_dependent and end == 1:
-                return first
+            if stage.solves is None and _unsure(stage, first, layers):
+                return first if end else 1
             return stage.leaves(first, layers)[point.turn]
 
         means.append(_walk(prune_points(policy, layers), -1, layers, offered, {}, left) / (layers * total))
     return min(means), max(means)
+
+
+def _unsure(stage: Stage, offered: int, layers: int) -> bool:
+    """Whether a stage that solves nothing may leave one number or another."""
+    low, high = stage.attainable(VideoShape(1, offered, layers))
+    return low < high
 
 
 def _walk(
@@ -161,7 +165,10 @@ def _closed(
         def left(one: PrunePoint, first: int) -> int:
             if one.position == point.position:
                 return counts[one.turn]
-            return policy.stages[one.position].stage.leaves(first, layers)[one.turn]
+            other = policy.stages[one.position].stage
+            if other.solves is None and _unsure(other, first, layers):
+                return first
+            return other.leaves(first, layers)[one.turn]
 
         return _walk(ahead, point.layer, layers, alive, dict(offered), left)
 

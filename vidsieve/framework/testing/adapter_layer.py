@@ -207,14 +207,16 @@ class LayerLaws(ModelKit):
         states, weights = whole.hidden_states[0], whole.attentions[0]
         ids = inputs["input_ids"][0]
         words = [i for i in range(int(columns[-1]) + 1, len(ids)) if ids[i] != model.config.video_token_id]
-        close = {"atol": 1e-5}
-        assert torch.allclose(tokens.hidden, states[2][0, columns], **close)
-        assert torch.allclose(tokens.hidden_before, states[1][0, columns], **close)
-        assert torch.allclose(tokens.text, states[2][0, words], **close)
-        assert torch.allclose(tokens.visual_inputs, states[0][0, columns], **close)
-        assert torch.allclose(tokens.text_inputs, states[0][0, words], **close)
-        for layer, found in zip((1, 2), rows, strict=True):
-            assert torch.allclose(found, weights[layer][0][:, words][..., columns], **close)
+        pairs = [
+            (tokens.hidden, states[2][0, columns]),
+            (tokens.hidden_before, states[1][0, columns]),
+            (tokens.text, states[2][0, words]),
+            (tokens.visual_inputs, states[0][0, columns]),
+            (tokens.text_inputs, states[0][0, words]),
+        ]
+        pairs += [(found, weights[i][0][:, words][..., columns]) for i, found in zip((1, 2), rows, strict=True)]
+        for found, computed in pairs:
+            assert torch.allclose(found, computed, atol=1e-5)
         assert tokens.frame.tolist() == sorted(tokens.frame.tolist())
 
     def test_a_prompt_without_video_is_not_pruned(self, model: Any) -> None:

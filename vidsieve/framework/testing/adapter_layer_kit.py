@@ -33,7 +33,7 @@ class TopLayer(Stage):
         return tuple(int(offered * self.keep_ratio ** (turn + 1)) for turn in range(len(self.after)))
 
     @hookimpl
-    def prune_layer(self, tokens: LayerTokens) -> Scores:
+    def prune_layer(self, tokens: LayerTokens) -> Scores | Keep:
         """The mean over heads."""
         return Scores(tokens.attention("last", of=self.of).mean(dim=(0, 1)))
 
@@ -125,7 +125,7 @@ def masked(
     try:
         if eager:
             model.set_attn_implementation("eager")
-        with _hidden_columns(lm, longer, positions, compact, melted or {}):
+        with hidden_columns(lm, longer, positions, compact, melted or {}):
             wanted = {"output_attentions": eager, "output_hidden_states": eager, "use_cache": False}
             output = lm(inputs_embeds=embeds, position_ids=positions, **wanted)
     finally:
@@ -135,7 +135,7 @@ def masked(
 
 
 @contextmanager
-def _hidden_columns(
+def hidden_columns(
     lm: Any,
     gone: Bool[Tensor, "layers columns"],
     positions: Tensor,
