@@ -97,9 +97,7 @@ def test_a_task_that_cannot_travel_is_refused_before_a_start() -> None:
             super().__init__("static")
             self.hook = lambda: None
 
-    with pytest.raises(
-        UsageError, match=r"the task .bundled-static. cannot be handed .* Define Mine in a module"
-    ):
+    with pytest.raises(UsageError, match=r"the task .bundled-static. cannot be handed .* Define Mine in a module"):
         open_remote(SETUP, chosen(), Mine())
 
 

@@ -105,7 +105,7 @@ class GenerateCall:
         columns, held = short.columns, None
         if past is not None:
             held = cached_layers(past, self.asked["past_key_values"])
-        placeholders = columns.ids.eq(self.model.config.video_token_id)
+        placeholders = placeholders_of(self.adapter, self.model.config, columns.ids)
         layers = len(prune.decoder.layers)
         rows = rows_of_prompt(columns, short.start, short.plans, placeholders, self.policy, layers)
         prune.start(rows, columns.mask, short.start, held)

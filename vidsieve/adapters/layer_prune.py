@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vidsieve.adapters.attention import AttentionCall, tapped
-from vidsieve.adapters.base import VideoModel
+from vidsieve.adapters.base import VideoModel, decoder_of
 from vidsieve.adapters.layer_held import Held
 from vidsieve.adapters.layer_prefill import Prefill, renumbered
 from vidsieve.adapters.layer_refusals import refuse_cache, refuse_layers
@@ -29,7 +29,7 @@ class LayerPrune:
     """Carries a policy's layer stages out on a model's decoder, for one prompt after another."""
 
     def __init__(self, model: VideoModel, policy: Policy, *, seed: int = 0) -> None:
-        self.decoder = getattr(model.base_model, "language_model", model.base_model)
+        self.decoder = decoder_of(model)
         self.policy, self.seed, self.mrope = policy, seed, has_mrope(model)
         self.points = prune_points(policy, len(self.decoder.layers))
         refuse_layers(self.decoder, policy, min((point.layer for point in self.points), default=0))

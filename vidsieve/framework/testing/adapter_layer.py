@@ -1,5 +1,7 @@
 """Laws of pruning inside the decoder, against full-length masked runs of the unmodified model and each row alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from vidsieve.framework.plans import Scores
 from vidsieve.framework.policy import Positions
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.testing.adapter_flash import flash_attention
-from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, kept_columns, policy_of
+from vidsieve.framework.testing.adapter_kit import KeepRandom, Row, adapter_of, kept_columns, places_of, policy_of
 from vidsieve.framework.testing.adapter_layer_kit import (
     BreaksInside,
     KeepLayer,
@@ -36,6 +38,32 @@ from vidsieve.framework.testing.adapter_runs import (
 ONE = TopLayer(keep_ratio=0.4, after=(0,))
 TWO = TopLayer(keep_ratio=0.6, after=(0, 2), of="next")
 
+FEW = frozenset(
+    {
+        "test_dropping_equals_masks_in_the_unmodified_model[original-two points-sdpa]",
+        "test_dropping_equals_masks_in_the_unmodified_model[compact-two points-sdpa]",
+        "test_rows_of_a_batch_are_pruned_as_alone[sdpa]",
+        "test_a_stage_that_raises_inside_leaves_the_model_as_it_was",
+    }
+)
+"""Laws that depend on what a family gives its decoder."""
+
+
+@contextmanager
+def entering(model: Any) -> Iterator[list[torch.Tensor]]:
+    """While open, what comes into each decoder layer in turn."""
+    seen: list[torch.Tensor] = []
+
+    def look(module: Any, args: Any) -> None:
+        seen.append(args[0])
+
+    handles = [layer.register_forward_pre_hook(look) for layer in model.get_decoder().layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
 
 def points_of(stage: TopLayer, sizes: list[int]) -> list[Point]:
     """What a stage should do to videos of these sizes."""
@@ -44,7 +72,24 @@ def points_of(stage: TopLayer, sizes: list[int]) -> list[Point]:
 
 
 class LayerLaws(ModelKit):
-    """Visual tokens that leave the sequence between decoder layers."""
+    """Visual tokens that leave the sequence between decoder layers; a family that cannot do it must refuse instead.
+
+    `every_layer_law` is False where a few laws are enough: the rest say nothing about the family, only about decoders.
+    """
+
+    every_layer_law: bool = True
+
+    @pytest.fixture(autouse=True)
+    def _cut_inside(self, request: pytest.FixtureRequest) -> None:
+        if not hasattr(LayerLaws, request.node.originalname):
+            return
+        if not self.every_layer_law and request.node.name not in FEW:
+            pytest.skip("few laws of pruning inside the decoder run on this family")
+        model = request.getfixturevalue("model")
+        if "prune_layer" not in adapter_of(model).runs:
+            with pytest.raises(PolicyError, match=r"stage-0.*prune_layer"), vidsieve.applied(model, policy_of(ONE)):
+                pass
+            pytest.skip("this family does not carry prune_layer out, and says so")
 
     def expected(
         self, model: Any, inputs: dict[str, Any], output: Any, stage: TopLayer, compact: bool = False
@@ -133,7 +178,7 @@ class LayerLaws(ModelKit):
         def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
             seen.append(kwargs.get("attention_mask"))
 
-        for layer in model.base_model.language_model.layers:
+        for layer in model.get_decoder().layers:
             layer.self_attn.register_forward_pre_hook(look, with_kwargs=True)
         run(model, policy_of(TopLayer(keep_ratio=0.5)), self.make_inputs(model, Row()))
         assert seen
@@ -203,10 +248,10 @@ class LayerLaws(ModelKit):
         run(model, policy_of(Looks(keep_ratio=1.0)), inputs)
         (columns,), (tokens,) = video_columns(model, inputs), seen
         model.set_attn_implementation("eager")
-        whole = unpatched(model, inputs, max_new_tokens=1, output_attentions=True, output_hidden_states=True)
-        states, weights = whole.hidden_states[0], whole.attentions[0]
-        ids = inputs["input_ids"][0]
-        words = [i for i in range(int(columns[-1]) + 1, len(ids)) if ids[i] != model.config.video_token_id]
+        with entering(model) as states:
+            weights = unpatched(model, inputs, max_new_tokens=1, output_attentions=True).attentions[0]
+        text = ~places_of(model, inputs["input_ids"])[0]
+        words = [i for i in range(int(columns[-1]) + 1, len(text)) if text[i]]
         pairs = [
             (tokens.hidden, states[2][0, columns]),
             (tokens.hidden_before, states[1][0, columns]),

@@ -12,7 +12,13 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, Scores
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.framework.testing.adapter_kit import full_positions, language_inputs, layouts_of
+from vidsieve.framework.testing.adapter_kit import (
+    OWN_INPUTS,
+    full_positions,
+    language_inputs,
+    layouts_of,
+    visual_places,
+)
 
 
 class TopLayer(Stage):
@@ -67,12 +73,9 @@ class Point(NamedTuple):
 
 def video_columns(model: Any, inputs: dict[str, Any]) -> list[Tensor]:
     """Prompt columns of the visual tokens of each video, structural ones left out."""
-    columns = (inputs["input_ids"][0] == model.config.video_token_id).nonzero().squeeze(1)
-    found, seen = [], 0
-    for layout in layouts_of(model, inputs):
-        found.append(columns[seen : seen + layout.visual])
-        seen += layout.rows
-    return found
+    videos = [layout for layout in layouts_of(model, inputs) if layout.visual]
+    counts = [layout.visual if layout.alive is None else int(layout.alive.sum()) for layout in videos]
+    return list(visual_places(model, inputs).nonzero().squeeze(1).split(counts))
 
 
 def ranked(
@@ -115,23 +118,32 @@ def masked(
     """
     lm, prompt = model.get_decoder(), inputs["input_ids"].shape[1]
     later_embeds = model.get_input_embeddings()(ids[:, prompt:])
-    embeds = torch.cat([language_inputs(model, inputs)["inputs_embeds"], later_embeds], dim=1)
+    given = language_inputs(model, inputs)
+    embeds = torch.cat([given.pop("inputs_embeds"), later_embeds], dim=1)
+    more = {name: _longer(value, prompt, ids.shape[1]) for name, value in given.items() if name not in OWN_INPUTS}
     positions = full_positions(model, inputs)
     later = positions[..., -1:] + torch.arange(1, ids.shape[1] - prompt + 1)
     positions = torch.cat([positions, later], dim=-1)
     longer = torch.zeros(len(gone), ids.shape[1], dtype=torch.bool)
     longer[:, : gone.shape[1]] = gone
-    given = lm.config._attn_implementation
+    attention = lm.config._attn_implementation
     try:
         if eager:
             model.set_attn_implementation("eager")
         with hidden_columns(lm, longer, positions, compact, melted or {}):
             wanted = {"output_attentions": eager, "output_hidden_states": eager, "use_cache": False}
-            output = lm(inputs_embeds=embeds, position_ids=positions, **wanted)
+            output = lm(inputs_embeds=embeds, position_ids=positions, **more, **wanted)
     finally:
         if eager:
-            model.set_attn_implementation(given)
+            model.set_attn_implementation(attention)
     return model.lm_head(output.last_hidden_state)[0].float(), output
+
+
+def _longer(value: Any, prompt: int, width: int) -> Any:
+    """An input with one entry a token of the prompt, for text behind it too: 0 or False says text."""
+    if isinstance(value, Tensor) and value.dim() == 2 and value.shape[1] == prompt:
+        return torch.nn.functional.pad(value, (0, width - prompt))
+    return value
 
 
 @contextmanager
