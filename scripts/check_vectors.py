@@ -1,9 +1,10 @@
-"""Compare the built-in policies with recorded outputs of the official VidCom² and DyCoke code.
+"""Compare the built-in policies with recorded outputs of official code: VidCom², DyCoke, FastV, PyramidDrop, SparseVLM.
 
     python scripts/check_vectors.py FOLDER
 
-FOLDER holds vidcom2.json, vidcom2.npz, dycoke.json and dycoke.npz in the format of tests/data/vectors/README.md.
-Inputs are drawn again from the seeds in the JSON files and checked by their hash. Kept sets must match exactly.
+FOLDER holds a json and an npz file of vidcom2, dycoke and in-llm in the format of tests/data/vectors/README.md.
+Inputs are drawn again from the seeds in the JSON files; those with a recorded hash are checked by it. Kept sets must
+match exactly.
 """
 
 import argparse
@@ -51,6 +52,12 @@ def checks(folder: Path) -> Iterator[Check]:
         yield Check(f"dycoke {case['name']}", partial(dycoke_kv, case, arrays, "attn"))
     for case in dycoke["e2e"]:
         yield Check(f"dycoke {case['name']}", partial(dycoke_kv, case, arrays, "attn_avg"))
+    if str(Path(__file__).parent) not in sys.path:
+        sys.path.append(str(Path(__file__).parent))
+    from in_llm_vectors import in_llm_checks
+
+    for name, faults in in_llm_checks(*_read(folder, "in-llm")):
+        yield Check(name, faults)
 
 
 def _read(folder: Path, name: str) -> tuple[dict[str, Any], Arrays]:

@@ -17,6 +17,7 @@ ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_se
 
 
 class TestErnie45VL(AdapterContract):
+    every_layer_law = False
     around_video = ((VIDEO_START,), (VIDEO_END,))
     around_image = ((IMAGE_START,), (IMAGE_END,))
     # without a cache it does not lengthen `moe_mm_token_type_ids`

@@ -12,6 +12,7 @@ TOWER = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "out_hidden_siz
 
 
 class TestGlm4V(AdapterContract):
+    every_layer_law = False
     video_token = "image_token_id"
     around_video = ((OPEN,), (CLOSE,))
     around_frame = ((START,), (END, 79))

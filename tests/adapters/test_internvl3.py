@@ -15,6 +15,7 @@ VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "n
 
 
 class TestInternVL3(AdapterContract):
+    every_layer_law = False
     video_token = "image_token_id"
     fewest_frames = 2  # a lone picture is an image
     around_image = ((VISION_START,), (VISION_END,))

@@ -26,6 +26,7 @@ VISION = {
 
 
 class TestQwen25VL(AdapterContract):
+    every_layer_law = False
     around_video = around_image = ((VISION_START,), (VISION_END,))
 
     def build_model(self) -> Qwen2_5_VLForConditionalGeneration:

@@ -15,6 +15,7 @@ VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "n
 
 
 class TestVideoLLaMA3(AdapterContract):
+    every_layer_law = False
     around_frame = ((81, 82), ())
     bit_equal = False  # off by 1e-7 through another attention kernel
 

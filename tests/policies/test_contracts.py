@@ -6,7 +6,11 @@ from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing import StageContract
 from vidsieve.policies.dycoke_kv import DynamicKV
 from vidsieve.policies.dycoke_temporal_merge import TemporalMerge
+from vidsieve.policies.fastv_prune import FastV
+from vidsieve.policies.pyramiddrop_prune import PyramidDrop
 from vidsieve.policies.random_scores import RandomScores
+from vidsieve.policies.sparsevlm_prune import SparseVLM
+from vidsieve.policies.sparsevlm_prune_by_rank import SparseVLMByRank
 from vidsieve.policies.top_k import TopK
 from vidsieve.policies.uniform_budget import UniformBudget
 from vidsieve.policies.uniform_frames import UniformFrames
@@ -64,6 +68,26 @@ class TestRandom(StageContract):
 class TestUniformFrames(StageContract):
     def make_stage(self) -> Stage:
         return UniformFrames()
+
+
+class TestFastV(StageContract):
+    def make_stage(self) -> Stage:
+        return FastV()
+
+
+class TestPyramidDrop(StageContract):
+    def make_stage(self) -> Stage:
+        return PyramidDrop()
+
+
+class TestSparseVLM(StageContract):
+    def make_stage(self) -> Stage:
+        return SparseVLM()
+
+
+class TestSparseVLMByRank(StageContract):
+    def make_stage(self) -> Stage:
+        return SparseVLMByRank()
 
 
 @pytest.mark.parametrize("stage", [DynamicKV(), TokenScore(), UniformBudget(), RandomScores()])

@@ -8,14 +8,20 @@ import torch
 
 from vidsieve import load_policy
 from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.records import VideoShape
 from vidsieve.framework.registry import default
 from vidsieve.framework.testing.samples import video_features
 
 NAMES = ("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released")
+INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
     "dycoke.kv",
     "dycoke.temporal-merge",
+    "fastv.prune",
     "pixel-change",
+    "pyramiddrop.prune",
+    "sparsevlm.prune",
+    "sparsevlm.prune-by-rank",
     "random",
     "top-k",
     "uniform-budget",
@@ -27,7 +33,7 @@ STAGES = (
 
 def test_every_stage_and_policy_is_found() -> None:
     assert set(STAGES) <= set(default().stages)
-    assert set(NAMES) <= set(default().policies)
+    assert {*NAMES, *INSIDE} <= set(default().policies)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -37,7 +43,7 @@ def test_every_stage_and_setting_explains_itself(name: str) -> None:
     assert all(info.description for info in stage.settings().values())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + INSIDE)
 def test_a_published_policy_survives_being_written_and_read(name: str) -> None:
     policy = load_policy(name)
     assert policy.name == name
@@ -50,6 +56,16 @@ def test_a_published_policy_survives_being_written_and_read(name: str) -> None:
 def test_a_published_policy_runs_as_it_stands(name: str) -> None:
     report = load_policy(name).plan(video_features(8, 16, 16)).report
     assert 0 < report.attained_ratio < 1
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_policy_inside_the_language_model_leaves_the_prompt_whole_and_says_it_did_not_run(name: str) -> None:
+    policy = load_policy(name)
+    report = policy.plan(video_features(8, 16, 16), layers=32).report
+    assert report.prompt_ratio == 1.0
+    assert report.not_run == tuple(bound.label for bound in policy.stages)
+    low, high = policy.attainable(VideoShape(8, 16, 32))
+    assert 0 < low <= (policy.retention_ratio or high) <= high <= 1
 
 
 def test_none_keeps_every_bit() -> None:
@@ -65,6 +81,8 @@ def test_released_forms_declare_what_sets_them_apart() -> None:
         assert not load_policy(f"{name}-released").exact
     assert load_policy("dycoke-released").positions == "compact"
     assert {load_policy(name).positions for name in ("vidcom2", "vidcom2-released", "dycoke")} == {"original"}
+    assert {load_policy(f"{name}-released").positions for name in ("pyramiddrop", "sparsevlm")} == {"compact"}
+    assert {load_policy(name).positions for name in (*INSIDE[::2], "fastv-released")} == {"original"}
 
 
 def test_decode_stages_are_named_as_not_run_in_a_plan() -> None:

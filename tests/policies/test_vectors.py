@@ -1,4 +1,4 @@
-"""The policies reproduce recorded outputs of the official VidCom² and DyCoke code."""
+"""The policies reproduce recorded outputs of the official VidCom², DyCoke, FastV, PyramidDrop and SparseVLM code."""
 
 import importlib.util
 import shutil
@@ -32,9 +32,11 @@ def test_recorded_choices_are_reproduced(check) -> None:
     assert check.faults() == []
 
 
-def test_the_recorded_set_covers_both_methods_and_their_failure() -> None:
+def test_the_recorded_set_covers_every_method_and_a_failure() -> None:
     names = [check.name for check in CHECKS]
-    for part in ("vidcom2 m196", "vidcom2 edge_static", "adapter_qwen", "dycoke ttm_f4", "ttmfix_", "kv_", "e2e_"):
+    parts = ["vidcom2 m196", "vidcom2 edge_static", "adapter_qwen", "dycoke ttm_f4", "ttmfix_", "kv_", "e2e_"]
+    parts += ["fastv d_", "fastv e2e", "pyramiddrop odd", "sparsevlm cluster", "sparsevlm score", "sparsevlm main_v1"]
+    for part in parts:
         assert any(part in name for name in names), part
 
 
@@ -55,6 +57,12 @@ def changed(source: Path, target: Path, name: str, change) -> Path:
         ("vidcom2", "m49_T4_mild/v", "v is off"),
         ("dycoke", "ttm_f8_K0.7/kept_idx", "kept"),
         ("dycoke", "kv_small_P0.7/step2/kv_sorted", "step 2"),
+        ("in-llm", "fastv_hf/a_even_r50/kept_vis", "kept"),
+        ("in-llm", "fastv_hf/e2e/dec1_hidden", "decode step 1 is off"),
+        ("in-llm", "pdrop/odd/kept_abs", "kept"),
+        ("in-llm", "svlm_cluster/main/c1/center_idx", "centres"),
+        ("in-llm", "svlm_score/main_v1/l6/rel", "score is off"),
+        ("in-llm", "svlm_e2e/main_v1_small/merged1", "melted 1 is off"),
     ],
 )
 def test_a_changed_vector_is_noticed(tmp_path: Path, capsys, name: str, key: str, says: str) -> None:

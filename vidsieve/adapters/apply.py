@@ -131,8 +131,8 @@ def compress(
     """Inputs for a plain `model(**inputs)` with the policy's tokens removed, and what was done.
 
     Vision runs here, once: the returned inputs hold features instead of pixels, and explicit positions. A loop that
-    decodes by hand must go on passing `position_ids` (the last ones plus one) and a growing mask. KV stages need
-    `applied`; the Report names them in `not_run`.
+    decodes by hand must go on passing `position_ids` (the last ones plus one) and a growing mask. Stages
+    inside the language model and KV stages need `applied`; the Report names them in `not_run`.
 
     Raises:
         as `applied`; InputError when placeholders and videos do not fit.

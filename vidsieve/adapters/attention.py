@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,9 +39,12 @@ class AttentionCall:
 
 @dataclass(frozen=True, eq=False)
 class _Patch:
+    """A tap on a module; `below` is the one it was put on top of, which it calls as its kernel."""
+
     layer: int
     config: Any
     tap: Callable[[AttentionCall], Any]
+    below: "_Patch | None" = None
 
 
 _PATCHES: WeakKeyDictionary[nn.Module, _Patch] = WeakKeyDictionary()
@@ -49,23 +53,29 @@ _PATCHES: WeakKeyDictionary[nn.Module, _Patch] = WeakKeyDictionary()
 def _dispatch(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
     """What a patched module calls instead of its kernel."""
     patch = _PATCHES[module]
+    # kernels look at the module's configuration, so it must name the real implementation while they run
+    ours, module.config = module.config, patch.config
+    try:
+        return _through(patch, module, query, key, value, attention_mask, **options)
+    finally:
+        module.config = ours
+
+
+def _through(patch: _Patch, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
+    """One call through a tap, and through those below it."""
+    below = patch.below
     call = AttentionCall(
         layer=patch.layer,
         module=module,
         query=query,
         key=key,
         value=value,
-        mask=attention_mask,
+        mask=mask,
         options=options,
-        kernel=_kernel(module, patch.config),
+        kernel=_kernel(module, patch.config) if below is None else partial(_through, below),
         implementation=patch.config._attn_implementation,
     )
-    # kernels look at the module's configuration, so it must name the real implementation while they run
-    ours, module.config = module.config, patch.config
-    try:
-        return patch.tap(call)
-    finally:
-        module.config = ours
+    return patch.tap(call)
 
 
 def _kernel(module: nn.Module, config: Any) -> Callable[..., Any]:
@@ -82,15 +92,18 @@ def tapped(modules: Mapping[int, Any], tap: Callable[[AttentionCall], Any]) -> I
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _dispatch)
-    found = {layer: module.config for layer, module in modules.items()}
+    found = {layer: (module.config, _PATCHES.get(module)) for layer, module in modules.items()}
     try:
         for layer, module in modules.items():
-            _PATCHES[module] = _Patch(layer, module.config, tap)
-            module.config = copy.copy(module.config)
+            config, below = found[layer]
+            _PATCHES[module] = _Patch(layer, config if below is None else below.config, tap, below)
+            module.config = copy.copy(config)
             # not through the property, which writes to nested configurations, and the copy shares those
             module.config._attn_implementation_internal = NAME
         yield
     finally:
         for layer, module in modules.items():
-            module.config = found[layer]
+            module.config, below = found[layer]
             _PATCHES.pop(module, None)
+            if below is not None:
+                _PATCHES[module] = below

@@ -10,7 +10,7 @@ from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
 VideoModel: TypeAlias = Any
 """A transformers `...ForConditionalGeneration` model. Its parts are found by name, so no class says more."""
-RUNS = frozenset({*VIDEO_HOOKS, "prune_kv"})
+RUNS = frozenset({*VIDEO_HOOKS, "prune_layer", "prune_kv"})
 """Stage hooks that the generic machinery carries out on every family."""
 
 

@@ -14,9 +14,13 @@ from vidsieve.adapters.columns import PER_TOKEN
 from vidsieve.adapters.decode_kv import DecodeKV
 from vidsieve.adapters.encode import PIXELS, vision_names
 from vidsieve.adapters.kv_prompt import KVPrompt
+from vidsieve.adapters.layer_held import Held
+from vidsieve.adapters.layer_prune import LayerPrune
+from vidsieve.adapters.layer_refusals import refuse_settings
+from vidsieve.adapters.layer_rows import rows_of_prompt
 from vidsieve.adapters.positions import has_mrope, model_positions, original_rotation
 from vidsieve.adapters.prompt import has_video, placeholders_of, read_mask
-from vidsieve.adapters.session import Past, cached_columns, new_part, recall, remember
+from vidsieve.adapters.session import Past, cached_columns, cached_layers, new_part, recall, remember
 from vidsieve.adapters.shorten import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.stream import OriginalPrompt
 from vidsieve.framework.errors import InputError, PolicyError
@@ -42,10 +46,14 @@ class GenerateCall:
             return original(**self.asked, **self._types(ids)), empty_report(self.policy)
         self._refuse_guidance()
         decode = self._decode_kv()
+        prune = self._layer_prune(past)
         with torch.no_grad():
             short = self._shorten(ids, past)
         with ExitStack() as stack:
             stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
+            if prune is not None:
+                self._announce(prune, short, past)
+                stack.enter_context(prune.attached())
             if decode is not None:
                 decode.prompt = KVPrompt.of(short.columns.visual, short.columns.mask)
                 stack.enter_context(decode.attached())
@@ -54,7 +62,9 @@ class GenerateCall:
             ran = {bound.label for bound in self.policy.kv_stages}
             short.report.kv_ratio = decode.read_ratio
             short.report.not_run = tuple(label for label in short.report.not_run if label not in ran)
-        return self._restore(ids, short, output), short.report
+        if prune is not None:
+            prune.report(short.report)
+        return self._restore(ids, short, output, None if prune is None else prune.held), short.report
 
     def setting(self, name: str) -> Any:
         """A generation setting as `generate` will see it: the call's, its config's, or the model's."""
@@ -80,6 +90,25 @@ class GenerateCall:
         return DecodeKV(
             self.model, {f"policy {self.policy.name!r}, stage {one.label!r}, prune_kv": one.stage for one in stages}
         )
+
+    def _layer_prune(self, past: Past | None) -> LayerPrune | None:
+        """The layer stages of the policy, and a cache that earlier ones cut; None without either."""
+        stages = self.policy.layer_stages
+        if not stages and (past is None or past.held is None):
+            return None
+        where = f"policy {self.policy.name!r}, stage {stages[0].label!r}" if stages else "past_key_values"
+        refuse_settings(where, self.setting, kv=bool(self.policy.kv_stages))
+        return LayerPrune(self.model, self.policy, seed=self.seed)
+
+    def _announce(self, prune: LayerPrune, short: Shortened, past: Past | None) -> None:
+        """Tell the layer stages what prompt comes."""
+        columns, held = short.columns, None
+        if past is not None:
+            held = cached_layers(past, self.asked["past_key_values"])
+        placeholders = placeholders_of(self.adapter, self.model.config, columns.ids)
+        layers = len(prune.decoder.layers)
+        rows = rows_of_prompt(columns, short.start, short.plans, placeholders, self.policy, layers)
+        prune.start(rows, columns.mask, short.start, held)
 
     def _types(self, ids: Tensor | None) -> dict[str, Any]:
         """`mm_token_type_ids` of a call with images only that came without: M-RoPE would see only text."""
@@ -147,6 +176,8 @@ class GenerateCall:
             features=new.features,
             report=new.report,
             gapped=new.gapped or past.gapped,
+            plans=new.plans,
+            start=columns.width,
         )
 
     def _new_inputs(self, new_ids: Int[Tensor, "rows columns"]) -> dict[str, Any]:
@@ -173,8 +204,8 @@ class GenerateCall:
         features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != modality}
         features |= {} if short.features is None else {modality: short.features}
         call |= {"mm_encoder_outputs": features} if features else {}
-        if self.policy.kv_stages:
-            # choosing reads counts back from the device, which a compiled decode step cannot
+        if self.policy.kv_stages or self.policy.layer_stages:
+            # choosing reads counts back from the device, which a compiled step cannot
             call["disable_compile"] = True
         call |= self._lengths(ids.shape[1] - columns.width)
         if call.get("streamer") is not None:
@@ -190,7 +221,9 @@ class GenerateCall:
                 lowered[name] = max(int(value) - removed, 0)
         return lowered
 
-    def _restore(self, ids: Int[Tensor, "rows columns"], short: Shortened, output: Any) -> Any:
+    def _restore(
+        self, ids: Int[Tensor, "rows columns"], short: Shortened, output: Any, held: tuple[Held | None, ...] | None
+    ) -> Any:
         """The output with the original prompt in its sequences; its cache is remembered for a next turn."""
         sequences = output if isinstance(output, Tensor) else output.sequences
         copies = sequences.shape[0] // ids.shape[0]
@@ -203,7 +236,12 @@ class GenerateCall:
             single = copies == 1 and (self.setting("num_beams") or 1) == 1
             whole = torch.cat([self.whole.to(new), new], dim=1) if single else self.whole
             past = Past(
-                ids=whole, prompt=self.whole.shape[1], columns=short.columns, gapped=short.gapped, single=single
+                ids=whole,
+                prompt=self.whole.shape[1],
+                columns=short.columns,
+                gapped=short.gapped,
+                held=held,
+                single=single,
             )
             remember(cache, past)
         if isinstance(output, Tensor):

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vidsieve.adapters.columns import Columns
+from vidsieve.adapters.layer_held import Held
 from vidsieve.framework.errors import InputError
 
 
@@ -24,6 +25,8 @@ class Past:
     prompt: int
     columns: Columns
     gapped: bool
+    held: tuple[Held | None, ...] | None = None
+    """What each layer's cache holds of the columns, after pruning inside the decoder."""
     single: bool = True
     """Whether the cache has one row for each prompt; with beams or several answers a prompt it has more."""
 
@@ -69,6 +72,29 @@ def cached_columns(past: Past, length: int) -> tuple[Columns, int]:
         visual=torch.zeros_like(ids, dtype=torch.bool),
     )
     return short.join(text), seen
+
+
+def cached_layers(past: Past, cache: Any) -> tuple[Held | None, ...] | None:
+    """What each layer's cache holds of everything cached; None where nothing was pruned inside the decoder.
+
+    Raises:
+        InputError: the layers of the cache are not as long as the earlier call left them.
+    """
+    if past.held is None:
+        return None
+    width = past.columns.width
+    generated = int(cache.get_seq_length()) - width
+    layers = []
+    for number, held in enumerate(past.held):
+        layers.append(None if held is None else held.grown(width, generated))
+        found = int(cache.get_seq_length(number))
+        if held is not None and found != held.width + generated:
+            raise InputError(
+                f"past_key_values: layer {number} holds {found} tokens where {held.width + generated} were left by "
+                "pruning inside the decoder; a cache cropped since cannot be continued. Start again without "
+                "past_key_values."
+            )
+    return tuple(layers)
 
 
 def new_part(

@@ -52,13 +52,16 @@ class Shortened:
     """The short prompt: its columns, the features its videos need (None without), and what was done.
 
     `features` go to the model under the adapter's modality. `gapped` says that a one-axis model must be shown other
-    positions than contiguous ones.
+    positions than contiguous ones. `plans` are those of the new videos, row by row; `start` is how many columns in
+    front of them are cached.
     """
 
     columns: Columns
     features: Any
     report: Report
     gapped: bool
+    plans: Sequence[Sequence[TokenPlan]]
+    start: int = 0
 
 
 def shorten(request: Request) -> Shortened:
@@ -82,7 +85,11 @@ def shorten(request: Request) -> Shortened:
             features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
     gapped = removed and request.policy.positions == "original" and not has_mrope(model)
     return Shortened(
-        columns=columns, features=features, report=_report(request, pictures, watch, gathering), gapped=gapped
+        columns=columns,
+        features=features,
+        report=_report(request, pictures, watch, gathering),
+        gapped=gapped,
+        plans=[[picture.plan for picture in row if picture.plan is not None] for row in pictures],
     )
 
 

@@ -144,18 +144,38 @@ def check_merge(where: str, plan: Merge, alive: Bool[Tensor, "frames tokens"]) -
         ((is_target & ~lists_itself).any(), "a Merge target must list itself as a source."),
         ((is_target[plan.source] & ~same).any(), "Merge has a chain: a target melts into another target."),
     ]
-    if plan.weight is not None:
-        check_tensor(where, "Merge.weight", plan.weight, tuple(plan.source.shape), "float", alive)
-        mass = torch.zeros(total, dtype=torch.float32, device=alive.device)
-        mass.index_add_(0, plan.target.long(), plan.weight.float())
-        faults.append(
-            (
-                (~torch.isfinite(plan.weight) | (plan.weight < 0)).any(),
-                "Merge.weight must be finite and >= 0.",
-            )
-        )
-        faults.append(((is_target & (mass <= 0)).any(), "Merge.weight sums to 0 on a target."))
+    faults += _weight_faults(where, plan, alive, is_target)
+    faults += _moved_faults(where, plan, alive, is_target)
     _refuse(where, faults)
+
+
+def _weight_faults(
+    where: str, plan: Merge, alive: Bool[Tensor, "frames tokens"], is_target: Bool[Tensor, " all"]
+) -> list[tuple[Tensor, str]]:
+    """Weights are finite, not negative, and not all zero on a target."""
+    if plan.weight is None:
+        return []
+    check_tensor(where, "Merge.weight", plan.weight, tuple(plan.source.shape), "float", alive)
+    mass = torch.zeros(alive.numel(), dtype=torch.float32, device=alive.device)
+    mass.index_add_(0, plan.target.long(), plan.weight.float())
+    return [
+        ((~torch.isfinite(plan.weight) | (plan.weight < 0)).any(), "Merge.weight must be finite and >= 0."),
+        ((is_target & (mass <= 0)).any(), "Merge.weight sums to 0 on a target."),
+    ]
+
+
+def _moved_faults(
+    where: str, plan: Merge, alive: Bool[Tensor, "frames tokens"], is_target: Bool[Tensor, " all"]
+) -> list[tuple[Tensor, str]]:
+    """What moves behind the others is a target, and moves once."""
+    if plan.behind is None or plan.behind.numel() == 0:
+        return []
+    check_tensor(where, "Merge.behind", plan.behind, (None,), "int", alive)
+    out = (plan.behind < 0) | (plan.behind >= alive.numel())
+    named = torch.zeros_like(is_target, dtype=torch.int64)
+    named.index_add_(0, plan.behind.long().clamp(0, alive.numel() - 1), torch.ones_like(plan.behind, dtype=torch.int64))
+    wrong = out.any() | (~is_target & (named > 0)).any() | (named > 1).any()
+    return [(wrong, "Merge.behind must name targets, each once.")]
 
 
 def check_keep_frames(where: str, plan: KeepFrames, units: int, like: Tensor) -> None:

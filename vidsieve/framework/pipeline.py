@@ -17,7 +17,7 @@ from vidsieve.framework.checks import (
     check_segments,
     check_type,
 )
-from vidsieve.framework.errors import InputError
+from vidsieve.framework.errors import InputError, PlanError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
 from vidsieve.framework.inputs import VideoInput, check_needs, check_sizes
 from vidsieve.framework.merging import MergeStep, melt
@@ -158,6 +158,8 @@ class _Video:
             self.spend()
         elif isinstance(plan, Merge):
             check_merge(where, plan, self.keep)
+            if plan.behind is not None:
+                raise PlanError(f"{where}: Merge.behind moves tokens, which only prune_layer may; leave it out.")
             self.melt(plan)
             self.spend()
 

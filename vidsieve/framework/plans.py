@@ -65,12 +65,15 @@ class Merge:
     """Which tokens melt into which: pairs of flat indices, and what each source brings.
 
     A target lists itself as a source; a living token in no pair is dropped. The merged feature is the weighted mean
-    of its sources in float32; without `weight` each source brings the number of originals it stands for.
+    of its sources in float32; without `weight` each source brings the number of originals it stands for. A merged
+    token takes the place of its target. From `prune_layer`, targets may be named in `behind`: they move behind all
+    other visual tokens of the video, in this order, and keep their positions.
     """
 
     source: Int[Tensor, " pairs"]
     target: Int[Tensor, " pairs"]
     weight: Float[Tensor, " pairs"] | None = None
+    behind: Int[Tensor, " moved"] | None = None
 
     @classmethod
     def assign(cls, into: Int[Tensor, "*tokens"]) -> "Merge":

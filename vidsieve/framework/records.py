@@ -91,9 +91,12 @@ class LayerTokens:
     """Step 9, in prefill: the visual tokens of one video after decoder layer `layer` (zero-based) of `layers`.
 
     `hidden` is what the coming layer would read, `hidden_before` what `layer` read; both in order of appearance.
-    `text` holds the hidden states of the prompt's text tokens. `attention(rows, of=...)` gives softmaxed attention of
-    query rows ("last", or indices into the prompt) to the visual tokens: of the "previous" layer, or of the "next"
-    one (its norm, queries and keys). `count` is how many tokens to leave, or None when the stage's setting decides.
+    `text` holds the hidden states of the text after the last visual token of the prompt, template tokens included.
+    `visual_inputs` and `text_inputs` are what entered the first layer: all the video's tokens then, and that text.
+    `attention(rows, of=...)` gives softmaxed attention of query rows to the visual tokens, in float32: rows are
+    "last" (the prompt's last token) or indices into `text`, `of` is the "previous" layer or the "next" one (its norm,
+    queries and keys). `turn` numbers the stage's own prune points, `offered` is how many tokens came to its first.
+    `count` is how many to leave, or None when nothing but the stage says it.
     """
 
     hidden: Float[Tensor, "visual dim"]
@@ -106,6 +109,10 @@ class LayerTokens:
     layers: int
     attention: Callable[..., Float[Tensor, "heads rows visual"]]
     rng: torch.Generator
+    visual_inputs: Float[Tensor, "entered dim"]
+    text_inputs: Float[Tensor, "words dim"]
+    turn: int = 0
+    offered: int = 0
     count: int | None = None
     budget: Budget | None = None
     scores: Scores | None = None

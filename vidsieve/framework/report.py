@@ -50,7 +50,8 @@ class Report:
     own processor left some out. Structural tokens (newlines, timestamps, vision start and end) count nowhere. Ratios
     are fractions kept.
     `kv_ratio` is the mean share of visual KV entries attended to over decode steps and decoder layers, or None when
-    no KV stage ran.
+    no KV stage ran. `layer_tokens` are the visual tokens that entered each decoder layer, one tuple a video, empty
+    when no layer stage ran; `layer_ratio` is their mean over layers divided by the baseline.
     """
 
     policy_name: str
@@ -63,6 +64,7 @@ class Report:
     stopwatches: tuple[Stopwatch, ...] = ()
     kv_ratio: float | None = None
     layer_ratio: float | None = None
+    layer_tokens: tuple[tuple[int, ...], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -81,6 +83,7 @@ class Report:
             stopwatches=tuple(watch for report in reports for watch in report.stopwatches),
             kv_ratio=_mean(reports, [report.kv_ratio for report in reports]),
             layer_ratio=_mean(reports, [report.layer_ratio for report in reports]),
+            layer_tokens=tuple(counts for report in reports for counts in report.layer_tokens),
         )
 
     @property
@@ -97,8 +100,11 @@ class Report:
     @property
     def attained_ratio(self) -> float:
         """Kept over baseline; 1.0 when there was no video. With in-LLM pruning the mean over layers."""
-        if self.layer_ratio is not None:
-            return self.layer_ratio
+        return self.prompt_ratio if self.layer_ratio is None else self.layer_ratio
+
+    @property
+    def prompt_ratio(self) -> float:
+        """Visual tokens in the prompt, before any pruning inside the decoder, over baseline."""
         return self.kept_tokens / self.baseline_tokens if self.baseline_tokens else 1.0
 
     @property
@@ -127,7 +133,9 @@ class Report:
             "kept_tokens": self.kept_tokens,
             "per_frame": [list(frames) for frames in self.per_frame],
             "kv_ratio": self.kv_ratio,
+            "prompt_ratio": self.prompt_ratio,
             "layer_ratio": self.layer_ratio,
+            "layer_tokens": [list(counts) for counts in self.layer_tokens],
             "not_run": list(self.not_run),
             "notes": list(self.notes),
             "compress_ms": self.compress_ms,

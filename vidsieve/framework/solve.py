@@ -1,6 +1,6 @@
 """Which ratios a policy can reach, and the setting that reaches the one asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import get_args
 
@@ -17,24 +17,18 @@ from vidsieve.framework.stage import Stage
 def attainable(policy: Policy, shape: VideoShape) -> tuple[float, float]:
     """Lowest and highest retention ratio of `policy` on this shape: the product over its reducing stages.
 
-    A layer stage counts by the mean over decoder layers of the visual tokens entering each.
+    Layer stages count together, by the mean over decoder layers of the visual tokens entering each.
     """
     low = high = 1.0
     for bound in policy.stages:
-        if not bound.runs("reduce_frames", *REDUCING_HOOKS):
-            continue
-        stage_low, stage_high = bound.stage.attainable(shape)
-        if bound.runs("prune_layer"):
-            stage_low, stage_high = (_over_layers(bound.stage, shape, end) for end in (stage_low, stage_high))
-        low, high = low * stage_low, high * stage_high
-    return low, high
+        if not bound.runs("prune_layer") and bound.runs("reduce_frames", *REDUCING_HOOKS):
+            stage_low, stage_high = bound.stage.attainable(shape)
+            low, high = low * stage_low, high * stage_high
+    if not policy.layer_stages or shape.layers < 2 or shape.total == 0:
+        return low, high
+    from vidsieve.framework.layer_counts import layer_reach
 
-
-def _over_layers(stage: Stage, shape: VideoShape, share: float) -> float:
-    """Mean over layers of what enters them when `share` is left after the stage's first prune point."""
-    first = min(stage.layers(shape.layers), default=shape.layers - 1)
-    before = min(first + 1, shape.layers)
-    return (before + share * (shape.layers - before)) / shape.layers
+    return layer_reach(policy, shape, low, high)
 
 
 def check_attainable(policy: Policy, shape: VideoShape) -> None:
@@ -82,44 +76,6 @@ def check_reach(where: str, stage: Stage, shape: VideoShape, token_budget: int) 
     )
 
 
-def layer_count(where: str, ratio: float, entered: Sequence[int], alive: int, baseline: int, layers: int) -> int:
-    """How many of `alive` visual tokens may go on, so that the mean over layers of what enters each is the ratio.
-
-    `entered` says how many visual tokens entered each layer up to the prune point, `baseline` how many the
-    uncompressed model has, `layers` how deep it is. Rounded down to whole tokens; never more than are alive.
-
-    Raises:
-        RetentionError: the layers before the prune point alone are above the ratio, or no layer comes after it.
-    """
-    after = layers - len(entered)
-    if after <= 0:
-        raise RetentionError(f"{where}: prunes after layer {len(entered) - 1} of {layers}, where no layer comes after.")
-    count = (ratio * layers * baseline - sum(entered)) / after
-    if count < -1e-6:
-        lowest = (sum(entered) + after) / (layers * baseline)
-        raise RetentionError(
-            f"{where}: retention ratio {ratio:g} asked, but pruning after layer {len(entered) - 1} of {layers} reaches "
-            f"{lowest:.4g} at least. Ask for more, prune earlier, or remove visual tokens before the language model."
-        )
-    return min(alive, tokens_to_keep(alive, count / alive)) if alive else 0
-
-
-def layer_turn(
-    policy: Policy, bound: BoundStage, shape: VideoShape, entered: Sequence[int]
-) -> tuple[Stage, int | None]:
-    """A layer stage ready to be called, and the `LayerTokens.count` it is shown.
-
-    `shape.alive` says how many visual tokens of each frame are there, `entered` as in `layer_count`. The closer's
-    count is solved for the policy's ratio; a stage with its counting setting given has its own; otherwise None.
-    """
-    if bound is policy.closer and not bound.fixed and policy.retention_ratio is not None:
-        where = f"policy {policy.name!r}, stage {bound.label!r}"
-        baseline = shape.frames * shape.tokens
-        count = layer_count(where, policy.retention_ratio, entered, shape.total, baseline, shape.layers)
-        return solved(bound, shape, count) if bound.stage.solves else bound.stage, count
-    return bound.stage, round(bound.stage.attainable(shape)[0] * shape.total) if bound.fixed else None
-
-
 def solved(bound: BoundStage, shape: VideoShape, token_budget: int) -> Stage:
     """The stage with the setting it names in `solves` chosen so that it leaves nearest to `token_budget` tokens.
 
@@ -130,33 +86,52 @@ def solved(bound: BoundStage, shape: VideoShape, token_budget: int) -> Stage:
 
 @lru_cache(maxsize=256)
 def _solved(stage: Stage, shape: VideoShape, token_budget: int) -> Stage:
+    def count(one: Stage) -> int:
+        return round(one.attainable(shape)[0] * shape.total)
+
+    fewer, more = bracket(stage, count, token_budget)
+    return fewer if token_budget - count(fewer) <= count(more) - token_budget else more
+
+
+def bracket(stage: Stage, count: Callable[[Stage], float], target: float) -> tuple[Stage, Stage]:
+    """Two neighbours of `stage` in the setting it solves: one with `count` up to `target`, one with more.
+
+    Both are the same end of the setting's range when even that end does not reach the target.
+    """
     name = stage.solves
     assert name is not None
-    extra = type(stage).model_fields[name].json_schema_extra
-    assert isinstance(extra, dict), f"{type(stage).__name__}.{name} must be declared with tunable(low=, high=)"
-    low, high = (float(extra[end]) for end in ("low", "high"))  # type: ignore[arg-type]
     annotation = type(stage).model_fields[name].annotation
     whole = int in (annotation, *get_args(annotation)) and float not in (annotation, *get_args(annotation))
 
     def fixed(value: float) -> Stage:
         return stage.model_copy(update={name: round(value) if whole else value})
 
-    def count(value: float) -> int:
-        return round(fixed(value).attainable(shape)[0] * shape.total)
-
-    if count(low) > count(high):
-        fewer, more = high, low
-    else:
-        fewer, more = low, high
-    if count(fewer) >= token_budget:
-        return fixed(fewer)
-    if count(more) <= token_budget:
-        return fixed(more)
+    low, high = _range(stage)
+    fewer, more = (high, low) if count(fixed(low)) > count(fixed(high)) else (low, high)
+    if count(fixed(fewer)) >= target:
+        return fixed(fewer), fixed(fewer)
+    if count(fixed(more)) <= target:
+        return fixed(more), fixed(more)
     for _ in range(48):
         middle = (fewer + more) / 2
-        if count(middle) <= token_budget:
+        if count(fixed(middle)) <= target:
             fewer = middle
         else:
             more = middle
-    best = fewer if token_budget - count(fewer) <= count(more) - token_budget else more
-    return fixed(best)
+    return fixed(fewer), fixed(more)
+
+
+@lru_cache(maxsize=256)
+def extremes(stage: Stage) -> tuple[Stage, Stage]:
+    """A layer stage at both ends of the setting it solves, the one that leaves less first."""
+    name = stage.solves
+    assert name is not None
+    ends = [stage.model_copy(update={name: value}) for value in _range(stage)]
+    ends.sort(key=lambda one: sum(one.leaves(1_000_000, 1_000)))
+    return ends[0], ends[1]
+
+
+def _range(stage: Stage) -> tuple[float, float]:
+    extra = type(stage).model_fields[str(stage.solves)].json_schema_extra
+    assert isinstance(extra, dict), f"{type(stage).__name__}.{stage.solves} must be declared with tunable(low=, high=)"
+    return float(extra["low"]), float(extra["high"])  # type: ignore[arg-type]

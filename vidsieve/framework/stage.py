@@ -16,7 +16,7 @@ from vidsieve.framework.records import VideoShape
 
 RESERVED = (
     *("use", "as", "needs", "wants", "solves", "reads", "reads_if_made", "data_dependent", "optional"),
-    *("layers", "attainable", "hooks", "writes", "settings", "build"),
+    *("layers", "leaves", "attainable", "hooks", "writes", "settings", "build"),
 )
 WRITES = {"segment_frames": "segments", "budget_frames": "budget", "score_tokens": "scores"}
 
@@ -91,6 +91,14 @@ class Stage(BaseModel):
         if not any(name in ("reduce_frames", *REDUCING_HOOKS) for name in self.hooks()) or shape.total == 0:
             return (1.0, 1.0)
         return (1.0 / shape.total, 1.0)
+
+    def leaves(self, offered: int, num_layers: int) -> tuple[int, ...]:
+        """How many visual tokens a layer stage leaves after each of its prune points, with the settings it has.
+
+        `offered` came to its first one. The default: the share `attainable` says, after every one of them.
+        """
+        share = self.attainable(VideoShape(1, offered, num_layers))[0]
+        return (round(share * offered),) * len(self.layers(num_layers))
 
     @classmethod
     def hooks(cls) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from vidsieve.framework.testing.adapter_frames import FrameLaws
 from vidsieve.framework.testing.adapter_inputs import InputLaws
 from vidsieve.framework.testing.adapter_kv import KVLaws
 from vidsieve.framework.testing.adapter_laws import CompactionLaws
+from vidsieve.framework.testing.adapter_layer import LayerLaws
 
 
-class AdapterContract(CompactionLaws, CallLaws, InputLaws, FrameLaws, KVLaws):
+class AdapterContract(CompactionLaws, CallLaws, InputLaws, FrameLaws, LayerLaws, KVLaws):
     """All laws of an adapter."""

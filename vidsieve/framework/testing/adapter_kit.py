@@ -22,11 +22,11 @@ class KeepRandom(Stage):
 
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:
-        """The highest of one random number a token."""
+        """The highest of one random number a token; all that is alive without a budget."""
         scores = torch.rand(tokens.keep.shape, generator=tokens.rng).masked_fill(~tokens.keep.cpu(), -1)
         mask = torch.zeros(scores.numel(), dtype=torch.bool)
         mask[scores.flatten().argsort(descending=True)[: tokens.token_budget]] = True
-        return Keep(mask.view_as(scores).to(tokens.keep.device))
+        return Keep(mask.view_as(scores).to(tokens.keep.device) & tokens.keep)
 
 
 class KeepAll(Stage):
@@ -47,10 +47,12 @@ class Breaks(Stage):
         raise ZeroDivisionError("on purpose")
 
 
-def policy_of(*stages: Stage, ratio: float | None = None, positions: Positions = "original") -> Policy:
+def policy_of(
+    *stages: Stage, ratio: float | None = None, positions: Positions = "original", exact: bool = True
+) -> Policy:
     """A policy of stages that are registered nowhere."""
     bound = tuple(BoundStage(f"stage-{i}", f"stage-{i}", stage) for i, stage in enumerate(stages))
-    return Policy(name="under-test", retention_ratio=ratio, positions=positions, stages=bound)
+    return Policy(name="under-test", retention_ratio=ratio, positions=positions, exact=exact, stages=bound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +234,7 @@ def rows_removed(
     positions = full_positions(model, inputs)[..., keep]
     if compact:
         positions = torch.arange(int(keep.sum())).expand(positions.shape)
-    given = {name: _rows_taken_out(value, keep, given) for name, value in given.items() if name not in _OWN}
+    given = {name: _rows_taken_out(value, keep, given) for name, value in given.items() if name not in OWN_INPUTS}
     cache, logits = DynamicCache(config=lm.config), []
     for _ in range(steps):
         hidden = lm(**given, position_ids=positions, past_key_values=cache, use_cache=True)[0]
@@ -242,7 +244,7 @@ def rows_removed(
     return torch.cat(logits).float()
 
 
-_OWN = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache")
+OWN_INPUTS = ("input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache")
 """What the language model is given anew."""
 
 

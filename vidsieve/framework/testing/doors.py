@@ -10,7 +10,7 @@ from torch import Tensor
 from vidsieve.framework.calls import call
 from vidsieve.framework.checks import check_keep_kv, check_type
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.layer import kept_after
+from vidsieve.framework.layer import cut_of
 from vidsieve.framework.plans import Budget, KeepKV, Scores
 from vidsieve.framework.records import DecodeStep, LayerTokens
 from vidsieve.framework.stage import Stage
@@ -69,6 +69,8 @@ def rank_layer(
     hidden: Float[Tensor, "visual dim"] | None = None,
     hidden_before: Float[Tensor, "visual dim"] | None = None,
     text: Float[Tensor, "words dim"] | None = None,
+    visual_inputs: Float[Tensor, "entered dim"] | None = None,
+    text_inputs: Float[Tensor, "words dim"] | None = None,
     frame: Int[Tensor, " visual"] | None = None,
     token: Int[Tensor, " visual"] | None = None,
     weight: Float[Tensor, " visual"] | None = None,
@@ -76,29 +78,38 @@ def rank_layer(
     scores: Scores | None = None,
     layer: int = 2,
     layers: int = 32,
+    turn: int = 0,
+    offered: int | None = None,
     seed: int = 0,
 ) -> Int[Tensor, " kept"]:
-    """Sorted indices of the visual tokens that a layer stage lets go on.
+    """Indices of the visual tokens that a layer stage lets go on (of a Merge its targets), in their new order.
 
     `attention_rows` answers `LayerTokens.attention`: "last" gives its last row, indices give those rows, whichever
     layer is asked for. What is left out is made of zeros, one frame, and weights of one.
     """
     visual = attention_rows.shape[-1]
     device = attention_rows.device
+    given = (hidden, hidden_before, text, visual_inputs, text_inputs)
+    dim = next((states.shape[1] for states in given if states is not None), 1)
+    words = torch.zeros(0 if text_inputs is None else len(text_inputs), dim, device=device) if text is None else text
 
     def attention(rows: Any, of: str = "previous") -> Tensor:
         return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
 
-    nothing = torch.zeros(visual, 1, device=device)
+    nothing = torch.zeros(visual, dim, device=device)
     record = LayerTokens(
         hidden=nothing if hidden is None else hidden,
         hidden_before=nothing if hidden_before is None else hidden_before,
-        text=torch.zeros(0, 1, device=device) if text is None else text,
+        text=words,
+        visual_inputs=nothing if visual_inputs is None else visual_inputs,
+        text_inputs=words if text_inputs is None else text_inputs,
         frame=torch.zeros(visual, dtype=torch.int64, device=device) if frame is None else frame,
         token=torch.arange(visual, device=device) if token is None else token,
         weight=torch.ones(visual, device=device) if weight is None else weight,
         layer=layer,
         layers=layers,
+        turn=turn,
+        offered=visual if offered is None else offered,
         attention=attention,
         rng=torch.Generator().manual_seed(seed),
         count=count,
@@ -107,4 +118,4 @@ def rank_layer(
     )
     where = f"stage {type(stage).__name__}, prune_layer"
     plan = call(where, stage, "prune_layer", record)
-    return kept_after(where, plan, record).nonzero().squeeze(1)
+    return cut_of(where, plan, record).index
