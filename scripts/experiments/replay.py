@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import tables
 from baselines import plain_search
-from grid import policies
+from grid import POLICIES, policies
 from matrix import DATA, Matrix
 from replay_bench import ReplayBench, ReplayTask, Truth
 
@@ -244,10 +244,11 @@ def replay(name: str, methods: Sequence[Method], seeds: int, models: Sequence[st
 
 
 def code_hash() -> str:
-    """Changes with the tuner's code, these scripts and the matrices."""
+    """Changes with the tuner's code, these scripts, the policies and the matrices."""
     digest = hashlib.sha256()
-    tuner = Path(vidsieve.__file__).parent / "tuner"
-    for file in [*sorted(tuner.glob("*.py")), *sorted(Path(__file__).parent.glob("*.py")), *sorted(DATA.glob("*.npz"))]:
+    here, tuner = Path(__file__).parent, Path(vidsieve.__file__).parent / "tuner"
+    scripts = [here / f"{name}.py" for name in ("replay", "replay_bench", "baselines", "grid", "matrix")]
+    for file in [*sorted(tuner.glob("*.py")), *scripts, *sorted(POLICIES.glob("*.yaml")), *sorted(DATA.glob("*.npz"))]:
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
