@@ -9,6 +9,8 @@ from vidsieve.tuner.latency import Latency
 
 STEPS = 6
 LEAST_SHRINK = 0.97
+MOST_SHRINK = 0.7
+"""One step takes no more than this away: six of them still reach a tenth."""
 
 
 @dataclass(frozen=True)
@@ -66,5 +68,7 @@ def _shrunk(lab: Lab, policy: Policy, latency: Latency) -> Policy | None:
     # the curve was taken at the published settings; the candidate's own may shift it
     shift = latency.ratio.value / curve.predict(ratio)
     predicted = curve.solve(latency.ratio.value / excess / shift)
-    smaller = min(ratio * LEAST_SHRINK, low if predicted is None else predicted)
+    # where noise has made the curve flat, what it predicts may lie at its very foot
+    predicted = max(ratio * MOST_SHRINK, low if predicted is None else predicted)
+    smaller = min(ratio * LEAST_SHRINK, predicted)
     return policy.with_(retention_ratio=max(low, round(smaller, 4)))
