@@ -17,6 +17,7 @@ VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "n
 class TestVideoLLaMA3(AdapterContract):
     every_layer_law = False
     around_frame = ((81, 82), ())
+    unpatched_beams_work = False  # transformers counts the rows that the mask leaves out
     bit_equal = False  # off by 1e-7 through another attention kernel
 
     def build_model(self) -> VideoLlama3ForConditionalGeneration:

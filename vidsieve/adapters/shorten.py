@@ -164,7 +164,8 @@ def _plan_all(
             inner, mask = next(seen)
             picture = Picture(layout=layout, encoded=inner, plan=None, units=mask)
             index = sum(one.plan is not None for one in taken)
-            plan = _plan(request, picture, next(rows), question, index) if layout.visual else None
+            features = next(rows)
+            plan = _plan(request, picture, features, question, index) if layout.visual else None
             taken.append(replace(picture, plan=plan))
     return pictures
 

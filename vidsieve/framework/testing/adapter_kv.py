@@ -140,7 +140,7 @@ class KVLaws(ModelKit):
                 return KeepKV(index, torch.zeros(len(step.counts), dtype=torch.bool))
 
         _, report = run(model, policy_of(Looks()), self.make_inputs(model, *BATCHES["uneven batch"]))
-        counts = [report.keeps[0].numel() + report.keeps[1].numel(), report.keeps[2].numel()]
+        counts = [sum(report.baselines[:2]), report.baselines[2]]
         for step in seen:
             assert step.attention.dtype == torch.float32
             assert list(step.counts) == step.valid.sum(dim=1).tolist() == counts
