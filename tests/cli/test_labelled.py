@@ -135,7 +135,7 @@ def test_a_real_checkpoint_without_data_names_the_two_ways(invoke: Invoke, qwen:
         (["--videos", "nowhere"], "nowhere"),
         (["--latency-ms", "-3"], "--latency-ms"),
         (["--trials", "0"], "--trials"),
-        (["--policy", "vidcom"], "Did you mean 'vidcom2'"),
+        (["--policies", "vidcom"], "Did you mean 'vidcom2'"),
         (["--plugin", "gone.py"], "gone.py"),
         (["--rung", "hard"], "rung"),
         (["--frames", "5"], "16 or 8"),

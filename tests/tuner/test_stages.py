@@ -15,6 +15,7 @@ from vidsieve.framework.policy_file import load_policy, read_policy
 from vidsieve.framework.registry import Registry, default
 from vidsieve.tuner.bounds import explore
 from vidsieve.tuner.events import Listener
+from vidsieve.tuner.knobs import has_free_retention
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.space import PolicySpace, Space
@@ -217,7 +218,7 @@ def test_the_preset_is_the_published_policy_with_all_its_stages() -> None:
         if policy.is_empty:
             continue
         ratio = policy.retention_ratio
-        entry = PolicySpace.of(policy, (0.01, 1.0) if ratio is not None else None)
+        entry = PolicySpace.of(policy, (0.01, 1.0) if has_free_retention(policy) else None)
         params = entry.preset(ratio)
         assert params is not None, name
         study = optuna.create_study()

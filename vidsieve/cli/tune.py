@@ -116,10 +116,11 @@ if TYPE_CHECKING:
 
 def _check_names(names: list[str] | None, registry: "Registry") -> None:
     """Unknown policies are told before a model is loaded."""
+    if not names:
+        return
     from vidsieve.tuner.catalog import expand_policies
 
-    if names:
-        expand_policies(names, registry)
+    expand_policies(names, registry)
 
 
 def _finish(result: "TuneResult", outputs: "Outputs", setup: Setup, *, json: bool) -> None:

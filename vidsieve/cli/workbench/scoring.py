@@ -177,6 +177,6 @@ def _attained(reports: Sequence[Report], rows: int) -> list[float | None]:
     if not reports:
         return [1.0] * rows
     report = reports[-1]
-    if report.layer_ratio is not None or len(report.keeps) != rows:
+    if report.layer_ratio is not None or not len(report.keeps) == len(report.baselines) == rows:
         return [report.attained_ratio] * rows
-    return [float(keep.double().mean()) for keep in report.keeps]
+    return [int(keep.sum()) / whole for keep, whole in zip(report.keeps, report.baselines, strict=True)]
