@@ -30,17 +30,11 @@ def provenance(
     confirmed: bool,
 ) -> dict[str, Any]:
     """The provenance section. The held-out ids come last, because they are long."""
-    target: dict[str, Any] = {"metric": f"{lab.request.metric}_ms", "value_ms": _digits(bounds.target_ms)}
-    target |= {"speedup": lab.request.speedup} if lab.request.speedup is not None else {}
     told = data.to_dict()
     ids = told.pop("heldout_ids")
     return {
-        "schema": SCHEMA,
-        "made_by": f"vidsieve {vidsieve.__version__}",
-        "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "confirmed": confirmed,
-        "measured_on": dict(lab.bench.describe()),
-        "target": target | {"already_met": bounds.already_met},
+        **_head(lab, confirmed),
+        "target": _target(lab, bounds.target_ms) | {"already_met": bounds.already_met},
         "bounds": {
             "uncompressed_ms": bounds.baseline.to_dict(),
             "floor_ms": bounds.floor.to_dict(),
@@ -68,17 +62,11 @@ def confirmation(
     confirmed: bool,
 ) -> dict[str, Any]:
     """The provenance of a policy measured again: what was measured is new, how it was found stays as it was."""
-    target: dict[str, Any] = {"metric": f"{lab.request.metric}_ms", "value_ms": _digits(target_ms)}
-    target |= {"speedup": lab.request.speedup} if lab.request.speedup is not None else {}
     described = data.to_dict()
     ids = described.pop("heldout_ids")
     return {
-        "schema": SCHEMA,
-        "made_by": f"vidsieve {vidsieve.__version__}",
-        "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "confirmed": confirmed,
-        "measured_on": dict(lab.bench.describe()),
-        "target": target,
+        **_head(lab, confirmed),
+        "target": _target(lab, target_ms),
         "latency": latency.to_dict(),
         "accuracy": accuracy.to_dict(),
         "controls": [],
@@ -89,6 +77,23 @@ def confirmation(
         "found_on": before.get("found_on") or before.get("measured_on") or {},
         "heldout_ids": ids,
     }
+
+
+def _head(lab: Lab, confirmed: bool) -> dict[str, Any]:
+    """By whom, when, on what."""
+    return {
+        "schema": SCHEMA,
+        "made_by": f"vidsieve {vidsieve.__version__}",
+        "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "confirmed": confirmed,
+        "measured_on": dict(lab.bench.describe()),
+    }
+
+
+def _target(lab: Lab, target_ms: float) -> dict[str, Any]:
+    """What was asked, in milliseconds, and as a speed-up where it was one."""
+    target: dict[str, Any] = {"metric": f"{lab.request.metric}_ms", "value_ms": _digits(target_ms)}
+    return target | ({"speedup": lab.request.speedup} if lab.request.speedup is not None else {})
 
 
 def rounded(breakdown: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
