@@ -30,6 +30,7 @@ import vidsieve
 from vidsieve.framework.errors import VidsieveError
 from vidsieve.framework.policy import Policy
 from vidsieve.tuner.lab import Timings
+from vidsieve.tuner.latency import TimingRules
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.tune import tune
 
@@ -45,7 +46,7 @@ EXAMPLES, TRIALS = 200, 30
 class Method:
     """A way to search. `change` are fields of the request, `patches` names in the tuner's modules and their values.
 
-    `noise` scales the noise of single pairs; `careful` is how many times as many pairs are timed to find the ranges.
+    `noise` scales the noise of single pairs.
     """
 
     name: str
@@ -54,7 +55,6 @@ class Method:
     patches: Mapping[str, Any] = field(default_factory=dict)
     p_gold: bool = True
     noise: float = 1.0
-    careful: int = 1
     same_budget: bool = False
 
 
@@ -65,6 +65,11 @@ def no_presets(*_: Any) -> None:
 def no_rerank(*_: Any) -> tuple[int, str]:
     """In place of the tuner's own: the search's order stands."""
     return 0, "switched off"
+
+
+def quick_looks(quick: TimingRules) -> TimingRules:
+    """In place of the tuner's own: ranges are found with the pairs of a quick look."""
+    return quick
 
 
 METHODS = (
@@ -81,9 +86,13 @@ ABLATIONS: tuple[Method, ...] = (
     Method("0/1 in place of p(gold)", p_gold=False),
     Method("retention searched in [0.8 limit, limit]", patches={"vidsieve.tuner.limits.SLACK": 0.8}),
     Method("retention searched below the limit", patches={"vidsieve.tuner.limits.SLACK": 0.0}),
-    Method("ranges found with 4 times the pairs", careful=4),
+    Method("ranges found with a quarter of the pairs", patches={"vidsieve.tuner.limits.careful": quick_looks}),
+    Method("confirmation does not grow", patches={"vidsieve.tuner.confirm.LEAST_GROWTH": 99.0}),
+    Method(
+        "final runs to 2 %, 200 pairs at most",
+        patches={"vidsieve.tuner.confirm.HALF_WIDTH_RATIO": 0.02, "vidsieve.tuner.confirm.MOST_PAIRS": 200},
+    ),
     Method("aims at the target itself", patches={"vidsieve.tuner.limits.AIM": 1.0, "vidsieve.tuner.solver.AIM": 1.0}),
-    Method("both", patches={"vidsieve.tuner.limits.AIM": 1.0, "vidsieve.tuner.solver.AIM": 1.0}, careful=4),
     Method("a third of the timing noise", noise=1 / 3),
     Method("no presets first", patches={"vidsieve.tuner.search.enqueue_presets": no_presets}),
     Method("no pruning", patches={"vidsieve.tuner.scoring.LOOKS": ()}),
@@ -116,13 +125,10 @@ def searched() -> list[Policy]:
     return [policy for name, policy in policies().items() if name not in tables.CONTROLS]
 
 
-def timings(careful: int = 1) -> Timings:
+def timings() -> Timings:
     """As on a CPU, but nothing has to be warmed up in a replay."""
     usual = Timings.for_device("cpu")
-    rules = {name: replace(getattr(usual, name), warmup=0) for name in ("quick", "trial", "final")}
-    quick = rules["quick"]
-    more = {"min_pairs": careful * quick.min_pairs, "max_pairs": careful * quick.max_pairs}
-    return Timings(**rules | {"quick": replace(quick, **more, max_seconds=careful * quick.max_seconds)})
+    return Timings(**{name: replace(getattr(usual, name), warmup=0) for name in ("quick", "trial", "final")})
 
 
 @contextmanager
@@ -152,7 +158,7 @@ def run(model: str, speedup: float, method: Method, seed: int, budget: int | Non
                     task,
                     request,
                     policies=searched(),
-                    timings=timings(method.careful),
+                    timings=timings(),
                     clock=lambda: bench.now_s,
                 )
             found, stopped = result.policy, str(result.search.get("stopped", ""))

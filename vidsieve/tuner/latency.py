@@ -34,7 +34,8 @@ class TimingRules:
     """When to stop: both intervals' half-width at most `half_width_ratio`, or a cap of pairs or seconds reached.
 
     `warmup` runs go before the first timed one for every new token shape, of the policy and of the baseline. Where a
-    question is all there is, `above` and `below` end it: the ratio's interval lies wholly above, or wholly below.
+    question is all there is, `above` and `below` end it: the ratio's interval lies wholly above, or wholly below; so
+    does `above_ms`, for the policy's own milliseconds.
     """
 
     warmup: int = 10
@@ -44,6 +45,7 @@ class TimingRules:
     half_width_ratio: float = 0.02
     above: float = math.inf
     below: float = 0.0
+    above_ms: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +187,7 @@ class PairedTimer:
             _, policy, ratio = pairs.intervals(self._metric)
             if max(policy.half_width_ratio, ratio.half_width_ratio) <= rules.half_width_ratio:
                 return "precise"
-            if ratio.low > rules.above or ratio.high < rules.below:
+            if ratio.low > rules.above or ratio.high < rules.below or policy.low > rules.above_ms:
                 return "decided"
         if len(pairs) >= rules.max_pairs:
             return "pairs"

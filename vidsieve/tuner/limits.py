@@ -1,11 +1,12 @@
 """How many tokens a policy may keep within the target: solved from a few timed configurations, or a range to search."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vidsieve.framework.policy import Policy
 from vidsieve.tuner.knobs import retention_window
 from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.latency import TimingRules
 from vidsieve.tuner.space import RETENTION_DIGITS
 
 AIM = 0.975
@@ -15,6 +16,8 @@ SLACK = 1.0
 ROUNDS = 2
 CLOSE = 0.01
 """A prediction this near to what is then measured needs no second round."""
+CAREFUL = 4
+"""Retention is solved from few configurations, so each is timed with this many times the pairs of a quick look."""
 LEAST = 0.01
 """The lowest retention ratio searched where the uncompressed model meets the target."""
 
@@ -51,8 +54,9 @@ def _measured_limit(lab: Lab, policy: Policy) -> float:
     A point half-way shows where latency falls as retention grows, and mends the first guess where it bends.
     """
     lowest, highest = policy.attainable(lab.bench.shape)
+    rules = careful(lab.timings.quick)
     for ratio in (highest, round_down((lowest + highest) / 2, lowest)):
-        lab.probe(policy.with_(retention_ratio=ratio), lab.timings.quick)
+        lab.probe(policy.with_(retention_ratio=ratio), rules)
     curve, aim = lab.curves[policy.name], AIM * lab.target_ratio
     for _ in range(ROUNDS):
         solved = curve.solve(aim)
@@ -60,11 +64,17 @@ def _measured_limit(lab: Lab, policy: Policy) -> float:
         if ratio in curve.measured:
             break
         expected = curve.predict(ratio)
-        measured = lab.probe(policy.with_(retention_ratio=ratio), lab.timings.quick).ratio.value
+        measured = lab.probe(policy.with_(retention_ratio=ratio), rules).ratio.value
         if abs(measured / expected - 1) <= CLOSE:
             break
     solved = curve.solve(aim)
     return lowest if solved is None else solved
+
+
+def careful(quick: TimingRules) -> TimingRules:
+    """A quick look with more pairs, and an interval half as wide if the seconds allow it."""
+    more = {"min_pairs": 2 * quick.min_pairs, "max_pairs": CAREFUL * quick.max_pairs}
+    return replace(quick, **more, half_width_ratio=quick.half_width_ratio / 2)
 
 
 def _within(policy: Policy, lowest: float, low: float, high: float, *, solved: bool) -> Retention:

@@ -10,7 +10,7 @@ from vidsieve.tuner.accuracy import Accuracy
 from vidsieve.tuner.control import Control
 from vidsieve.tuner.files import write_atomically
 from vidsieve.tuner.latency import Latency
-from vidsieve.tuner.words import ms
+from vidsieve.tuner.words import in_points, ms
 
 if TYPE_CHECKING:
     from vidsieve.tuner.events import TrialEvent
@@ -94,9 +94,9 @@ class TuneResult:
         if self.policy.is_empty:
             return lines
         if a.certified:
-            return [*lines, f"certified: the drop is at most {a.max_drop_points:g} points"]
+            return [*lines, f"certified: the drop is at most {in_points(a.max_drop_points)}"]
         way = "the measured drop is larger" if a.needed is None else f"needs about {a.needed} held-out examples"
-        return [*lines, f"not certified for a drop of at most {a.max_drop_points:g} points: {way}"]
+        return [*lines, f"not certified for a drop of at most {in_points(a.max_drop_points)}: {way}"]
 
 
 def _reached(latency: Latency) -> float:

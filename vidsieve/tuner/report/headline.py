@@ -7,7 +7,7 @@ from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.report.numbers import ms_interval, percent, percent_interval, plain, points, points_interval, speed
 from vidsieve.tuner.report.points import metric_of
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.words import ms
+from vidsieve.tuner.words import in_points, ms
 
 Mood = Literal["good", "warn", "plain"]
 MEANING = {
@@ -89,7 +89,7 @@ def _accuracy_badge(result: TuneResult) -> Badge | None:
         return Badge("held-out examples not scored", "warn")
     if result.policy.is_empty:
         return Badge("accuracy unchanged: nothing is removed", "plain")
-    most = f"a drop of at most {accuracy.max_drop_points:g} points"
+    most = f"a drop of at most {in_points(accuracy.max_drop_points)}"
     if accuracy.certified:
         return Badge(f"certified: {most}", "good")
     needed = accuracy.needed
