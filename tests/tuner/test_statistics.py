@@ -1,5 +1,7 @@
 """Intervals against worked-out numbers, and against their stated coverage."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -29,6 +31,14 @@ def test_few_values_give_the_level_they_reach() -> None:
     assert (three.low, three.value, three.high) == (1.0, 2.0, 3.0)
     assert three.level == pytest.approx(0.75)
     assert median_interval([4.0]).level == 0.0
+
+
+@pytest.mark.parametrize("n", [60, 1000, 5000])
+def test_median_interval_of_many_values_takes_the_rank_that_whole_numbers_give(n: int) -> None:
+    interval = median_interval([float(value) for value in range(1, n + 1)])
+    rank = int(interval.low)
+    below = [sum(math.comb(n, each) for each in range(end)) for end in (rank, rank + 1)]
+    assert 2 * below[0] * 20 <= 2**n < 2 * below[1] * 20  # 5 % outside at most, and no rank more
 
 
 def test_median_interval_refuses_nothing_at_all() -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -51,12 +52,15 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     return Interval(middle, ordered[rank - 1], ordered[n - rank], n, max(0.0, 1 - 2 * outside))
 
 
+@lru_cache(maxsize=4096)
 def _central_rank(n: int, level: float) -> tuple[int, float]:
     """The largest k >= 1 with P(Binomial(n, 1/2) < k) <= (1 - level) / 2, and that probability; k = 1 if none."""
     allowed = (1 - level) / 2
-    rank, below = 1, 0.5**n
+    # in logarithms: binomial coefficients leave the range of a float from n = 1030 on
+    whole = math.lgamma(n + 1) - n * math.log(2)
+    rank, below = 1, math.exp(-n * math.log(2))
     while rank < (n + 1) // 2:
-        wider = below + math.comb(n, rank) * 0.5**n
+        wider = below + math.exp(whole - math.lgamma(rank + 1) - math.lgamma(n - rank + 1))
         if wider > allowed:
             break
         rank, below = rank + 1, wider
