@@ -12,6 +12,7 @@ from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.interrupted import Interrupted
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.tune import tune
+from vidsieve.tuner.worker.errors import WorkerCannotStart
 
 
 def test_a_trial_that_raises_is_recorded_with_its_reason_and_ends_nothing() -> None:
@@ -163,3 +164,37 @@ def test_ctrl_c_in_the_held_out_examples_keeps_the_confirmed_latency() -> None:
     assert result.latency is not None
     assert result.latency.policy_ms.high <= 200
     assert not result.confirmed
+
+
+class Losing(FakeBench):
+    """Cannot be used any more once `good` has been timed this often."""
+
+    left = 10**9
+
+    def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Any:
+        if policy is not None and policy.name == "good":
+            self.left -= 1
+            if self.left < 0:
+                raise WorkerCannotStart("child process: killed by SIGABRT. That was at start, 3 times in a row.")
+        return super().timed(policy, clip_index, metric)
+
+
+def test_a_bench_that_cannot_start_ends_the_search_and_spoils_no_trial() -> None:
+    bench, listener = Losing(quality), Recorder()
+    bench.left = 100
+    with pytest.raises(WorkerCannotStart, match="3 times in a row"):
+        search(bench, listener)
+    assert 0 < len(listener.trials) < 16
+    assert not [event for event in listener.trials if event.verdict == "failed"]
+
+
+def test_a_bench_that_is_lost_once_the_policy_is_chosen_costs_controls_alone() -> None:
+    class Late(FakeBench):
+        def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Any:
+            if policy is not None and policy.name == "random":
+                raise WorkerCannotStart("child process: killed by SIGABRT.")
+            return super().timed(policy, clip_index, metric)
+
+    result = search(Late(quality))
+    assert result.confirmed
+    assert any("SIGABRT" in text for text in result.warnings)

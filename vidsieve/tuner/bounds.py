@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy import Policy
 from vidsieve.tuner.events import Bounds
-from vidsieve.tuner.failure import reason_of, release_memory
+from vidsieve.tuner.failure import excuse
 from vidsieve.tuner.knobs import has_free_retention as has_free_retention
 from vidsieve.tuner.knobs import retention_window
 from vidsieve.tuner.lab import Lab
@@ -85,8 +85,7 @@ def _lowest(lab: Lab, policies: Sequence[Policy], set_aside: dict[str, str]) -> 
             smallest = policy.with_(retention_ratio=low) if has_free_retention(policy) else policy
             found.append((policy, smallest, lab.probe(smallest, lab.timings.quick)))
         except Exception as error:
-            set_aside[policy.name] = reason_of(error)
-            release_memory(error)
+            set_aside[policy.name] = excuse(error)
         lab.listener.step("find the floor", index + 1, len(policies))
     return found
 
@@ -131,8 +130,7 @@ def _space(lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside
                     policy, (found.low, found.high), solved=found.solved, bench=lab.bench, metric=lab.request.metric
                 )
         except Exception as error:
-            set_aside[policy.name] = reason_of(error)
-            release_memory(error)
+            set_aside[policy.name] = excuse(error)
         lab.listener.step("find each policy's range", index + 1, len(lowest))
     for entry in entries.values():
         _tell_left_out(lab, entry)

@@ -3,6 +3,20 @@
 import gc
 import sys
 
+from vidsieve.framework.errors import TuneError
+
+
+class BenchLostError(TuneError):
+    """Nothing can be evaluated any more: the next trial would fail as well, whatever its policy."""
+
+
+def excuse(error: Exception) -> str:
+    """The reason why one policy is passed over, once its memory is let go; what loses the bench is raised again."""
+    if isinstance(error, BenchLostError):
+        raise error
+    release_memory(error)
+    return reason_of(error)
+
 
 def reason_of(error: BaseException) -> str:
     """The error as one line: its kind and the first line of its message."""

@@ -9,7 +9,7 @@ from vidsieve.framework.task import Outcome
 from vidsieve.tuner.accuracy import Accuracy
 from vidsieve.tuner.bounds import Explored
 from vidsieve.tuner.confirm import Confirmed, confirm_latency
-from vidsieve.tuner.failure import reason_of, release_memory
+from vidsieve.tuner.failure import excuse
 from vidsieve.tuner.heldout import Heldout
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.rerank import Fresh, Reranking, rerank
@@ -115,9 +115,8 @@ class Finals:
             self.running = confirm_latency(self._lab, policy, fresh=fresh)
             return self._heldout.outcomes(self.running.policy) if self.running else None
         except Exception as error:
-            self._lab.warn(f"{policy.name} was passed over at the end: {reason_of(error)}")
+            self._lab.warn(f"{policy.name} was passed over at the end: {excuse(error)}")
             self.rejected.add(policy.hash)
-            release_memory(error)
             return None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.failure import reason_of, release_memory
+from vidsieve.tuner.failure import excuse
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.proxy import Proxy
@@ -116,9 +116,8 @@ def rerank(lab: Lab, leaders: Sequence[Finding], fresh: Fresh) -> Reranking:
             ours = run_examples(fresh.bench, finding.policy, fresh.examples, what, lab.listener.step)
             scored.append((finding, ours))
         except Exception as error:
-            lab.warn(f"{finding.policy.name} was passed over while re-ranking: {reason_of(error)}")
+            lab.warn(f"{finding.policy.name} was passed over while re-ranking: {excuse(error)}")
             failed.add(finding.policy.hash)
-            release_memory(error)
     ranked = _ranked(scored, theirs, fresh)
     done = {id(one.finding) for one in ranked}
     unranked = [f for f in [*pool, *rest] if id(f) not in done and f.policy.hash not in failed]

@@ -9,7 +9,7 @@ from typing import Any
 from vidsieve.tuner.bounds import Explored
 from vidsieve.tuner.crew import Crew
 from vidsieve.tuner.events import TrialEvent
-from vidsieve.tuner.failure import reason_of
+from vidsieve.tuner.failure import excuse
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.solver import RetentionSolver
 from vidsieve.tuner.space import Candidate
@@ -130,7 +130,7 @@ class Hunt:
             candidate = self._suggest(trial)
         except Exception as error:
             future: Future[Finding] = Future()
-            future.set_result(self._judge.failed(number, None, reason_of(error)))
+            future.set_result(self._judge.failed(number, None, excuse(error)))
         else:
             # registered first: an interruption in a trial that runs right here must find it
             placeholder: Future[Finding] = Future()

@@ -10,7 +10,7 @@ from vidsieve.framework.policy import Policy
 from vidsieve.framework.task import Example
 from vidsieve.tuner.data import Data
 from vidsieve.tuner.events import Verdict
-from vidsieve.tuner.failure import reason_of, release_memory
+from vidsieve.tuner.failure import excuse
 from vidsieve.tuner.lab import Lab
 from vidsieve.tuner.latency import Latency
 from vidsieve.tuner.scoring import Score, Scorer, race
@@ -118,8 +118,7 @@ class Judge:
         try:
             finding = self._evaluate(number, candidate, best)
         except Exception as error:
-            release_memory(error)
-            return self.failed(number, candidate, reason_of(error))
+            return self.failed(number, candidate, excuse(error))
         self._memory.seen[candidate.key] = finding
         return finding
 

@@ -3,11 +3,12 @@
 TuneError
 └── WorkerError           the child cannot be used
     ├── WorkerDied        it ended while it worked; the next call starts a fresh one
-    ├── WorkerCannotStart it ends each time it starts, or comes back as another
+    ├── WorkerCannotStart it ends each time it starts, or comes back as another; ends the search
     └── OutOfMemory       there was not enough memory, in a fresh child either
 """
 
 from vidsieve.framework.errors import TuneError
+from vidsieve.tuner.failure import BenchLostError
 
 
 class WorkerError(TuneError):
@@ -18,7 +19,7 @@ class WorkerDied(WorkerError):
     """The child ended while it worked: its signal or exit code, and what it last wrote on standard error."""
 
 
-class WorkerCannotStart(WorkerError):
+class WorkerCannotStart(WorkerError, BenchLostError):
     """The child ended at every start, or a fresh one is not the same bench."""
 
 
