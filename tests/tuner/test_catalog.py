@@ -1,13 +1,15 @@
 """`--policies`: names, files, folders and comma lists become policies, each once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vidsieve.framework.errors import PolicyFileError, UnknownNameError, UsageError, VidsieveError
+from vidsieve.framework.policy import Policy
 from vidsieve.framework.policy_file import load_policy
 from vidsieve.framework.registry import default
-from vidsieve.tuner.catalog import expand_policies
+from vidsieve.tuner.catalog import expand_policies, split_published
 
 
 def _names(*words: str | Path) -> list[str]:
@@ -77,3 +79,35 @@ def test_an_empty_folder_and_a_broken_file_in_a_folder_are_refused(tmp_path: Pat
     (tmp_path / "broken.yaml").write_text("format: 1\nnmae: x\n")
     with pytest.raises(PolicyFileError, match=r"broken\.yaml:2: unknown key 'nmae'"):
         _names(str(tmp_path))
+
+
+def _with_search(name: str, **search: object) -> Policy:
+    return replace(load_policy("vidcom2"), name=name, search=search)
+
+
+def test_a_published_policy_can_stay_out_of_searches_that_name_none() -> None:
+    asked_for = _with_search("asked", default=False)
+    found = split_published([load_policy("vidcom2"), asked_for, _with_search("told", default=True)])
+    assert [policy.name for policy in found.searched] == ["vidcom2", "told"]
+    assert found.more == [asked_for]
+
+
+@pytest.mark.parametrize("wrong", ["no", 0, None, []])
+def test_default_must_be_true_or_false(wrong: object) -> None:
+    with pytest.raises(UsageError, match=r"'odd', search: default: expected true or false"):
+        split_published([_with_search("odd", default=wrong)])
+
+
+def test_all_is_every_published_policy_but_controls_and_released_forms() -> None:
+    published = split_published(load_policy(name) for name in default().policies)
+    assert set(_names("all")) == {policy.name for policy in (*published.searched, *published.more)}
+    assert {"random", "none", "dycoke-released"}.isdisjoint(_names("all"))
+    assert _names("all,random")[-1] == "random"
+    assert _names("vidcom2", "all").count("vidcom2") == 1
+
+
+def test_a_folder_called_all_is_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "all").mkdir()
+    _write(tmp_path / "all" / "a.yaml", "ape")
+    assert _names("all") == ["ape"]

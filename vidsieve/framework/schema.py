@@ -37,10 +37,11 @@ def policy_schema(registry: Registry | None = None) -> dict[str, Any]:
 
 
 def _search(stages: list[str]) -> dict[str, Any]:
-    """Ranges by setting, and under `stages` what may be left out or exchanged."""
+    """Ranges by setting, under `stages` what may be left out or exchanged, and whether a search takes it unasked."""
     names = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"enum": stages}}
     choice = {"anyOf": [{"enum": list(WORDS)}, names]}
-    return {"type": "object", "properties": {"stages": {"type": "object", "additionalProperties": choice}}}
+    properties = {"default": {"type": "boolean"}, "stages": {"type": "object", "additionalProperties": choice}}
+    return {"type": "object", "properties": properties}
 
 
 def _stage(name: str, stage: Any) -> dict[str, Any]:

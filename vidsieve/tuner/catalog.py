@@ -3,12 +3,16 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.policy_file import load_policy
 from vidsieve.framework.registry import Registry
+from vidsieve.tuner.knobs import searched_by_default
 
+ALL = "all"
+"""The word for every published policy that is no control and no released form."""
 CONTROLS = ("random", "uniform-frames")
 """Reported at the winner's latency, never searched: a method must beat them to be worth its name."""
 RELEASED = "-released"
@@ -16,21 +20,34 @@ RELEASED = "-released"
 only when asked for by name: what they do, their exact twins do within the counts that are asked."""
 
 
-def split_published(policies: Iterable[Policy]) -> tuple[list[Policy], list[Policy]]:
-    """(policies to search by default, controls), from all published policies. Empty policies belong to neither."""
-    search, controls = [], []
+class Published(NamedTuple):
+    """The published policies by their part in a search: taken by default, taken when asked for, never searched."""
+
+    searched: list[Policy]
+    more: list[Policy]
+    controls: list[Policy]
+
+
+def split_published(policies: Iterable[Policy]) -> Published:
+    """All published policies, each in its part; empty policies and released forms are in none.
+
+    Raises:
+        UsageError: a `search:` section whose `default` is neither true nor false.
+    """
+    found = Published([], [], [])
     for policy in policies:
         if policy.name in CONTROLS:
-            controls.append(policy)
+            found.controls.append(policy)
         elif not policy.is_empty and not policy.name.endswith(RELEASED):
-            search.append(policy)
-    return search, controls
+            (found.searched if searched_by_default(policy) else found.more).append(policy)
+    return found
 
 
 def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Policy]:
     """The policies that `words` name, in their order: published names, YAML files, folders of them, comma lists.
 
-    A word that is a name, a file or a folder as it stands is taken so, commas and all. The same policy twice is once.
+    A word that is a name, a file or a folder as it stands is taken so, commas and all. `all` is every published policy
+    that can be searched. The same policy twice is once.
 
     Raises:
         UsageError: nothing is named, a folder holds no policy file, two different policies share a name.
@@ -64,12 +81,20 @@ def _sources(words: Sequence[str | Path], registry: Registry) -> Iterator[str | 
 
 
 def _files(word: str | Path, registry: Registry) -> list[str | Path]:
-    """The policy files of a folder; anything else as it is."""
+    """The policy files of a folder, `all` written out; anything else as it is."""
     folder = Path(word).expanduser()
     # os.path: a list of names may be too long for a path, which Path.is_dir raises for
-    if (isinstance(word, str) and word in registry.policies) or not os.path.isdir(folder):
+    if isinstance(word, str) and word in registry.policies:
         return [word]
+    if not os.path.isdir(folder):
+        return _all(registry) if word == ALL else [word]
     files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
     if not files:
         raise UsageError(f"--policies: the folder {word} holds no policy file (*.yaml); name another, or the files.")
     return list(files)
+
+
+def _all(registry: Registry) -> list[str | Path]:
+    """Every published policy that can be searched."""
+    published = split_published(load_policy(name, registry=registry) for name in sorted(registry.policies))
+    return [policy.name for policy in (*published.searched, *published.more)]

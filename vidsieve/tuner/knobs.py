@@ -15,6 +15,7 @@ from vidsieve.framework.policy import BoundStage, Policy
 Kind = Literal["float", "int", "choice"]
 RETENTION = "retention_ratio"
 STAGES = "stages"
+DEFAULT = "default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def knobs_of(policy: Policy) -> tuple[Knob, ...]:
     found = _all_declared(policy.stages)
     elsewhere = _all_declared([bound for others in policy.alternatives.values() for bound in others])
     for name, wanted in policy.search.items():
-        if name in (RETENTION, STAGES):
+        if name in (RETENTION, STAGES, DEFAULT):
             continue
         where = f"policy {policy.name!r}, search: {name}"
         if name in found:
@@ -148,6 +149,18 @@ def narrow(where: str, knob: Knob, wanted: Any) -> Knob | None:
     if not (knob.allows(new.low) and knob.allows(new.high) and new.low < new.high and (new.low > 0 or not new.log)):
         raise UsageError(f"{where}: got {dict(wanted)}, but the stage declares {knob.to_dict()}.")
     return new
+
+
+def searched_by_default(policy: Policy) -> bool:
+    """Whether a search that names no policies takes this one: yes, unless its `search:` section says `default: false`.
+
+    Raises:
+        UsageError: the entry is neither true nor false.
+    """
+    wanted = policy.search.get(DEFAULT, True)
+    if not isinstance(wanted, bool):
+        raise UsageError(f"policy {policy.name!r}, search: {DEFAULT}: expected true or false, got {wanted!r}.")
+    return wanted
 
 
 def retention_window(policy: Policy) -> tuple[float, float]:

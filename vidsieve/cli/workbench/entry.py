@@ -49,7 +49,7 @@ def tune(
         videos: a folder of videos without labels; the score is then agreement with the uncompressed model.
         processor: for a loaded model: its transformers processor or tokenizer, or a folder or hub id to load it from.
             Left out, it is loaded from where the model came from.
-        policies: names, files or folders to search; all published ones if left out.
+        policies: names, files or folders to search; `all` for every published one; those not set aside if left out.
         max_drop: accuracy drop to certify, in percentage points.
         patience: trials without a new best that end the search.
         study: a file that keeps the search, and resumes it in a later call, or the URL of a server; none if left out.
@@ -147,13 +147,15 @@ def search(
     names: Sequence[str | Path] | None = None,
     listener: "Listener | None" = None,
 ) -> "TuneResult":
-    """Run the tuner over `names`, or over all published policies with the controls beside them."""
+    """Run the tuner over `names`, or over the published policies that are for all, with the controls beside them."""
     from vidsieve.framework.policy_file import load_policy
     from vidsieve.tuner.catalog import expand_policies, split_published
     from vidsieve.tuner.tune import tune as run
 
     published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
-    searched, controls = split_published(published)
+    searched, more, controls = split_published(published)
+    if not names and more and listener is not None:
+        listener.told(f"{len(more)} more published policies are not searched; --policies all takes them too")
     if names:
         searched = expand_policies(names, registry)
         taken = {policy.name for policy in searched}

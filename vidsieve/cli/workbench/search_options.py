@@ -41,7 +41,8 @@ class SearchOptions:
         option(
             "--policies",
             _SEARCH,
-            "Search only these: names, files or folders, with commas between or repeated.  (default: all published)",
+            "Search only these: names, files or folders, with commas between or repeated; `all` for every published "
+            "one.  (default: the published ones that are not set aside)",
         ),
     ] = None
     trials: Annotated[int, option("--trials", _SEARCH, "Candidates to try at most.")] = 30
