@@ -24,6 +24,15 @@ def test_at_200_runs_the_bounds_are_the_binomials() -> None:
     assert (interval.low, interval.value, interval.high, interval.level) == (185, 190, 196, pytest.approx(0.9))
 
 
+def test_thousands_of_runs_have_bounds_too() -> None:
+    interval = p95_interval(range(1, 4001))
+    assert interval is not None
+    # the binomial's standard deviation is 13.8: both bounds lie 1.64 of it from 3800
+    assert 3775 <= interval.low <= 3780
+    assert interval.value == 3800
+    assert 3821 <= interval.high <= 3826
+
+
 @pytest.mark.parametrize("n", [59, 93, 140])
 def test_each_bound_holds_at_least_95_times_in_a_hundred(n: int) -> None:
     rng = np.random.default_rng(n)

@@ -20,10 +20,14 @@ def p95_interval(values: Sequence[float]) -> Interval | None:
     n = len(ordered)
     if n < LEAST_RUNS:
         return None
+    # in logarithms: binomial coefficients leave the range of a float from n = 1030 on
+    yes, no = math.log(SHARE), math.log1p(-SHARE)
     below = 0.0  # P(Binomial(n, 0.95) < rank)
     low, high = 1, n
     for rank in range(1, n + 1):
-        below += math.comb(n, rank - 1) * SHARE ** (rank - 1) * (1 - SHARE) ** (n - rank + 1)
+        few = rank - 1
+        ways = math.lgamma(n + 1) - math.lgamma(few + 1) - math.lgamma(n - few + 1)
+        below += math.exp(ways + few * yes + (n - few) * no)
         if below <= 1 - SHARE:
             low = rank
         if below >= SHARE:
