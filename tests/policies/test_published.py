@@ -12,11 +12,16 @@ from vidsieve.framework.records import VideoShape
 from vidsieve.framework.registry import default
 from vidsieve.framework.testing.samples import video_features
 
-NAMES = ("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released")
+NAMES = (
+    *("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released"),
+    *("evs",),
+)
 INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
     "dycoke.kv",
     "dycoke.temporal-merge",
+    "evs.novelty",
+    "evs.select",
     "fastv.prune",
     "pixel-change",
     "pyramiddrop.prune",
