@@ -19,15 +19,18 @@ NAMES = (
 INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
     "dycoke.kv",
+    "dpc-knn.segments",
     "dycoke.temporal-merge",
     "evs.novelty",
     "evs.select",
     "fastv.prune",
+    "fixed-windows",
     "pixel-change",
     "pyramiddrop.prune",
     "sparsevlm.prune",
     "sparsevlm.prune-by-rank",
     "random",
+    "similarity-cuts",
     "top-k",
     "uniform-budget",
     "uniform-frames",
