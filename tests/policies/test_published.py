@@ -14,7 +14,7 @@ from vidsieve.framework.testing.samples import video_features
 
 NAMES = (
     *("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released"),
-    *("evs",),
+    *("evs", "tome"),
 )
 INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
@@ -31,6 +31,7 @@ STAGES = (
     "sparsevlm.prune-by-rank",
     "random",
     "similarity-cuts",
+    "tome.merge",
     "top-k",
     "uniform-budget",
     "uniform-frames",
