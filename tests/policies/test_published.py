@@ -14,11 +14,12 @@ from vidsieve.framework.testing.samples import video_features
 
 NAMES = (
     *("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released"),
-    *("evs", "tome"),
+    *("evs", "prunevid", "tome"),
 )
 INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
     "dycoke.kv",
+    "dpc-knn.merge",
     "dpc-knn.segments",
     "dycoke.temporal-merge",
     "evs.novelty",
@@ -31,6 +32,7 @@ STAGES = (
     "sparsevlm.prune-by-rank",
     "random",
     "similarity-cuts",
+    "static-merge",
     "tome.merge",
     "top-k",
     "uniform-budget",

@@ -47,3 +47,25 @@ def counts_of_frames(tokens: VideoTokens, total: int) -> Int[Tensor, " frames"]:
     if tokens.budget is not None and tokens.budget.share is not None:
         share = tokens.budget.share.double() * living
     return living + apportion(share, max(0, total - int(living.sum())), alive - living)
+
+
+def refuse_token_budget(tokens: VideoTokens, where: str) -> None:
+    """For a stage whose count depends on content alone; raises PolicyError if it must answer for a total."""
+    if tokens.token_budget is not None:
+        raise PolicyError(
+            f"{where}: {tokens.token_budget} tokens asked, but how many it leaves depends on the video; put a stage "
+            "that counts behind it, or give the policy no retention_ratio."
+        )
+
+
+def counts_of_groups(tokens: VideoTokens, group: Int[Tensor, "frames tokens"], total: int) -> Int[Tensor, " groups"]:
+    """How many tokens each group keeps, in proportion to its living ones; groups of a frame are 2 f and 2 f + 1."""
+    sizes = torch.zeros(2 * len(group), dtype=torch.int64, device=group.device)
+    sizes.scatter_add_(0, group.clamp(min=0).flatten(), tokens.keep.flatten().long())
+    return apportion(sizes.double(), total, sizes)
+
+
+def still_or_moving(tokens: VideoTokens) -> Int[Tensor, "frames tokens"]:
+    """Two groups a frame: 2 f for tokens that stand for themselves, 2 f + 1 for merged ones; −1 for dead tokens."""
+    frame = torch.arange(len(tokens.keep), device=tokens.keep.device).unsqueeze(1)
+    return torch.where(tokens.keep, 2 * frame + (tokens.weight > 1), -1)
