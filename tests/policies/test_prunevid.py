@@ -138,6 +138,7 @@ def test_clusters_equal_the_method_written_out(tokens: int, ratio: float, seed: 
     assert plan.weight is not None and (plan.weight == 1).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*removed none of")
 @settings(max_examples=40, deadline=None)
 @given(frames=st.integers(1, 9), tokens=st.integers(1, 20), ratio=st.floats(0.02, 1.0), seed=st.integers(0, 99))
 def test_the_ratio_is_exact_unless_the_static_merge_leaves_fewer(

@@ -14,7 +14,7 @@ from vidsieve.framework.testing.samples import video_features
 
 NAMES = (
     *("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released"),
-    *("evs", "prunevid", "tome"),
+    *("evs", "fastvid", "prunevid", "tome"),
 )
 INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
@@ -25,6 +25,7 @@ STAGES = (
     "evs.novelty",
     "evs.select",
     "fastv.prune",
+    "fastvid.merge",
     "fixed-windows",
     "pixel-change",
     "pyramiddrop.prune",

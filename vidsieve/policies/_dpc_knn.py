@@ -40,16 +40,27 @@ def density_peaks(
     within one row. A group with no clusters joins nothing. Points must be finite, also those of no group. With
     `no_more_than_clusters` a group has no more neighbours than clusters, as HoliTom's code has it.
     """
-    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[-1] ** 0.5
-    apart = (group[:, :, None] != group[:, None, :]) | (group < 0)[:, None, :]
     limit = clusters[group.clamp(min=0)] if no_more_than_clusters else torch.full_like(group, neighbours)
-    density = _density(distance.masked_fill(apart, torch.inf), neighbours, limit)
-    strength = density * _gap(distance, apart, density)
-    centre = _strongest(strength, group, clusters)
-    joins = distance.masked_fill(apart | ~centre[:, None, :], torch.inf)
+    strength, distance = peak_strength(points, group, neighbours, limit)
+    centre = strongest(strength, group, clusters)
+    joins = distance.masked_fill(~centre[:, None, :], torch.inf)
     into = torch.where(joins.isinf().all(dim=-1), -1, joins.argmin(dim=-1))
     place = torch.arange(group.shape[1], device=group.device).expand_as(group)
     return Peaks(centre, torch.where(centre, place, into))
+
+
+def peak_strength(
+    points: Float[Tensor, "rows points dim"],
+    group: Int[Tensor, "rows points"],
+    neighbours: int,
+    limit: Int[Tensor, "rows points"] | None = None,
+) -> tuple[Float[Tensor, "rows points"], Float[Tensor, "rows points points"]]:
+    """ρ δ of each point, and the distances within groups; +inf between them. `limit` may lower the neighbours."""
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[-1] ** 0.5
+    apart = (group[:, :, None] != group[:, None, :]) | (group < 0)[:, None, :]
+    distance = distance.masked_fill(apart, torch.inf)
+    density = _density(distance, neighbours, torch.full_like(group, neighbours) if limit is None else limit)
+    return density * _gap(distance, density), distance
 
 
 def _density(
@@ -64,25 +75,24 @@ def _density(
 
 
 def _gap(
-    distance: Float[Tensor, "rows points points"],
-    apart: Bool[Tensor, "rows points points"],
-    density: Float[Tensor, "rows points"],
+    distance: Float[Tensor, "rows points points"], density: Float[Tensor, "rows points"]
 ) -> Float[Tensor, "rows points"]:
     """δ: the distance to the nearest denser point of the group."""
     place = torch.arange(density.shape[-1], device=density.device)
     denser = density[:, None, :] > density[:, :, None]
     denser |= (density[:, None, :] == density[:, :, None]) & (place < place[:, None])
-    gap = distance.masked_fill(apart | ~denser, torch.inf).amin(dim=-1)
-    farthest = distance.masked_fill(apart, 0.0).amax(dim=-1)
-    largest = torch.where(apart, 0.0, farthest[:, None, :]).amax(dim=-1)
+    gap = distance.masked_fill(~denser, torch.inf).amin(dim=-1)
+    together = distance.isfinite()
+    farthest = torch.where(together, distance, 0.0).amax(dim=-1)
+    largest = torch.where(together, farthest[:, None, :], 0.0).amax(dim=-1)
     return torch.where(gap.isinf(), largest, gap)
 
 
-def _strongest(
-    strength: Float[Tensor, "rows points"], group: Int[Tensor, "rows points"], clusters: Int[Tensor, " groups"]
+def strongest(
+    strength: Float[Tensor, "rows points"], group: Int[Tensor, "rows points"], counts: Int[Tensor, " groups"]
 ) -> Bool[Tensor, "rows points"]:
-    """The points of each group that are its centres; ties to the lower index."""
-    line = torch.where(group < 0, clusters.numel(), group).flatten()
-    rank = rank_in_line(strength.flatten(), line, clusters.numel() + 1)
-    wanted = torch.cat([clusters, torch.zeros_like(clusters[:1])])
+    """So many points of each group with the largest strength; ties to the lower index, none of no group."""
+    line = torch.where(group < 0, counts.numel(), group).flatten()
+    rank = rank_in_line(strength.flatten(), line, counts.numel() + 1)
+    wanted = torch.cat([counts, torch.zeros_like(counts[:1])])
     return (rank < wanted[line]).view_as(group)
