@@ -14,7 +14,7 @@ from vidsieve.framework.testing.samples import video_features
 
 NAMES = (
     *("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released"),
-    *("evs", "fastvid", "prunevid", "tome"),
+    *("evs", "fastvid", "holitom", "prunevid", "tome"),
 )
 INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
@@ -27,6 +27,8 @@ STAGES = (
     "fastv.prune",
     "fastvid.merge",
     "fixed-windows",
+    "holitom.merge",
+    "holitom.segments",
     "pixel-change",
     "pyramiddrop.prune",
     "sparsevlm.prune",
