@@ -14,7 +14,7 @@ from vidsieve.framework.testing.samples import video_features
 
 NAMES = (
     *("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released"),
-    *("evs", "fastvid", "holitom", "prunevid", "tome"),
+    *("evs", "fastvid", "holitom", "llava-scissor", "llava-scissor-released", "prunevid", "tome"),
 )
 INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
@@ -29,6 +29,7 @@ STAGES = (
     "fixed-windows",
     "holitom.merge",
     "holitom.segments",
+    "llava-scissor.merge",
     "pixel-change",
     "pyramiddrop.prune",
     "sparsevlm.prune",
