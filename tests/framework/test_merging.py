@@ -54,6 +54,13 @@ def test_a_token_split_over_two_targets_is_still_one_original() -> None:
     assert plan.features.squeeze(1).tolist() == pytest.approx([0.25 * 4 / 1.25, (0.75 * 4 + 8) / 1.75])
 
 
+def test_a_token_that_weighs_nothing_for_any_of_its_targets_is_still_one_original() -> None:
+    pairs = Merge(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 2, 2]), torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    plan = merged(torch.tensor([[[0.0], [4.0], [8.0]]]), pairs)
+    assert plan.weight.tolist() == [1.5, 1.5]
+    assert plan.features.squeeze(1).tolist() == [0.0, 8.0]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_tokens_that_melt_with_nothing_pass_bit_by_bit(dtype: torch.dtype) -> None:
     features = torch.randn(2, 4, 3, dtype=torch.float64).to(dtype)

@@ -12,17 +12,32 @@ from vidsieve.framework.records import VideoShape
 from vidsieve.framework.registry import default
 from vidsieve.framework.testing.samples import video_features
 
-NAMES = ("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released")
+NAMES = (
+    *("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released"),
+    *("evs", "fastvid", "holitom", "llava-scissor", "llava-scissor-released", "prunevid", "tome"),
+)
 INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
 STAGES = (
     "dycoke.kv",
+    "dpc-knn.merge",
+    "dpc-knn.segments",
     "dycoke.temporal-merge",
+    "evs.novelty",
+    "evs.select",
     "fastv.prune",
+    "fastvid.merge",
+    "fixed-windows",
+    "holitom.merge",
+    "holitom.segments",
+    "llava-scissor.merge",
     "pixel-change",
     "pyramiddrop.prune",
     "sparsevlm.prune",
     "sparsevlm.prune-by-rank",
     "random",
+    "similarity-cuts",
+    "static-merge",
+    "tome.merge",
     "top-k",
     "uniform-budget",
     "uniform-frames",

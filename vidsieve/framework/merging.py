@@ -46,8 +46,8 @@ def melt(plan: Merge, weight: Float[Tensor, " all"]) -> tuple[MergeStep, Float[T
     pairs = zeros.index_add(0, target, torch.ones_like(brought))
     given_away = zeros.index_add(0, source, torch.ones_like(brought))
     spread = zeros.index_add(0, source, brought)
-    # a source in one pair brings all its originals, also with weight 0
-    part = torch.where(given_away[source] > 1, brought / spread[source].clamp(min=1e-30), 1.0)
+    # a source brings all its originals, also where it brings weight 0 to all its targets
+    part = torch.where(spread[source] > 0, brought / spread[source], 1 / given_away[source])
     originals = zeros.index_add(0, target, weight[source] * part)
     step = MergeStep(source, target, brought / mass[target], pairs > 0, pairs > 1)
     return step, torch.where(pairs > 0, originals, weight)

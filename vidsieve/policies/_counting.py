@@ -1,7 +1,11 @@
 """How many tokens a selecting stage leaves: the budget the core gives the last one, else its keep_ratio."""
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.plans import tokens_to_keep
+from vidsieve.framework.plans import apportion, tokens_to_keep
 from vidsieve.framework.records import VideoShape, VideoTokens
 
 
@@ -25,3 +29,43 @@ def attainable_by_ratio(shape: VideoShape, keep_ratio: float | None) -> tuple[fl
         return (1.0 / shape.total, 1.0)
     share = tokens_to_keep(shape.total, keep_ratio) / shape.total
     return (share, share)
+
+
+def frames_and_total(shape: VideoShape, keep_ratio: float | None) -> tuple[int, int, int | None]:
+    """Frames with a living token, living tokens, and how many of them a given ratio keeps."""
+    frames = sum(count > 0 for count in shape.per_frame)
+    return frames, shape.total, None if keep_ratio is None else tokens_to_keep(shape.total, keep_ratio)
+
+
+def counts_of_frames(tokens: VideoTokens, total: int) -> Int[Tensor, " frames"]:
+    """How many tokens each frame keeps: one where any lives, the rest as the budget says or by the living tokens."""
+    alive = tokens.keep.sum(dim=1)
+    living = (alive > 0).to(alive.dtype)
+    share = (alive - living).double()
+    if tokens.budget is not None and tokens.budget.counts is not None:
+        return torch.minimum(tokens.budget.counts.to(alive.dtype).clamp(min=1), alive)
+    if tokens.budget is not None and tokens.budget.share is not None:
+        share = tokens.budget.share.double() * living
+    return living + apportion(share, max(0, total - int(living.sum())), alive - living)
+
+
+def refuse_token_budget(tokens: VideoTokens, where: str) -> None:
+    """For a stage whose count depends on content alone; raises PolicyError if it must answer for a total."""
+    if tokens.token_budget is not None:
+        raise PolicyError(
+            f"{where}: {tokens.token_budget} tokens asked, but how many it leaves depends on the video; put a stage "
+            "that counts behind it, or give the policy no retention_ratio."
+        )
+
+
+def counts_of_groups(tokens: VideoTokens, group: Int[Tensor, "frames tokens"], total: int) -> Int[Tensor, " groups"]:
+    """How many tokens each group keeps, in proportion to its living ones; groups of a frame are 2 f and 2 f + 1."""
+    sizes = torch.zeros(2 * len(group), dtype=torch.int64, device=group.device)
+    sizes.scatter_add_(0, group.clamp(min=0).flatten(), tokens.keep.flatten().long())
+    return apportion(sizes.double(), total, sizes)
+
+
+def still_or_moving(tokens: VideoTokens) -> Int[Tensor, "frames tokens"]:
+    """Two groups a frame: 2 f for tokens that stand for themselves, 2 f + 1 for merged ones; −1 for dead tokens."""
+    frame = torch.arange(len(tokens.keep), device=tokens.keep.device).unsqueeze(1)
+    return torch.where(tokens.keep, 2 * frame + (tokens.weight > 1), -1)

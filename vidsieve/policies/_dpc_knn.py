@@ -1,0 +1,98 @@
+"""Clustering by density peaks with k nearest neighbours, many sets of points at once.
+
+    ρ_i = exp(-mean of the k smallest D_ij²)                D_ij = |x_i - x_j| / √C, itself (0) included
+    δ_i = min {D_ij : j denser than i}, for the densest the largest D of its set
+    centres = the largest ρ δ; every other point joins the nearest centre
+
+Of equal densities the lower index counts as denser, where the papers' code adds noise of 1e-6 to ρ.
+
+Source: DPC-KNN (Du, Ding and Jia, Knowledge-Based Systems 99, 2016), as used on visual tokens by PruneVid (arXiv
+2412.16117; github.com/Visual-AI/PruneVid at 8e90af0).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidsieve.policies.top_k import rank_in_line
+
+
+class Peaks(NamedTuple):
+    """The centres, and the place in its row of the centre that each point joins; −1 where there is none."""
+
+    centre: Bool[Tensor, "rows points"]
+    joins: Int[Tensor, "rows points"]
+
+
+def density_peaks(
+    points: Float[Tensor, "rows points dim"],
+    group: Int[Tensor, "rows points"],
+    clusters: Int[Tensor, " groups"],
+    neighbours: int,
+    *,
+    no_more_than_clusters: bool = False,
+) -> Peaks:
+    """Cluster each group of points on its own, into so many clusters.
+
+    `group` numbers the groups over all rows, −1 for points that belong to none and must not matter; a group lies
+    within one row. A group with no clusters joins nothing. Points must be finite, also those of no group. With
+    `no_more_than_clusters` a group has no more neighbours than clusters, as HoliTom's code has it.
+    """
+    limit = clusters[group.clamp(min=0)] if no_more_than_clusters else torch.full_like(group, neighbours)
+    strength, distance = peak_strength(points, group, neighbours, limit)
+    centre = strongest(strength, group, clusters)
+    joins = distance.masked_fill(~centre[:, None, :], torch.inf)
+    into = torch.where(joins.isinf().all(dim=-1), -1, joins.argmin(dim=-1))
+    place = torch.arange(group.shape[1], device=group.device).expand_as(group)
+    return Peaks(centre, torch.where(centre, place, into))
+
+
+def peak_strength(
+    points: Float[Tensor, "rows points dim"],
+    group: Int[Tensor, "rows points"],
+    neighbours: int,
+    limit: Int[Tensor, "rows points"] | None = None,
+) -> tuple[Float[Tensor, "rows points"], Float[Tensor, "rows points points"]]:
+    """ρ δ of each point, and the distances within groups; +inf between them. `limit` may lower the neighbours."""
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[-1] ** 0.5
+    apart = (group[:, :, None] != group[:, None, :]) | (group < 0)[:, None, :]
+    distance = distance.masked_fill(apart, torch.inf)
+    density = _density(distance, neighbours, torch.full_like(group, neighbours) if limit is None else limit)
+    return density * _gap(distance, density), distance
+
+
+def _density(
+    distance: Float[Tensor, "rows points points"], neighbours: int, limit: Int[Tensor, "rows points"]
+) -> Float[Tensor, "rows points"]:
+    """ρ: how near the nearest points of the group are, all of them in a smaller group."""
+    nearest = distance.topk(min(neighbours, distance.shape[-1]), dim=-1, largest=False, sorted=True).values
+    place = torch.arange(nearest.shape[-1], device=distance.device)
+    counted = (place < limit.unsqueeze(-1)) & nearest.isfinite()
+    squares = torch.where(counted, nearest, 0.0).square().sum(dim=-1)
+    return torch.exp(-squares / counted.sum(dim=-1).clamp(min=1))
+
+
+def _gap(
+    distance: Float[Tensor, "rows points points"], density: Float[Tensor, "rows points"]
+) -> Float[Tensor, "rows points"]:
+    """δ: the distance to the nearest denser point of the group."""
+    place = torch.arange(density.shape[-1], device=density.device)
+    denser = density[:, None, :] > density[:, :, None]
+    denser |= (density[:, None, :] == density[:, :, None]) & (place < place[:, None])
+    gap = distance.masked_fill(~denser, torch.inf).amin(dim=-1)
+    together = distance.isfinite()
+    farthest = torch.where(together, distance, 0.0).amax(dim=-1)
+    largest = torch.where(together, farthest[:, None, :], 0.0).amax(dim=-1)
+    return torch.where(gap.isinf(), largest, gap)
+
+
+def strongest(
+    strength: Float[Tensor, "rows points"], group: Int[Tensor, "rows points"], counts: Int[Tensor, " groups"]
+) -> Bool[Tensor, "rows points"]:
+    """So many points of each group with the largest strength; ties to the lower index, none of no group."""
+    line = torch.where(group < 0, counts.numel(), group).flatten()
+    rank = rank_in_line(strength.flatten(), line, counts.numel() + 1)
+    wanted = torch.cat([counts, torch.zeros_like(counts[:1])])
+    return (rank < wanted[line]).view_as(group)
