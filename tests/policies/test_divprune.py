@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policies.readbacks import Readbacks
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidsieve import load_policy
 from vidsieve.framework.plans import Budget
@@ -103,17 +103,6 @@ def test_many_tokens_are_compared_row_by_row_with_the_same_result(monkeypatch: p
     whole = chosen(DivPrune(), features, token_budget=20)
     monkeypatch.setattr(_greedy, "WHOLE", 10)
     assert chosen(DivPrune(), features, token_budget=20) == whole
-
-
-class Readbacks(TorchDispatchMode):
-    """Counts operations that wait for the device."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default):
-            self.count += 1
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("budget", [None, Budget(share=torch.ones(4))])

@@ -73,12 +73,12 @@ class Alike:
 def pick(
     field: Field,
     first: Float[Tensor, " alive"],
-    after: Callable[[Int[Tensor, "1"], int], Float[Tensor, " alive"]],
+    after: Callable[[Int[Tensor, "1"], int, Bool[Tensor, " alive"]], Float[Tensor, " alive"]],
 ) -> Int[Tensor, " picks"]:
     """Place of each pick: again and again the open token with the highest value, ties to the lower index.
 
-    `first` are the values at the start, `after(pick, turn)` those once the pick of this turn is made. A budget line
-    without room closes.
+    `first` are the values at the start, `after(pick, turn, open)` those once the pick of this turn is made, with those
+    that can still be picked. A budget line without room closes.
     """
     values, room = first, field.room.clone()
     open_ = room[field.line] > 0
@@ -91,5 +91,5 @@ def pick(
             room.index_add_(0, field.line.index_select(0, best), one, alpha=-1)
             open_ &= (room > 0).index_select(0, field.line)
         if turn + 1 < field.count:
-            values = after(best, turn)
+            values = after(best, turn, open_)
     return picks

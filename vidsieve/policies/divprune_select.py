@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidsieve.framework.hookspecs import hookimpl
@@ -48,7 +48,7 @@ class DivPrune(Stage):
         alike = Alike(field.of(tokens.features))
         nearest = alike.nearest()
 
-        def after(chosen: Int[Tensor, "1"], turn: int) -> Float[Tensor, " alive"]:
+        def after(chosen: Int[Tensor, "1"], turn: int, open_: Bool[Tensor, " alive"]) -> Float[Tensor, " alive"]:
             nonlocal nearest
             row = alike.row(chosen)
             nearest = torch.maximum(nearest, row) if turn else row
