@@ -1,0 +1,72 @@
+"""V2Drop, DART and FrameFusion on the bundled models, against the same done with masks in the unmodified model."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from vidsieve import load_policy
+from vidsieve.bundled.catalog import get
+from vidsieve.bundled.task import BundledTask
+from vidsieve.framework.layer_counts import LayerCounts, prune_points
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.testing.adapter_layer_kit import masked, video_columns
+from vidsieve.framework.testing.adapter_runs import STEPS, logits, run
+from vidsieve.media import Clip, load_processor
+
+Rule = Callable[[Any, int, list[int], int], list[int]]
+
+
+@pytest.fixture(scope="module", params=["qwen2-vl-tiny", "llava-onevision-tiny"])
+def asked(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
+    """A bundled model, and one question about a clip."""
+    entry = get(request.param)
+    model = AutoModelForImageTextToText.from_pretrained(entry.folder).eval()
+    model.generation_config.eos_token_id = None
+    processor = load_processor(entry.folder, model.config, prefer_hf=False)
+    (example,) = BundledTask("static", frame_count=entry.frame_count).examples("heldout", 1)
+    clip = Clip.from_frames(example.frames, fps=example.fps)
+    return model, processor.build_inputs([example.question], [[clip]])
+
+
+def points_of(policy: Policy, visual: int, depth: int) -> list[tuple[int, int]]:
+    """(layer after which it acts, tokens it leaves) of every prune point, from the counts alone."""
+    counts, found = LayerCounts(policy, baseline=visual, offered=visual, layers=depth), []
+    for point in prune_points(policy, depth):
+        _, count = counts.ask(point)
+        assert count is not None
+        counts.leave(count)
+        found.append((point.layer, count))
+    return found
+
+
+def expected(model: Any, inputs: dict[str, Any], policy: Policy, sequences: Tensor, rule: Rule) -> Tensor:
+    """Logits of the same text when the unmodified model masks the columns that `rule` does not keep."""
+    (columns,) = video_columns(model, inputs)
+    depth = model.config.get_text_config().num_hidden_layers
+    gone = torch.zeros(depth, inputs["input_ids"].shape[1], dtype=torch.bool)
+    for after, count in points_of(policy, len(columns), depth):
+        _, output = masked(model, inputs, inputs["input_ids"], gone, eager=True)
+        alive = [int(column) for column in columns if not gone[after + 1, column]]
+        kept = rule(output, after, alive, count)
+        assert len(kept) == count < len(alive)
+        gone[after + 1 :, [column for column in alive if column not in kept]] = True
+    return masked(model, inputs, sequences[:, :-1], gone)[0][-STEPS:]
+
+
+def most_changed(output: Any, after: int, alive: list[int], count: int) -> list[int]:
+    """The columns whose hidden states moved farthest through one layer."""
+    before, behind = output.hidden_states[after][0], output.hidden_states[after + 1][0]
+    change = {column: float(sum((behind[column] - before[column]) ** 2)) for column in alive}
+    return sorted(alive, key=lambda column: (-change[column], column))[:count]
+
+
+def test_v2drop_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+    (model, inputs), policy = asked, load_policy("v2drop", retention_ratio=0.5)
+    output, report = run(model, policy, inputs)
+    by_hand = expected(model, inputs, policy, output.sequences, most_changed)
+    assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
+    assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
