@@ -1,12 +1,15 @@
 """V2Drop, DART and FrameFusion on the bundled models, against the same done with masks in the unmodified model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
+from transformers.integrations import sdpa_attention as sdpa
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vidsieve import load_policy
 from vidsieve.bundled.catalog import get
@@ -68,5 +71,52 @@ def test_v2drop_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str,
     (model, inputs), policy = asked, load_policy("v2drop", retention_ratio=0.5)
     output, report = run(model, policy, inputs)
     by_hand = expected(model, inputs, policy, output.sequences, most_changed)
+    assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
+    assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
+
+
+@contextmanager
+def keys_of(model: Any) -> Iterator[dict[int, Tensor]]:
+    """While open, the rotated keys of each layer of the last pass."""
+    found: dict[int, Tensor] = {}
+    original = sdpa.sdpa_attention_forward
+
+    def look(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Any:
+        found[getattr(module, "layer_idx", -1)] = key  # layers of a vision tower may have no number
+        return original(module, query, key, value, *args, **options)
+
+    ALL_ATTENTION_FUNCTIONS["seen"] = look
+    given = model.config._attn_implementation
+    model.set_attn_implementation("seen")
+    try:
+        yield found
+    finally:
+        model.set_attn_implementation(given)
+        del ALL_ATTENTION_FUNCTIONS["seen"]
+
+
+def test_dart_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+    (model, inputs), policy = asked, load_policy("dart", retention_ratio=0.5)
+    lm, ids = model.get_decoder(), inputs["input_ids"]
+    (columns,) = video_columns(model, inputs)
+    words = [i for i in range(int(columns[-1]) + 1, ids.shape[1]) if ids[0, i] != model.config.video_token_id]
+    with keys_of(model) as keys:
+        masked(model, inputs, ids, torch.zeros(len(lm.layers), ids.shape[1], dtype=torch.bool))
+
+    def least_alike(output: Any, after: int, alive: list[int], count: int) -> list[int]:
+        norm = keys[after][0].abs().sum(dim=(0, 2))
+        images = sorted(sorted(alive, key=lambda i: -float(norm[i]))[:4])
+        texts = sorted(sorted(words, key=lambda i: -float(norm[i]))[:4])
+        states = lm.norm(output.hidden_states[after + 1][0])
+        taken = list(images)
+        for number, pivot in enumerate(images + texts):
+            each, more = divmod(count - len(images), len(images + texts))
+            free = [i for i in alive if i not in taken]
+            like = {i: float(torch.cosine_similarity(states[pivot], states[i], dim=0)) for i in free}
+            taken += sorted(free, key=lambda i: like[i])[: each + (number < more)]
+        return taken
+
+    output, report = run(model, policy, inputs)
+    by_hand = expected(model, inputs, policy, output.sequences, least_alike)
     assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
     assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5

@@ -1,6 +1,6 @@
 """Doors for checks against outside results: recorded attention in, kept indices out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -66,6 +66,9 @@ def rank_layer(
     attention_rows: Float[Tensor, "heads rows visual"],
     *,
     count: int | None = None,
+    afford: float | None = None,
+    keys: tuple[Float[Tensor, "kv_heads visual size"], Float[Tensor, "kv_heads words size"]] | None = None,
+    final_norm: Callable[[Tensor], Tensor] = torch.Tensor.float,
     hidden: Float[Tensor, "visual dim"] | None = None,
     hidden_before: Float[Tensor, "visual dim"] | None = None,
     text: Float[Tensor, "words dim"] | None = None,
@@ -85,7 +88,8 @@ def rank_layer(
     """Indices of the visual tokens that a layer stage lets go on (of a Merge its targets), in their new order.
 
     `attention_rows` answers `LayerTokens.attention`: "last" gives its last row, indices give those rows, whichever
-    layer is asked for. What is left out is made of zeros, one frame, and weights of one.
+    layer is asked for; `keys` holds those of the visual tokens and of the text. What is left out is made of zeros, one
+    frame, and weights of one.
     """
     visual = attention_rows.shape[-1]
     device = attention_rows.device
@@ -97,6 +101,7 @@ def rank_layer(
         return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
 
     nothing = torch.zeros(visual, dim, device=device)
+    found = keys or (torch.zeros(1, visual, 1, device=device), torch.zeros(1, len(words), 1, device=device))
     record = LayerTokens(
         hidden=nothing if hidden is None else hidden,
         hidden_before=nothing if hidden_before is None else hidden_before,
@@ -111,8 +116,11 @@ def rank_layer(
         turn=turn,
         offered=visual if offered is None else offered,
         attention=attention,
+        keys=lambda of: found[of != "visual"],
+        final_norm=final_norm,
         rng=torch.Generator().manual_seed(seed),
         count=count,
+        afford=afford,
         budget=budget,
         scores=scores,
     )
