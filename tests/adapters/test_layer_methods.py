@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from policies.framefusion_by_hand import by_hand as merged_by_hand
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 from transformers.integrations import sdpa_attention as sdpa
@@ -16,6 +17,7 @@ from vidsieve.bundled.catalog import get
 from vidsieve.bundled.task import BundledTask
 from vidsieve.framework.layer_counts import LayerCounts, prune_points
 from vidsieve.framework.policy import Policy
+from vidsieve.framework.testing.adapter_kit import layouts_of
 from vidsieve.framework.testing.adapter_layer_kit import masked, video_columns
 from vidsieve.framework.testing.adapter_runs import STEPS, logits, run
 from vidsieve.media import Clip, load_processor
@@ -119,4 +121,42 @@ def test_dart_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, A
     output, report = run(model, policy, inputs)
     by_hand = expected(model, inputs, policy, output.sequences, least_alike)
     assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
+    assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
+
+
+def test_framefusion_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+    model, inputs = asked
+    after = {"framefusion.merge-inside.after": [0, 1], "framefusion.merge-inside.similarity": 0.985}
+    options = after | {"framefusion.merge.similarity": 0.999, "fastv.prune.after": 2}
+    policy, ratio = load_policy("framefusion", retention_ratio=0.5, settings=options), 0.5
+    ids, depth = inputs["input_ids"], model.config.get_text_config().num_hidden_layers
+    (columns,) = video_columns(model, inputs)
+    (layout,) = [layout for layout in layouts_of(model, inputs) if layout.visual]
+    place = {int(column): number % layout.tokens for number, column in enumerate(columns)}
+    gone, entered = torch.zeros(depth, ids.shape[1], dtype=torch.bool), []
+    melted: dict[int, tuple[Tensor, Tensor]] = {}
+    for layer in range(3):  # the entry of this layer
+        _, output = masked(model, inputs, ids, gone, eager=True, melted=melted)
+        alive = [int(column) for column in columns if not gone[layer, column]]
+        afford = (ratio * depth * len(columns) - sum(entered)) / (depth - layer)
+        states = output.hidden_states[layer][0]
+        most = max(0, int(len(alive) - afford))
+        into = merged_by_hand(states[alive], [place[column] for column in alive], 0.985 if layer else 0.999, most)
+        groups = {i: [alive[j] for j, front in enumerate(into) if front == i] for i in sorted(set(into))}
+        targets = [alive[i] for i in groups]
+        means = torch.stack([states[members].mean(dim=0) for members in groups.values()])
+        gone[layer:, [column for column in alive if column not in targets]] = True
+        melted[layer] = (torch.tensor(targets), means)
+        entered.append(len(targets))
+    _, output = masked(model, inputs, ids, gone, eager=True, melted=melted)
+    alive, row = [int(c) for c in columns if not gone[2, c]], output.attentions[2][0, :, -1].mean(dim=0)
+    count = min(len(alive), int((ratio * depth * len(columns) - sum(entered)) / (depth - 3)))
+    kept = sorted(alive, key=lambda column: (-float(row[column]), column))[:count]
+    gone[3:, [column for column in alive if column not in kept]] = True
+
+    output, report = run(model, policy, inputs)
+    by_hand = masked(model, inputs, output.sequences[:, :-1], gone, melted=melted)[0][-STEPS:]
+    assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
+    assert len(columns) > entered[0] > entered[1] >= entered[2]
+    assert report.layer_tokens == ((*entered, *[count] * (depth - 3)),)
     assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
