@@ -30,7 +30,7 @@ class CDPruner(Stage):
     rest. All frames are one set; a frame budget made by an earlier stage says how many each frame gives. Ties go to
     the lower index.
 
-    Source: CDPruner, arXiv 2506.10967, and its code (github.com/Theia-4869/CDPruner, Apache-2.0); the fast greedy MAP
+    Source: CDPruner, arXiv 2506.10967, and its code (github.com/Theia-4869/CDPruner); the fast greedy MAP
     inference is that of Chen et al., arXiv 1709.05135.
     """
 

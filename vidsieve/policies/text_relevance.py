@@ -22,7 +22,7 @@ class TextRelevance(Stage):
     turned. Without a question all tokens score the same.
 
     Source: the query relevance of CDPruner, arXiv 2506.10967, section 3.2, and its code
-    (github.com/Theia-4869/CDPruner, Apache-2.0), on other features: there CLIP's projected image and text features,
+    (github.com/Theia-4869/CDPruner), on other features: there CLIP's projected image and text features,
     whose cosine the code negates.
     """
 
