@@ -1,6 +1,7 @@
 """Doors for checks against outside results: recorded attention in, kept indices out."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,15 +92,10 @@ def rank_layer(
     layer is asked for; `keys` holds those of the visual tokens and of the text. What is left out is made of zeros, one
     frame, and weights of one.
     """
-    visual = attention_rows.shape[-1]
-    device = attention_rows.device
+    visual, device = attention_rows.shape[-1], attention_rows.device
     given = (hidden, hidden_before, text, visual_inputs, text_inputs)
     dim = next((states.shape[1] for states in given if states is not None), 1)
     words = torch.zeros(0 if text_inputs is None else len(text_inputs), dim, device=device) if text is None else text
-
-    def attention(rows: Any, of: str = "previous") -> Tensor:
-        return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
-
     nothing = torch.zeros(visual, dim, device=device)
     found = keys or (torch.zeros(1, visual, 1, device=device), torch.zeros(1, len(words), 1, device=device))
     record = LayerTokens(
@@ -115,7 +111,7 @@ def rank_layer(
         layers=layers,
         turn=turn,
         offered=visual if offered is None else offered,
-        attention=attention,
+        attention=partial(_attended, attention_rows),
         keys=lambda of: found[of != "visual"],
         final_norm=final_norm,
         rng=torch.Generator().manual_seed(seed),
@@ -125,5 +121,9 @@ def rank_layer(
         scores=scores,
     )
     where = f"stage {type(stage).__name__}, prune_layer"
-    plan = call(where, stage, "prune_layer", record)
-    return cut_of(where, plan, record).index
+    return cut_of(where, call(where, stage, "prune_layer", record), record).index
+
+
+def _attended(attention_rows: Float[Tensor, "heads rows visual"], rows: Any, of: str = "previous") -> Tensor:
+    """`LayerTokens.attention` from recorded rows."""
+    return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
