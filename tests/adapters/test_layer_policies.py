@@ -15,8 +15,8 @@ from vidsieve.bundled.task import BundledTask
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.layer import LayerCut, cut_of
 from vidsieve.framework.layer_counts import LayerCounts, prune_points
+from vidsieve.framework.plans import apportion
 from vidsieve.framework.policy import Policy
-from vidsieve.framework.policy_file import read_policy
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.testing.adapter_flash import flash_attention
 from vidsieve.framework.testing.adapter_layer_kit import Point, masked, ranked, video_columns
@@ -97,13 +97,21 @@ def test_a_policy_equals_masks_in_the_unmodified_model(
 
 
 @contextmanager
-def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
-    """Tokens of each frame that go on after the first prune point of a run."""
-    found: list[list[int]] = []
+def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[int], list[int] | None]]]:
+    """Tokens of each frame that go on as they are at each prune point of a run, and what a live Budget asks for."""
+    found: list[tuple[list[int], list[int] | None]] = []
 
     def look(where: str, plan: object, tokens: LayerTokens) -> LayerCut:
         cut = cut_of(where, plan, tokens)
-        found.append(torch.bincount(tokens.frame[cut.index], minlength=int(tokens.frame.max()) + 1).tolist())
+        frames = int(tokens.frame.max()) + 1
+        index = cut.index if cut.merge is None else cut.index[~cut.merge.mixed[cut.index]]
+        kept = torch.bincount(tokens.frame[index], minlength=frames)
+        asked = None
+        if tokens.budget is not None:
+            assert tokens.budget.share is not None
+            offered = torch.bincount(tokens.frame, minlength=frames)
+            asked = apportion(tokens.budget.share[:frames], int(kept.sum()), offered).tolist()
+        found.append((kept.tolist(), asked))
         return cut
 
     with monkeypatch.context() as patch:
@@ -111,21 +119,35 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[int]]]:
         yield found
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["fastv", "pyramiddrop"])
 def test_a_frame_budget_steers_a_policy_by_yaml_alone(
     asked: tuple[Any, dict[str, Any]], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, inputs = asked
-    stages = f"[{{use: vidcom2.frame-budget}}, {{use: {name}.prune}}]"
-    text = f"{{format: 1, name: steered, summary: s, retention_ratio: 0.5, stages: {stages}}}"
-    steered, plain = read_policy(text, "steered.yaml"), load_policy(name, retention_ratio=0.5)
-    kept = {}
-    for policy in (steered, plain):
-        with watching(monkeypatch) as found:
-            run(model, policy, inputs)
-        kept[policy.name] = found[0]
-    assert kept["steered"] != kept[name]
-    assert sum(kept["steered"]) == sum(kept[name])
+    found = {}
+    for one in (name, f"vidcom2-{name}"):
+        with watching(monkeypatch) as found[one]:
+            run(model, load_policy(one, retention_ratio=0.5), inputs)
+    plain, steered = found[name], found[f"vidcom2-{name}"]
+    assert [sum(kept) for kept, _ in plain] == [sum(kept) for kept, _ in steered]
+    assert all(kept == wanted for kept, wanted in steered)
+    assert plain[0][0] != steered[0][0]
+
+
+def test_a_frame_budget_steers_what_sparsevlm_keeps(
+    asked: tuple[Any, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, inputs = asked
+    with watching(monkeypatch) as plain:
+        run(model, load_policy("sparsevlm", retention_ratio=0.5, settings={"sparsevlm.prune.recycle": False}), inputs)
+    with watching(monkeypatch) as steered:
+        policy = load_policy("vidcom2-sparsevlm", retention_ratio=0.5, settings={"sparsevlm.prune.recycle": False})
+        run(model, policy, inputs)
+    assert all(kept == wanted for kept, wanted in steered)
+    assert plain[0][0] != steered[0][0]
+    # what melts is not shared out, but counts
+    _, report = run(model, load_policy("vidcom2-sparsevlm", retention_ratio=0.5), inputs)
+    assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
 
 
 def test_released_depths_do_not_fit_a_shallow_decoder_and_say_so(asked: tuple[Any, dict[str, Any]]) -> None:

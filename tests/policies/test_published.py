@@ -2,53 +2,38 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from vidsieve import load_policy
 from vidsieve.framework.policy_file import read_policy
-from vidsieve.framework.records import VideoShape
+from vidsieve.framework.records import SIGNALS, VideoShape
 from vidsieve.framework.registry import default
 from vidsieve.framework.testing.samples import video_features
 
-NAMES = (
-    *("dycoke", "dycoke-released", "none", "pixel-change", "random", "uniform-frames", "vidcom2", "vidcom2-released"),
-    *("evs", "fastvid", "holitom", "llava-scissor", "llava-scissor-released", "prunevid", "tome"),
-)
-INSIDE = ("fastv", "fastv-released", "pyramiddrop", "pyramiddrop-released", "sparsevlm", "sparsevlm-released")
-STAGES = (
-    "dycoke.kv",
-    "dpc-knn.merge",
-    "dpc-knn.segments",
-    "dycoke.temporal-merge",
-    "evs.novelty",
-    "evs.select",
-    "fastv.prune",
-    "fastvid.merge",
-    "fixed-windows",
-    "holitom.merge",
-    "holitom.segments",
-    "llava-scissor.merge",
-    "pixel-change",
-    "pyramiddrop.prune",
-    "sparsevlm.prune",
-    "sparsevlm.prune-by-rank",
-    "random",
-    "similarity-cuts",
-    "static-merge",
-    "tome.merge",
-    "top-k",
-    "uniform-budget",
-    "uniform-frames",
-    "vidcom2.frame-budget",
-    "vidcom2.token-score",
-)
+STAGES = sorted(default().stages)
+INSIDE = sorted(name for name in default().policies if load_policy(name).layer_stages)
+NAMES = sorted(set(default().policies) - set(INSIDE))
+
+
+def shown(name: str, features: torch.Tensor) -> dict[str, Any]:
+    """Whatever the stages of a policy cannot do without."""
+    draw = torch.Generator().manual_seed(2)
+    signals = {signal: torch.rand(features.shape[:2], generator=draw) for signal in SIGNALS}
+    needed = load_policy(name).needs()
+    side = int(features.shape[1] ** 0.5)
+    found: dict[str, Any] = {"signals": {signal: signals[signal] for signal in SIGNALS if signal in needed}}
+    if "token_grid" in needed:
+        found["token_grid"] = (features.shape[0], side, side)
+    return found
 
 
 def test_every_stage_and_policy_is_found() -> None:
-    assert set(STAGES) <= set(default().stages)
-    assert {*NAMES, *INSIDE} <= set(default().policies)
+    assert {"dycoke.kv", "fastv.prune", "divprune.select", "top-k", "vidcom2.token-score"} <= set(STAGES)
+    assert {"dycoke", "none", "pixel-change", "random", "vidcom2-released", "divprune"} <= set(NAMES)
+    assert {"fastv", "pyramiddrop-released", "sparsevlm"} <= set(INSIDE)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -69,16 +54,18 @@ def test_a_published_policy_survives_being_written_and_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("none", "pixel-change")])
 def test_a_published_policy_runs_as_it_stands(name: str) -> None:
-    report = load_policy(name).plan(video_features(8, 16, 16)).report
+    features = video_features(8, 16, 16)
+    report = load_policy(name).plan(features, **shown(name, features)).report
     assert 0 < report.attained_ratio < 1
 
 
 @pytest.mark.parametrize("name", INSIDE)
-def test_a_policy_inside_the_language_model_leaves_the_prompt_whole_and_says_it_did_not_run(name: str) -> None:
+def test_a_policy_inside_the_language_model_says_it_did_not_run(name: str) -> None:
     policy = load_policy(name)
     report = policy.plan(video_features(8, 16, 16), layers=32).report
-    assert report.prompt_ratio == 1.0
-    assert report.not_run == tuple(bound.label for bound in policy.stages)
+    shortens = any(bound.runs("select_tokens", "merge_tokens") for bound in policy.stages)
+    assert (report.prompt_ratio < 1.0) == shortens
+    assert report.not_run == tuple(bound.label for bound in policy.stages if bound.runs("prune_layer"))
     low, high = policy.attainable(VideoShape(8, 16, 32))
     assert 0 < low <= (policy.retention_ratio or high) <= high <= 1
 
@@ -97,7 +84,8 @@ def test_released_forms_declare_what_sets_them_apart() -> None:
     assert load_policy("dycoke-released").positions == "compact"
     assert {load_policy(name).positions for name in ("vidcom2", "vidcom2-released", "dycoke")} == {"original"}
     assert {load_policy(f"{name}-released").positions for name in ("pyramiddrop", "sparsevlm")} == {"compact"}
-    assert {load_policy(name).positions for name in (*INSIDE[::2], "fastv-released")} == {"original"}
+    inside = ("fastv", "pyramiddrop", "sparsevlm", "fastv-released")
+    assert {load_policy(name).positions for name in inside} == {"original"}
 
 
 def test_decode_stages_are_named_as_not_run_in_a_plan() -> None:

@@ -39,6 +39,10 @@ class Tapped:
         weights = logits.softmax(dim=-1)[..., self.past.shape[1] + visual]
         return weights.flatten(0, 1)
 
+    def keys(self, batch_row: int, places: Int[Tensor, " asked"]) -> Float[Tensor, "kv_heads asked dim"]:
+        """The keys of some columns of the pass, in float32."""
+        return self.key[batch_row, :, self.past.shape[1] + places.to(self.key.device)].float()
+
 
 def scaling_of(call: AttentionCall) -> float:
     """What a kernel multiplies its logits with."""

@@ -146,10 +146,13 @@ class Prefill:
             layer=point.layer,
             layers=self.layers,
             attention=partial(self._attention, point, number, video, hidden, kwargs, ahead),
+            keys=partial(self._keys, number, video, hidden.device),
+            final_norm=self._final_norm,
             rng=self._rng(number, video, point),
             turn=point.turn,
             offered=offered,
             count=count,
+            afford=video.counts.afford,
             budget=video.plan.budget,
             scores=video.plan.scores,
             segments=video.plan.segments,
@@ -193,6 +196,21 @@ class Prefill:
         slots = row.text_slots(rows) if isinstance(rows, Tensor) else slice(-1, None)
         asked = places[slots]
         return tap.rows(number * self.times, number, asked, places[video.slots]).to(hidden.device)
+
+    def _keys(
+        self, number: int, video: VideoOnItsWay, device: torch.device, of: str
+    ) -> Float[Tensor, "heads asked dim"]:
+        """`LayerTokens.keys`."""
+        assert self.tap is not None, "the layer before the point is tapped"
+        row = self.rows[number]
+        slots = video.slots if of == "visual" else row.others[row.text]
+        return self.tap.keys(number * self.times, row.seen[slots]).to(device)
+
+    def _final_norm(self, states: Float[Tensor, "asked dim"]) -> Float[Tensor, "asked dim"]:
+        """`LayerTokens.final_norm`."""
+        norm = self.decoder.norm
+        device = next(norm.parameters()).device
+        return norm(states.float().to(device)).to(states.device)
 
     # ---------------------------------------------------------------- where things are
 

@@ -69,6 +69,14 @@ class LayerCounts:
         """Mean over the layers entered so far, divided by the baseline."""
         return sum(self.entered) / (len(self.entered) * self.baseline)
 
+    @property
+    def afford(self) -> float | None:
+        """Visual tokens each coming layer may be given, the same for all, for the policy's ratio; None without one."""
+        ratio, coming = self.policy.retention_ratio, self.layers - len(self.entered)
+        if ratio is None or coming == 0:
+            return None
+        return (ratio * self.layers * self.baseline - sum(self.entered)) / coming
+
     def offered(self, point: PrunePoint) -> int:
         """How many tokens came to the first prune point of the stage at `point`."""
         return self._offered.setdefault(point.position, self.alive)

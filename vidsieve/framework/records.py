@@ -95,8 +95,11 @@ class LayerTokens:
     `visual_inputs` and `text_inputs` are what entered the first layer: all the video's tokens then, and that text.
     `attention(rows, of=...)` gives softmaxed attention of query rows to the visual tokens, in float32: rows are
     "last" (the prompt's last token) or indices into `text`, `of` is the "previous" layer or the "next" one (its norm,
-    queries and keys). `turn` numbers the stage's own prune points, `offered` is how many tokens came to its first.
-    `count` is how many to leave, or None when nothing but the stage says it.
+    queries and keys). `keys(of)` gives the previous layer's keys, rotated, of the "visual" tokens or of the "text", in
+    float32; `final_norm` is the norm behind the last layer, applied in float32. `turn` numbers the stage's own prune
+    points, `offered` is how many tokens came to its first. `count` is how many to leave, or None when nothing but the
+    stage says it. `afford` is how many visual tokens each coming layer may be given, the same for all, if the whole
+    depth is to meet the policy's retention ratio; None without a ratio.
     """
 
     hidden: Float[Tensor, "visual dim"]
@@ -108,12 +111,15 @@ class LayerTokens:
     layer: int
     layers: int
     attention: Callable[..., Float[Tensor, "heads rows visual"]]
+    keys: Callable[[str], Float[Tensor, "heads asked dim"]]
+    final_norm: Callable[[Float[Tensor, "asked dim"]], Float[Tensor, "asked dim"]]
     rng: torch.Generator
     visual_inputs: Float[Tensor, "entered dim"]
     text_inputs: Float[Tensor, "words dim"]
     turn: int = 0
     offered: int = 0
     count: int | None = None
+    afford: float | None = None
     budget: Budget | None = None
     scores: Scores | None = None
     segments: Segments | None = None

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidsieve.framework.hookspecs import hookimpl
-from vidsieve.framework.plans import Budget, Keep, apportion
+from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import attainable_by_ratio, tokens_to_leave
+from vidsieve.policies._counting import attainable_by_ratio
+from vidsieve.policies._lines import budget_lines
 
 
 class TopK(Stage):
@@ -39,26 +40,11 @@ class TopK(Stage):
     def select_tokens(self, tokens: VideoTokens) -> Keep:
         assert tokens.scores is not None, "the core refuses a reader before its writer"
         values = tokens.scores.values.float()
-        lines, counts = self._budget_lines(tokens)
+        lines, counts = budget_lines(tokens, self.keep_ratio, "top-k")
         token_lines = lines.unsqueeze(1).expand_as(tokens.keep).flatten()
         rank = rank_in_line(torch.where(tokens.keep, values, -torch.inf).flatten(), token_lines, counts.numel())
         mask = (rank < counts[token_lines]).view_as(tokens.keep) & tokens.keep
         return Keep(mask, scores=torch.where(tokens.keep, values, 0.0))
-
-    def _budget_lines(self, tokens: VideoTokens) -> tuple[Int[Tensor, " frames"], Int[Tensor, " lines"]]:
-        """The budget line of each frame, and how many tokens each line keeps."""
-        frames = tokens.keep.shape[0]
-        alive = tokens.keep.sum(dim=1)
-        budget = tokens.budget
-        if budget is None:
-            total = tokens_to_leave(tokens, self.keep_ratio, "top-k")
-            return torch.zeros_like(alive), torch.full_like(alive[:1], total)
-        lines = _lines(budget, frames, alive.device)
-        if budget.counts is not None:
-            return lines, _per_line(budget.counts.to(alive.dtype), lines)
-        assert budget.share is not None, "a Budget has shares or counts"
-        total = tokens_to_leave(tokens, self.keep_ratio, "top-k")
-        return lines, apportion(_per_line(budget.share.double(), lines), total, _per_line(alive, lines))
 
 
 def rank_in_line(
@@ -74,18 +60,6 @@ def rank_in_line(
     rank = torch.empty_like(place)
     rank[order] = place - starts[token_lines[order]]
     return rank
-
-
-def _lines(budget: Budget, frames: int, device: torch.device) -> Int[Tensor, " frames"]:
-    """Which budget line each frame draws on: its group's, or its own."""
-    if budget.group is None:
-        return torch.arange(frames, device=device)
-    return torch.unique(budget.group, return_inverse=True)[1]
-
-
-def _per_line(amount: Num[Tensor, " frames"], lines: Int[Tensor, " frames"]) -> Num[Tensor, " frames"]:
-    """Sum of the frames' amounts in each line; lines that no frame draws on hold zero."""
-    return torch.zeros_like(amount).scatter_add_(0, lines, amount)
 
 
 @hookimpl

@@ -51,6 +51,9 @@ class KeepLayer(TopLayer):
     def prune_layer(self, tokens: LayerTokens) -> Keep:
         """What came."""
         tokens.attention(torch.arange(len(tokens.text)), of=self.of)
+        for of, states in (("visual", tokens.hidden), ("text", tokens.text)):
+            assert tokens.keys(of).shape[1] == len(states)
+            assert tokens.final_norm(states).shape == states.shape
         return Keep(torch.ones_like(tokens.frame, dtype=torch.bool))
 
 

@@ -1,6 +1,7 @@
 """Doors for checks against outside results: recorded attention in, kept indices out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,6 +67,9 @@ def rank_layer(
     attention_rows: Float[Tensor, "heads rows visual"],
     *,
     count: int | None = None,
+    afford: float | None = None,
+    keys: tuple[Float[Tensor, "kv_heads visual size"], Float[Tensor, "kv_heads words size"]] | None = None,
+    final_norm: Callable[[Tensor], Tensor] = torch.Tensor.float,
     hidden: Float[Tensor, "visual dim"] | None = None,
     hidden_before: Float[Tensor, "visual dim"] | None = None,
     text: Float[Tensor, "words dim"] | None = None,
@@ -85,18 +89,15 @@ def rank_layer(
     """Indices of the visual tokens that a layer stage lets go on (of a Merge its targets), in their new order.
 
     `attention_rows` answers `LayerTokens.attention`: "last" gives its last row, indices give those rows, whichever
-    layer is asked for. What is left out is made of zeros, one frame, and weights of one.
+    layer is asked for; `keys` holds those of the visual tokens and of the text. What is left out is made of zeros, one
+    frame, and weights of one.
     """
-    visual = attention_rows.shape[-1]
-    device = attention_rows.device
+    visual, device = attention_rows.shape[-1], attention_rows.device
     given = (hidden, hidden_before, text, visual_inputs, text_inputs)
     dim = next((states.shape[1] for states in given if states is not None), 1)
     words = torch.zeros(0 if text_inputs is None else len(text_inputs), dim, device=device) if text is None else text
-
-    def attention(rows: Any, of: str = "previous") -> Tensor:
-        return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
-
     nothing = torch.zeros(visual, dim, device=device)
+    found = keys or (torch.zeros(1, visual, 1, device=device), torch.zeros(1, len(words), 1, device=device))
     record = LayerTokens(
         hidden=nothing if hidden is None else hidden,
         hidden_before=nothing if hidden_before is None else hidden_before,
@@ -110,12 +111,19 @@ def rank_layer(
         layers=layers,
         turn=turn,
         offered=visual if offered is None else offered,
-        attention=attention,
+        attention=partial(_attended, attention_rows),
+        keys=lambda of: found[of != "visual"],
+        final_norm=final_norm,
         rng=torch.Generator().manual_seed(seed),
         count=count,
+        afford=afford,
         budget=budget,
         scores=scores,
     )
     where = f"stage {type(stage).__name__}, prune_layer"
-    plan = call(where, stage, "prune_layer", record)
-    return cut_of(where, plan, record).index
+    return cut_of(where, call(where, stage, "prune_layer", record), record).index
+
+
+def _attended(attention_rows: Float[Tensor, "heads rows visual"], rows: Any, of: str = "previous") -> Tensor:
+    """`LayerTokens.attention` from recorded rows."""
+    return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]

@@ -1,0 +1,162 @@
+"""V2Drop, DART and FrameFusion on the bundled models, against the same done with masks in the unmodified model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from policies.framefusion_by_hand import by_hand as merged_by_hand
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+from transformers.integrations import sdpa_attention as sdpa
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vidsieve import load_policy
+from vidsieve.bundled.catalog import get
+from vidsieve.bundled.task import BundledTask
+from vidsieve.framework.layer_counts import LayerCounts, prune_points
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.testing.adapter_kit import layouts_of
+from vidsieve.framework.testing.adapter_layer_kit import masked, video_columns
+from vidsieve.framework.testing.adapter_runs import STEPS, logits, run
+from vidsieve.media import Clip, load_processor
+
+Rule = Callable[[Any, int, list[int], int], list[int]]
+
+
+@pytest.fixture(scope="module", params=["qwen2-vl-tiny", "llava-onevision-tiny"])
+def asked(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
+    """A bundled model, and one question about a clip."""
+    entry = get(request.param)
+    model = AutoModelForImageTextToText.from_pretrained(entry.folder).eval()
+    model.generation_config.eos_token_id = None
+    processor = load_processor(entry.folder, model.config, prefer_hf=False)
+    (example,) = BundledTask("static", frame_count=entry.frame_count).examples("heldout", 1)
+    clip = Clip.from_frames(example.frames, fps=example.fps)
+    return model, processor.build_inputs([example.question], [[clip]])
+
+
+def points_of(policy: Policy, visual: int, depth: int) -> list[tuple[int, int]]:
+    """(layer after which it acts, tokens it leaves) of every prune point, from the counts alone."""
+    counts, found = LayerCounts(policy, baseline=visual, offered=visual, layers=depth), []
+    for point in prune_points(policy, depth):
+        _, count = counts.ask(point)
+        assert count is not None
+        counts.leave(count)
+        found.append((point.layer, count))
+    return found
+
+
+def expected(model: Any, inputs: dict[str, Any], policy: Policy, sequences: Tensor, rule: Rule) -> Tensor:
+    """Logits of the same text when the unmodified model masks the columns that `rule` does not keep."""
+    (columns,) = video_columns(model, inputs)
+    depth = model.config.get_text_config().num_hidden_layers
+    gone = torch.zeros(depth, inputs["input_ids"].shape[1], dtype=torch.bool)
+    for after, count in points_of(policy, len(columns), depth):
+        _, output = masked(model, inputs, inputs["input_ids"], gone, eager=True)
+        alive = [int(column) for column in columns if not gone[after + 1, column]]
+        kept = rule(output, after, alive, count)
+        assert len(kept) == count < len(alive)
+        gone[after + 1 :, [column for column in alive if column not in kept]] = True
+    return masked(model, inputs, sequences[:, :-1], gone)[0][-STEPS:]
+
+
+def most_changed(output: Any, after: int, alive: list[int], count: int) -> list[int]:
+    """The columns whose hidden states moved farthest through one layer."""
+    before, behind = output.hidden_states[after][0], output.hidden_states[after + 1][0]
+    change = {column: float(sum((behind[column] - before[column]) ** 2)) for column in alive}
+    return sorted(alive, key=lambda column: (-change[column], column))[:count]
+
+
+def test_v2drop_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+    (model, inputs), policy = asked, load_policy("v2drop", retention_ratio=0.5)
+    output, report = run(model, policy, inputs)
+    by_hand = expected(model, inputs, policy, output.sequences, most_changed)
+    assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
+    assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
+
+
+@contextmanager
+def keys_of(model: Any) -> Iterator[dict[int, Tensor]]:
+    """While open, the rotated keys of each layer of the last pass."""
+    found: dict[int, Tensor] = {}
+    original = sdpa.sdpa_attention_forward
+
+    def look(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Any:
+        found[getattr(module, "layer_idx", -1)] = key  # layers of a vision tower may have no number
+        return original(module, query, key, value, *args, **options)
+
+    ALL_ATTENTION_FUNCTIONS["seen"] = look
+    given = model.config._attn_implementation
+    model.set_attn_implementation("seen")
+    try:
+        yield found
+    finally:
+        model.set_attn_implementation(given)
+        del ALL_ATTENTION_FUNCTIONS["seen"]
+
+
+def test_dart_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+    (model, inputs), policy = asked, load_policy("dart", retention_ratio=0.5)
+    lm, ids = model.get_decoder(), inputs["input_ids"]
+    (columns,) = video_columns(model, inputs)
+    words = [i for i in range(int(columns[-1]) + 1, ids.shape[1]) if ids[0, i] != model.config.video_token_id]
+    with keys_of(model) as keys:
+        masked(model, inputs, ids, torch.zeros(len(lm.layers), ids.shape[1], dtype=torch.bool))
+
+    def least_alike(output: Any, after: int, alive: list[int], count: int) -> list[int]:
+        norm = keys[after][0].abs().sum(dim=(0, 2))
+        images = sorted(sorted(alive, key=lambda i: -float(norm[i]))[:4])
+        texts = sorted(sorted(words, key=lambda i: -float(norm[i]))[:4])
+        states = lm.norm(output.hidden_states[after + 1][0])
+        taken = list(images)
+        for number, pivot in enumerate(images + texts):
+            each, more = divmod(count - len(images), len(images + texts))
+            free = [i for i in alive if i not in taken]
+            like = {i: float(torch.cosine_similarity(states[pivot], states[i], dim=0)) for i in free}
+            taken += sorted(free, key=lambda i: like[i])[: each + (number < more)]
+        return taken
+
+    output, report = run(model, policy, inputs)
+    by_hand = expected(model, inputs, policy, output.sequences, least_alike)
+    assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
+    assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
+
+
+def test_framefusion_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+    model, inputs = asked
+    after = {"framefusion.merge-inside.after": [0, 1], "framefusion.merge-inside.similarity": 0.985}
+    options = after | {"framefusion.merge.similarity": 0.999, "fastv.prune.after": 2}
+    policy, ratio = load_policy("framefusion", retention_ratio=0.5, settings=options), 0.5
+    ids, depth = inputs["input_ids"], model.config.get_text_config().num_hidden_layers
+    (columns,) = video_columns(model, inputs)
+    (layout,) = [layout for layout in layouts_of(model, inputs) if layout.visual]
+    place = {int(column): number % layout.tokens for number, column in enumerate(columns)}
+    gone, entered = torch.zeros(depth, ids.shape[1], dtype=torch.bool), []
+    melted: dict[int, tuple[Tensor, Tensor]] = {}
+    for layer in range(3):  # the entry of this layer
+        _, output = masked(model, inputs, ids, gone, eager=True, melted=melted)
+        alive = [int(column) for column in columns if not gone[layer, column]]
+        afford = (ratio * depth * len(columns) - sum(entered)) / (depth - layer)
+        states = output.hidden_states[layer][0]
+        most = max(0, int(len(alive) - afford))
+        into = merged_by_hand(states[alive], [place[column] for column in alive], 0.985 if layer else 0.999, most)
+        groups = {i: [alive[j] for j, front in enumerate(into) if front == i] for i in sorted(set(into))}
+        targets = [alive[i] for i in groups]
+        means = torch.stack([states[members].mean(dim=0) for members in groups.values()])
+        gone[layer:, [column for column in alive if column not in targets]] = True
+        melted[layer] = (torch.tensor(targets), means)
+        entered.append(len(targets))
+    _, output = masked(model, inputs, ids, gone, eager=True, melted=melted)
+    alive, row = [int(c) for c in columns if not gone[2, c]], output.attentions[2][0, :, -1].mean(dim=0)
+    count = min(len(alive), int((ratio * depth * len(columns) - sum(entered)) / (depth - 3)))
+    kept = sorted(alive, key=lambda column: (-float(row[column]), column))[:count]
+    gone[3:, [column for column in alive if column not in kept]] = True
+
+    output, report = run(model, policy, inputs)
+    by_hand = masked(model, inputs, output.sequences[:, :-1], gone, melted=melted)[0][-STEPS:]
+    assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
+    assert len(columns) > entered[0] > entered[1] >= entered[2]
+    assert report.layer_tokens == ((*entered, *[count] * (depth - 3)),)
+    assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5

@@ -1,0 +1,72 @@
+"""DivPrune, CDPruner, DART and FrameFusion choose what the released functions chose on the same inputs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vidsieve.framework.merging import melt
+from vidsieve.framework.plans import Merge, Scores
+from vidsieve.framework.testing import rank_layer
+from vidsieve.framework.testing.samples import video_tokens
+from vidsieve.policies._framefusion import melting, runs
+from vidsieve.policies.cdpruner_select import CDPruner
+from vidsieve.policies.dart_prune import DART
+from vidsieve.policies.divprune_select import DivPrune
+
+with np.load(Path(__file__).parents[1] / "data" / "vectors" / "select.npz") as _file:
+    RECORDED = {name: torch.from_numpy(np.array(_file[name])) for name in _file.files}
+
+
+def cases(method: str, part: str) -> list[str]:
+    return sorted(name for name in RECORDED if name.startswith(f"{method}/") and f"/{part}" in name)
+
+
+def chosen(stage: Any, name: str, **fields: Any) -> list[int]:
+    features = RECORDED[f"{name.rpartition('/')[0]}/features"]
+    record = video_tokens(*features.shape, features=features, token_budget=int(name.rpartition("/k")[2]), **fields)
+    return stage.select_tokens(record).mask.flatten().nonzero().squeeze(1).tolist()
+
+
+@pytest.mark.parametrize("name", cases("divprune", "k"))
+def test_divprune(name: str) -> None:
+    assert chosen(DivPrune(), name) == RECORDED[name].tolist()
+
+
+@pytest.mark.parametrize("name", cases("cdpruner", "k"))
+def test_cdpruner(name: str) -> None:
+    scores = Scores(RECORDED[f"{name.rpartition('/')[0]}/scores"])
+    assert chosen(CDPruner(), name, scores=scores) == RECORDED[name].tolist()
+
+
+@pytest.mark.parametrize("name", cases("dart", "kept"))
+def test_dart(name: str) -> None:
+    case = name.rpartition("/")[0]
+    hidden, keys = RECORDED[f"{case}/hidden"], RECORDED[f"{case}/keys"]
+    stage = DART(keep_ratio=float(RECORDED[f"{case}/ratio"]), counting="released")
+    visual = 22
+    shown = {"hidden": hidden[:visual], "text": hidden[visual:], "keys": (keys[:, :visual], keys[:, visual:])}
+    found = rank_layer(stage, torch.zeros(1, 1, visual), count=stage.leaves(visual, 32)[0], **shown)
+    assert found.tolist() == RECORDED[name].tolist()
+
+
+@pytest.mark.parametrize("name", cases("framefusion", "kept"))
+def test_framefusion(name: str) -> None:
+    case = name.rpartition("/")[0]
+    states, place = RECORDED[f"{case}/states"], RECORDED[f"{case}/place"]
+    cost, similarity = RECORDED[f"{case}/setting"].tolist()
+    into = runs(states, place, similarity, melting(len(states), cost * len(states)))
+    source = torch.arange(len(states))
+    step, _ = melt(Merge(source, into, weight=torch.ones(len(states))), torch.ones(len(states)))
+    kept: Tensor = step.targets.nonzero().squeeze(1)
+    assert kept.tolist() == RECORDED[name].tolist()
+    assert torch.allclose(step.apply(states)[kept], RECORDED[f"{case}/merged"], atol=1e-5)
+
+
+def test_the_recorded_set_covers_every_method() -> None:
+    counts = {method: len(cases(method, part)) for method, part in (("divprune", "k"), ("cdpruner", "k"))}
+    counts |= {method: len(cases(method, "kept")) for method in ("dart", "framefusion")}
+    assert counts == {"divprune": 6, "cdpruner": 5, "dart": 6, "framefusion": 4}

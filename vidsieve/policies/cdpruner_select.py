@@ -1,0 +1,102 @@
+"""CDPruner: the visual tokens that are relevant and unlike one another, by a determinantal point process."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidsieve.framework.hookspecs import hookimpl
+from vidsieve.framework.plans import Keep
+from vidsieve.framework.records import VideoShape, VideoTokens
+from vidsieve.framework.stage import Stage, tunable
+from vidsieve.policies._counting import attainable_by_ratio
+from vidsieve.policies._greedy import Alike, field_of, pick
+
+SPENT = 1e-5
+"""Below this share of a token, what the chosen ones do not show of it is rounding."""
+
+
+class CDPruner(Stage):
+    """Keep the visual tokens that are relevant and unlike one another, by a determinantal point process.
+
+        r = (s − min s + 1e-6) / (max s − min s)            s the scores an earlier stage made
+        L = diag(r) · cosine · diag(r)
+        next = argmax over i of det L on the chosen and i   = argmax of r_i² times the part of i not yet spanned
+
+    The greedy answer to the most probable set, updated pick by pick as a Cholesky factor grows. Where all scores are
+    one (no question, say) r is 1 and diversity decides alone. Where every direction is spanned (more picks than
+    channels) all sets have determinant 0 and the code picks rounding noise; here the choice starts anew among the
+    rest. All frames are one set; a frame budget made by an earlier stage says how many each frame gives. Ties go to
+    the lower index.
+
+    Source: CDPruner, arXiv 2506.10967, and its code (github.com/Theia-4869/CDPruner); the fast greedy MAP
+    inference is that of Chen et al., arXiv 1709.05135.
+    """
+
+    reads = ("scores",)
+    reads_if_made = ("budget",)
+    solves = "keep_ratio"
+
+    keep_ratio: float | None = tunable(
+        None,
+        low=0.01,
+        high=1.0,
+        help="kept ÷ offered; left out, the retention ratio decides",
+    )
+
+    def attainable(self, shape: VideoShape) -> tuple[float, float]:
+        return attainable_by_ratio(shape, self.keep_ratio)
+
+    @hookimpl
+    def select_tokens(self, tokens: VideoTokens) -> Keep:
+        assert tokens.scores is not None, "the core refuses a reader before its writer"
+        field = field_of(tokens, self.keep_ratio, "cdpruner.select")
+        alike = Alike(field.of(tokens.features))
+        quality = relevance(field.of(tokens.scores.values)).square()
+        kernel = _Kernel(alike, quality, field.count)
+        return Keep(field.mask(pick(field, quality, kernel.after), tokens.keep))
+
+
+def relevance(scores: Float[Tensor, " alive"]) -> Float[Tensor, " alive"]:
+    """Scores on the scale of the kernel, from about 0 to 1; all 1 where they do not differ."""
+    finite = scores.nan_to_num(posinf=torch.finfo(torch.float32).max)
+    low, high = finite.amin(), finite.amax()
+    # halves, so that the range of float32 itself has a finite width
+    scaled = (finite / 2 - low / 2 + 5e-7) / (high / 2 - low / 2).clamp(min=1e-30)
+    return torch.where(high > low, scaled, 1.0)
+
+
+class _Kernel:
+    """What each token would add to the determinant, as tokens are chosen.
+
+    `left` is the part of each unit vector that is orthogonal to those chosen, squared; `rows` holds the coordinates
+    in their span, `since` the turn at which the span was begun anew.
+    """
+
+    def __init__(self, alike: Alike, quality: Float[Tensor, " alive"], count: int) -> None:
+        self.alike, self.quality = alike, quality
+        self.left = torch.ones_like(quality)
+        self.rows = quality.new_zeros(count, quality.numel())
+        self.turns = torch.arange(count, device=quality.device)
+        self.since = torch.zeros(1, dtype=torch.int64, device=quality.device)
+
+    def after(self, chosen: Int[Tensor, "1"], turn: int, open_: Bool[Tensor, " alive"]) -> Float[Tensor, " alive"]:
+        """The gains of all tokens once `chosen` is in the set."""
+        before = self.rows[:turn]
+        mine = before.index_select(1, chosen).squeeze(1) * (self.turns[:turn] >= self.since)
+        coordinate = (self.alike.row(chosen) - mine @ before) / self.left.index_select(0, chosen).clamp(
+            min=SPENT
+        ).sqrt()
+        self.rows[turn] = coordinate
+        left = self.left - coordinate.square()
+        self.left = torch.where(left > SPENT, left, 0.0)
+        spent = ~((self.left > 0) & open_).any(dim=0, keepdim=True)
+        self.left = torch.where(spent, 1.0, self.left)
+        self.since = torch.where(spent, turn + 1, self.since)
+        return self.quality * self.left
+
+
+@hookimpl
+def register_stages(register: Callable[[str, type], None]) -> None:
+    register("cdpruner.select", CDPruner)

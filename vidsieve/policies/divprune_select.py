@@ -1,0 +1,62 @@
+"""DivPrune: the visual tokens that are least alike, chosen one by one."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidsieve.framework.hookspecs import hookimpl
+from vidsieve.framework.plans import Keep
+from vidsieve.framework.records import VideoShape, VideoTokens
+from vidsieve.framework.stage import Stage, tunable
+from vidsieve.policies._counting import attainable_by_ratio
+from vidsieve.policies._greedy import Alike, field_of, pick
+
+
+class DivPrune(Stage):
+    """Keep a set of visual tokens in which even the two most alike differ as much as possible.
+
+        d(i, j) = 1 − cosine of features i and j
+        first   = argmax over i of min over j ≠ i of d(i, j)
+        next    = argmax over the others of min over those chosen of d(·, chosen)
+
+    The greedy answer to the max-min diversity problem. It reads no scores and no text. All frames are one set, as in
+    the paper's video runs; a frame budget made by an earlier stage says how many each frame gives, while the distance
+    still counts over all frames. Ties go to the lower index.
+
+    Source: DivPrune, arXiv 2503.02175, equations 2 and 3, and its code (github.com/vbdi/divprune), as its ports repeat
+    it. The code counts `round(ratio * n)` tokens; here the core's exact total stands.
+    """
+
+    reads_if_made = ("budget",)
+    solves = "keep_ratio"
+
+    keep_ratio: float | None = tunable(
+        None,
+        low=0.01,
+        high=1.0,
+        help="kept ÷ offered; left out, the retention ratio decides",
+    )
+
+    def attainable(self, shape: VideoShape) -> tuple[float, float]:
+        return attainable_by_ratio(shape, self.keep_ratio)
+
+    @hookimpl
+    def select_tokens(self, tokens: VideoTokens) -> Keep:
+        field = field_of(tokens, self.keep_ratio, "divprune.select")
+        alike = Alike(field.of(tokens.features))
+        nearest = alike.nearest()
+
+        def after(chosen: Int[Tensor, "1"], turn: int, open_: Bool[Tensor, " alive"]) -> Float[Tensor, " alive"]:
+            nonlocal nearest
+            row = alike.row(chosen)
+            nearest = torch.maximum(nearest, row) if turn else row
+            return -nearest
+
+        return Keep(field.mask(pick(field, -nearest, after), tokens.keep))
+
+
+@hookimpl
+def register_stages(register: Callable[[str, type], None]) -> None:
+    register("divprune.select", DivPrune)
