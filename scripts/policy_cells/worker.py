@@ -1,0 +1,125 @@
+"""Measuring one cell, in a process of its own that keeps the model and the clips it was last asked about."""
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, get_args
+from unittest.mock import patch
+
+from policy_cells.wanted import RULES, TIMED_RUNG, TTFT, Cell
+from vidsieve import load_policy
+from vidsieve.adapters import shorten
+from vidsieve.cli.workbench.bench import BUNDLED_BATCH
+from vidsieve.cli.workbench.session import Session, open_session
+from vidsieve.cli.workbench.setup import Setup
+from vidsieve.framework import registry
+from vidsieve.framework.errors import PolicyError, RetentionError
+from vidsieve.framework.policy import Policy
+from vidsieve.framework.records import Signal
+from vidsieve.framework.report import Report
+from vidsieve.tuner.latency import PairedTimer
+
+Found = dict[str, Any]
+
+
+def ignore_interrupts() -> None:
+    """Ctrl-C is the parent's to handle: what a worker has begun, it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def measure(cell: Cell, questions: int, seed: int) -> tuple[Found, dict[str, str]]:
+    """The cell's numbers, or why there are none; and what it was measured on."""
+    ward = _ward(cell.model, TIMED_RUNG if cell.what == TTFT else cell.what, questions, seed)
+    began = time.perf_counter()
+    policy = load_policy(cell.policy, retention_ratio=cell.ratio)
+    try:
+        found = ward.time(policy) if cell.what == TTFT else ward.score(policy)
+    except RetentionError:
+        low, high = policy.attainable(ward.session.bench.shape)
+        reach = f"{100 * low:.3g} %" if high - low < 1e-9 else f"{100 * low:.3g} to {100 * high:.3g} %"
+        found = {"missing": f"n/a, reaches {reach}"}
+    except PolicyError as error:
+        found = {"missing": "n/a", "why": str(error)}
+    return found | {"seconds": round(time.perf_counter() - began, 2)}, dict(ward.session.bench.describe())
+
+
+@functools.lru_cache(maxsize=1)
+def _ward(model: str, rung: str, questions: int, seed: int) -> "Ward":
+    return Ward(open_session(Setup(model=model, rung=rung), registry.default(), seed=seed), questions, seed)
+
+
+class Ward:
+    """A model with one rung's questions. A batch's vision features are computed once for all policies they serve."""
+
+    def __init__(self, session: Session, questions: int, seed: int) -> None:
+        self.session = session
+        examples = list(session.task.examples("heldout", questions, seed=seed))
+        self.batches = [examples[at : at + BUNDLED_BATCH] for at in range(0, len(examples), BUNDLED_BATCH)]
+        self._features: dict[tuple[int, frozenset[str]], Any] = {}
+
+    def score(self, policy: Policy, *, reuse: bool = True) -> Found:
+        """Right and wrong, a string a clip, and the attained retention."""
+        clips: dict[str, str] = {}
+        with self._reports() as reports:
+            for number, batch in enumerate(self.batches):
+                with self._encoded(number, policy) if reuse else nullcontext():
+                    outcomes = list(self.session.bench.score(policy, batch))
+                for outcome in outcomes:
+                    clips[outcome.group] = clips.get(outcome.group, "") + str(int(outcome.correct))
+        whole = Report.combine(reports)
+        return {
+            "clips": list(clips.values()),
+            "in_prompt": round(whole.prompt_ratio, 6),
+            "over_layers": round(whole.attained_ratio, 6),
+        }
+
+    def time(self, policy: Policy) -> Found:
+        """The time to the first token beside the uncompressed model's, the vision tower and the policy included."""
+        latency = PairedTimer(self.session.bench, "ttft").measure(policy, RULES).to_dict()
+        kept = {name: latency[name] for name in ("policy_ms", "baseline_ms", "stopped")}
+        return {"ttft_ratio": latency["ratio"], **kept, "load": round(os.getloadavg()[0], 2)}
+
+    @contextmanager
+    def _reports(self) -> Iterator[list[Report]]:
+        """Every report of the runs inside."""
+        runner: Any = self.session.bench.runner
+        original, found = runner.under, []
+
+        @contextmanager
+        def under(policy: Any) -> Iterator[list[Report]]:
+            with original(policy) as reports:
+                yield reports
+            found.extend(reports)
+
+        runner.under = under
+        try:
+            yield found
+        finally:
+            del runner.under
+
+    @contextmanager
+    def _encoded(self, number: int, policy: Policy) -> Iterator[None]:
+        """While open, the vision side answers a batch's first question and gives that answer again from then on.
+
+        A pass in which signals are listened for has an answer of its own. A policy that chooses what the tower sees
+        has the tower run.
+        """
+        signals = (policy.needs() | policy.wants()) & set(get_args(Signal))
+        place: Any = shorten if signals else self.session.loaded.model.base_model
+        name = "encode_all" if signals else "get_video_features"
+        if policy.frame_stages or not hasattr(place, name):
+            yield
+            return
+        encode, key = getattr(place, name), (number, frozenset(signals))
+
+        @functools.wraps(encode)
+        def once(*args: Any, **kwargs: Any) -> Any:
+            if key not in self._features:
+                self._features[key] = encode(*args, **kwargs)
+            return self._features[key]
+
+        with patch.object(place, name, once):
+            yield

@@ -1,0 +1,136 @@
+"""Print the table of all published policies on both bundled models, measuring the cells that are missing.
+
+    python scripts/policy_table.py --write                        everything; about 25 minutes on two cores
+    python scripts/policy_table.py --policies vidcom2,fastv       some policies; the rest is printed as stored
+    python scripts/policy_table.py --jobs 0                       measure nothing, print what is stored
+
+Every finished cell goes to scripts/data/policy_table.json at once, and is measured again only if the policy, the
+model, the questions or the rules of timing have changed: Ctrl-C loses nothing but the cells in work. Accuracy runs in
+`--jobs` processes, timing behind it in one, alone. `--write` also stores the Markdown beside the data and in
+docs/explanation/policies-measured.md.
+"""
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+from policy_cells.page import quoted, table_text
+from policy_cells.store import Store
+from policy_cells.wanted import MODEL_NAMES, TTFT, Cell, cells, policies
+from policy_cells.worker import ignore_interrupts, measure
+
+from vidsieve.framework.errors import VidsieveError
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "scripts" / "data" / "policy_table.json"
+PAGE = ROOT / "docs" / "explanation" / "policies-measured.md"
+
+
+class Pass:
+    """The cells that are missing, measured and stored one by one."""
+
+    def __init__(self, store: Store, todo: Sequence[Cell], questions: int, seed: int) -> None:
+        self.store, self.todo, self.questions, self.seed = store, list(todo), questions, seed
+        self.failed: list[str] = []
+
+    def run(self, jobs: int) -> None:
+        """Accuracy side by side, then the clock alone."""
+        scored = [cell for cell in self.todo if cell.what != TTFT]
+        timed = [cell for cell in self.todo if cell.what == TTFT]
+        self._pool("scored", scored, jobs)
+        self._pool("timed", timed, 1)
+
+    def _pool(self, verb: str, todo: Sequence[Cell], jobs: int) -> None:
+        if not todo:
+            return
+        # a forked child would inherit torch's threads in whatever state they are
+        context, began = multiprocessing.get_context("spawn"), time.perf_counter()
+        pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=ignore_interrupts)
+        left = {pool.submit(measure, cell, self.questions, self.seed): cell for cell in todo}
+        try:
+            while left:
+                done, _ = wait(left, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._take(left.pop(future), future)
+                _progress(verb, len(todo) - len(left), len(todo), began)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for future, cell in left.items():
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    self._take(cell, future)
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _take(self, cell: Cell, future: "Future") -> None:
+        """Store a cell; one that failed in an unforeseen way is told and left out, the others go on."""
+        error = future.exception()
+        if error is not None:
+            self.failed.append(f"{cell.name}: {type(error).__name__}: {error}")
+            print(f"\nFAILED {self.failed[-1]}", file=sys.stderr)
+            return
+        self.store.put(cell, *future.result())
+
+
+def _progress(verb: str, done: int, total: int, began: float) -> None:
+    left_s = (time.perf_counter() - began) / done * (total - done)
+    end = "\n" if done == total else ""
+    print(f"\r{verb} {done}/{total}, {left_s / 60:.1f} min left ", end=end, file=sys.stderr, flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODEL_NAMES), help="comma-separated")
+    parser.add_argument("--policies", default="", help="comma-separated; all that are published if left out")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each rung, nine a clip")
+    parser.add_argument("--seed", type=int, default=0, help="of the clips")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that score; 0 measures nothing")
+    parser.add_argument("--data", type=Path, default=DATA, help="where cells are kept")
+    parser.add_argument("--write", action="store_true", help="store the Markdown too")
+    asked = parser.parse_args()
+    asked.models = [name for name in asked.models.split(",") if name]
+    if unknown := set(asked.models) - set(MODEL_NAMES):
+        parser.error(f"--models: no bundled model {', '.join(sorted(unknown))}; there are {', '.join(MODEL_NAMES)}")
+    if asked.questions < 1 or asked.jobs < 0:
+        parser.error("--questions must be above 0 and --jobs at least 0")
+    return asked
+
+
+QUESTIONS = 270
+
+
+def main() -> int:
+    """Measure what is missing, print, and with `--write` store."""
+    asked = arguments()
+    try:
+        names = policies([name for name in asked.policies.split(",") if name])
+    except VidsieveError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    store, status = Store(asked.data), 0
+    wanted = cells(asked.models, names, asked.questions, asked.seed)
+    work = Pass(store, [cell for cell in wanted if not store.has(cell)], asked.questions, asked.seed)
+    if asked.jobs:
+        try:
+            work.run(asked.jobs)
+        except KeyboardInterrupt:
+            print(f"\nstopped; finished cells are in {asked.data}: run again to go on", file=sys.stderr)
+            return 130
+        if not asked.policies and asked.models == list(MODEL_NAMES):
+            store.keep_only(cell.name for cell in wanted)
+        status = 1 if work.failed else 0
+    text = table_text(store.measured_on, store.cells)
+    print(text)
+    if asked.write:
+        asked.data.with_suffix(".md").write_text(text, encoding="utf-8")
+        PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

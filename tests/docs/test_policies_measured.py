@@ -1,0 +1,144 @@
+"""The table of policies: the page is what is stored, and what is stored is what the models did."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from doc_pages import ROOT, text
+
+from vidsieve import load_policy
+from vidsieve.bundled.thresholds import TABLE_RATIOS
+from vidsieve.cli.workbench.session import open_session
+from vidsieve.cli.workbench.setup import Setup
+from vidsieve.framework import registry
+from vidsieve.framework.records import SIGNALS
+from vidsieve.tuner.statistics import wilson_interval
+
+DATA = ROOT / "scripts" / "data" / "policy_table.json"
+MODEL = "qwen2-vl-tiny"
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[Any]:
+    """The modules of scripts/policy_cells."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        from policy_cells import page, store, wanted, worker
+
+        yield type("Scripts", (), {"page": page, "store": store, "wanted": wanted, "worker": worker})
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+
+
+@pytest.fixture(scope="module")
+def ward(scripts: Any) -> Any:
+    """The bundled model with two batches of questions."""
+    return scripts.worker.Ward(open_session(Setup(model=MODEL, rung="cuts"), registry.default()), 18, 0)
+
+
+def made(policy: str, ratio: float | None, what: str, **found: Any) -> dict[str, Any]:
+    return {"key": "k", "model": MODEL, "policy": policy, "ratio": ratio, "what": what, **found}
+
+
+FACTS = {MODEL: {"device_name": "a CPU", "threads": "1", "dtype": "float32", "torch": "2", "transformers": "5"}}
+
+
+def test_the_page_and_the_stored_table_follow_from_the_stored_cells(scripts: Any) -> None:
+    told = json.loads(DATA.read_text(encoding="utf-8"))
+    printed = scripts.page.table_text(told["measured_on"], told["cells"])
+
+    assert DATA.with_suffix(".md").read_text(encoding="utf-8") == printed
+    page = text("docs/explanation/policies-measured.md")
+    assert scripts.page.quoted(page, printed) == page
+
+
+def test_every_published_policy_has_its_cells_and_those_with_fixed_counts_have_one_each(scripts: Any) -> None:
+    names = scripts.wanted.policies()
+    asked = scripts.wanted.cells([MODEL], names, 9, 0)
+
+    assert names[0] == "none" and set(names) == set(registry.default().policies)
+    of = {name: {cell.ratio for cell in asked if cell.policy == name} for name in names}
+    assert of["vidcom2"] == set(TABLE_RATIOS)
+    assert of["none"] == of["fastv-released"] == {None}
+    assert {cell.what for cell in asked} == {"static", "jitter", "cuts", "ttft"}
+    assert len({cell.name for cell in asked}) == len(asked)
+
+
+def test_a_cell_holds_until_policy_questions_or_seed_change(scripts: Any, tmp_path: Path) -> None:
+    wanted, store = scripts.wanted, scripts.store.Store(tmp_path / "cells.json")
+    cell, *_ = wanted.cells([MODEL], ["vidcom2"], 9, 0)
+    store.put(cell, {"clips": ["110"]}, FACTS[MODEL])
+
+    again = scripts.store.Store(tmp_path / "cells.json")
+    assert again.has(cell)
+    assert again.cells[cell.name]["clips"] == ["110"]
+    for other in (wanted.cells([MODEL], ["vidcom2"], 18, 0)[0], wanted.cells([MODEL], ["vidcom2"], 9, 1)[0]):
+        assert other.name == cell.name and not again.has(other)
+    assert load_policy("vidcom2", retention_ratio=cell.ratio).hash in cell.key
+    again.keep_only([])
+    assert scripts.store.Store(tmp_path / "cells.json").cells == {}
+
+
+READERS = sorted(
+    name
+    for name in registry.default().policies
+    if (load_policy(name).needs() | load_policy(name).wants()) & set(SIGNALS)
+)
+"""Published policies that listen to the vision tower."""
+
+
+@pytest.mark.parametrize("name", ["vidcom2", "fastv", "pixel-change", *READERS[:2]])
+def test_features_computed_once_change_no_answer(ward: Any, name: str) -> None:
+    policy = load_policy(name, retention_ratio=0.5)
+    alone, first, second = (ward.score(policy, reuse=reuse) for reuse in (False, True, True))
+
+    assert alone == first == second
+    assert sum(map(len, alone["clips"])) == 18 and len(alone["clips"]) == 2
+    assert alone["over_layers"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "ratio", "missing", "why"),
+    [("fastv", 0.1, "n/a, reaches 25.3 to 100 %", ""), ("pyramiddrop-released", None, "n/a", "prune: after")],
+)
+def test_what_cannot_be_says_why(scripts: Any, name: str, ratio: float | None, missing: str, why: str) -> None:
+    (cell,) = (one for one in scripts.wanted.cells([MODEL], [name], 9, 0) if (one.ratio, one.what) == (ratio, "static"))
+    found, facts = scripts.worker.measure(cell, 9, 0)
+
+    assert found["missing"] == missing
+    assert why in found.get("why", "")
+    assert facts["checkpoint"] == MODEL
+    row = next(
+        line
+        for line in scripts.page.table_text({MODEL: facts}, {cell.name: made(name, ratio, "static", **found)}).split(
+            "\n"
+        )
+        if line.startswith(f"| {name} ")
+    )
+    assert missing in row and ("[1]" in row) == bool(why)
+
+
+def test_alike_answers_about_a_clip_count_as_one_question(scripts: Any) -> None:
+    together = scripts.page.accuracy({"clips": ["1" * 9] * 10 + ["0" * 9] * 10})
+    apart = scripts.page.accuracy({"clips": ["10" * 4] * 10})
+
+    fair = wilson_interval(9, 18)
+    assert together.n in (18, 19) and (together.low, together.high) == pytest.approx((fair.low, fair.high), abs=0.02)
+    assert apart.n == 10 * 8
+    assert scripts.page.accuracy({"clips": ["111"] * 10}).n == 10
+
+
+def test_pairs_show_the_difference_a_frame_budget_makes_and_leave_out_what_is_not_there(scripts: Any) -> None:
+    plain, budgeted = ["100", "000"] * 10, ["110", "000"] * 10
+    cells = {
+        f"{MODEL} {name} 0.5 cuts": made(name, 0.5, "cuts", clips=clips, in_prompt=1.0, over_layers=0.5)
+        for name, clips in (("fastv", plain), ("vidcom2-fastv", budgeted))
+    }
+    printed = scripts.page.table_text(FACTS, cells)
+
+    line = next(line for line in printed.split("\n") if line.startswith(f"| {MODEL} | fastv"))
+    assert "16.7 → 33.3, +16.7 (" in line and "not run" in line
+    assert "Not measured: vidcom2-pyramiddrop, vidcom2-sparsevlm." in printed
