@@ -91,6 +91,18 @@ def check_sizes(policy: "Policy", video: VideoInput) -> None:
     for name in video.signals:
         if name not in SIGNALS:
             raise InputError(f"{where}: no signal named {name!r}. {suggest(name, SIGNALS)}")
+        _check_signal(where, name, video.signals[name], frames, tokens)
+
+
+def _check_signal(where: str, name: str, value: Tensor, frames: int, tokens: int) -> None:
+    """A float a token, or a row of them for what has a width."""
+    wide = name == "pre_merger_features"
+    if not value.is_floating_point() or not _fits(value, (frames, tokens, None) if wide else (frames, tokens)):
+        kind = str(value.dtype).removeprefix("torch.")
+        raise InputError(
+            f"{where}: signal {name} must be floats of ({frames}, {tokens}{', any' if wide else ''}), got {kind} of "
+            f"{tuple(value.shape)}."
+        )
 
 
 def _fits(value: Tensor, shape: tuple[int | None, ...]) -> bool:

@@ -16,7 +16,14 @@ from vidsieve.framework.plans import Budget, Scores, Segments
 
 Signal = Literal["pixel_difference", "vision_attention", "pre_merger_features"]
 SIGNALS: tuple[str, ...] = get_args(Signal)
-"""Extra tensors a stage may ask an adapter for. The list is closed."""
+"""Extra tensors a stage may ask an adapter for, of the tokens that were encoded. The list is closed.
+
+pixel_difference     Float[frames tokens], mean absolute difference of a token's pixels to those of the unit before it,
+                     in the model's pixel values; infinite in the first unit
+vision_attention     Float[frames tokens], mean attention a token receives in the vision layer that makes the features:
+                     from the [CLS] where there is one, else from all patches of its frame
+pre_merger_features  Float[frames tokens width], what enters the projector or merger, mean over the token's patches
+"""
 
 INPUTS: tuple[str, ...] = ("token_grid", "timestamps_s", "question")
 """Optional fields of `VideoTokens` a stage may need, beside the signals."""

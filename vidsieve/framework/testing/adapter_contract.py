@@ -14,7 +14,8 @@ from vidsieve.framework.testing.adapter_inputs import InputLaws
 from vidsieve.framework.testing.adapter_kv import KVLaws
 from vidsieve.framework.testing.adapter_laws import CompactionLaws
 from vidsieve.framework.testing.adapter_layer import LayerLaws
+from vidsieve.framework.testing.adapter_signals import SignalLaws
 
 
-class AdapterContract(CompactionLaws, CallLaws, InputLaws, FrameLaws, LayerLaws, KVLaws):
+class AdapterContract(CompactionLaws, CallLaws, InputLaws, FrameLaws, SignalLaws, LayerLaws, KVLaws):
     """All laws of an adapter."""

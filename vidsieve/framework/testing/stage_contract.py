@@ -30,7 +30,7 @@ from vidsieve.framework.reconcile import reconcile
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.solve import check_reach, solved
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing.samples import video_tokens
+from vidsieve.framework.testing.samples import made_signals, video_tokens
 
 
 class StageContract:
@@ -43,7 +43,7 @@ class StageContract:
         raise TypeError(f"{type(self).__name__} must implement make_stage()")
 
     def make_tokens(self, frames: int, tokens: int, dim: int) -> VideoTokens:
-        """What the stage is shown. By default scores and a budget are there for stages that read them."""
+        """What the stage is shown. By default scores, a budget and signals are there for stages that ask."""
         record = video_tokens(frames, tokens, dim)
         stage = self.make_stage()
         read = (*stage.reads, *stage.reads_if_made)
@@ -54,7 +54,8 @@ class StageContract:
             record = replace(record, budget=Budget(share=torch.rand(frames, generator=rng)))
         if "segments" in read:
             record = replace(record, segments=Segments(labels=torch.arange(frames) // 2))
-        return replace(record, token_budget=self.token_budget(record), retention_ratio=0.5)
+        signals = made_signals(stage.needs() | stage.wants(), frames, tokens)
+        return replace(record, signals=signals, token_budget=self.token_budget(record), retention_ratio=0.5)
 
     def token_budget(self, record: VideoTokens) -> int | None:
         """Half of the tokens for a stage whose own setting does not fix the count."""
@@ -106,9 +107,11 @@ class StageContract:
             record = replace(record, keep=keep, token_budget=min(budget, int(keep.sum())) if budget else None)
             for poison in (float("nan"), float("inf"), 1e4):
                 features = record.features.masked_fill(~keep[..., None], poison)
-                for (_, clean), (_, poisoned) in zip(
-                    self.plans(record), self.plans(replace(record, features=features)), strict=True
-                ):
+                signals = {name: values.clone() for name, values in record.signals.items()}
+                for values in signals.values():
+                    values[~keep] = poison
+                poisoned_record = replace(record, features=features, signals=signals)
+                for (_, clean), (_, poisoned) in zip(self.plans(record), self.plans(poisoned_record), strict=True):
                     assert same(clean, poisoned, alive=keep)
 
     def test_scores_do_not_depend_on_the_models_dtype(self) -> None:
