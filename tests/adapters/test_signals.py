@@ -1,5 +1,6 @@
 """Signals: attention that frames receive, in blocks of any size; which vision layer is listened to."""
 
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -54,9 +55,13 @@ def test_the_layer_is_the_one_whose_output_becomes_the_tokens(chosen: Any, layer
 def test_flash_attention_still_takes_all_frames_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     kernel = adapter_flash.flash_attn_varlen_func
-    monkeypatch.setattr(
-        adapter_flash, "flash_attn_varlen_func", lambda q, *args, **kw: calls.append(len(q)) or kernel(q, *args, **kw)
-    )
+
+    @wraps(kernel)
+    def counting(q: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(len(q))
+        return kernel(q, *args, **kwargs)
+
+    monkeypatch.setattr(adapter_flash, "flash_attn_varlen_func", counting)
     kit = Qwen2VL()
     model = kit.build_model()
     with adapter_flash.flash_attention(model, model.config.vision_config):
