@@ -13,6 +13,7 @@ from vidsieve.framework.records import INPUTS, SIGNALS, VideoShape
 
 if TYPE_CHECKING:
     from vidsieve.framework.policy import Policy
+    from vidsieve.framework.stream import StreamState
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,6 +31,7 @@ class VideoInput:
     video_index: int = 0
     units: int | None = None
     alive: Bool[Tensor, "units tokens"] | None = None
+    state: "StreamState | None" = None
 
     @property
     def living(self) -> Bool[Tensor, "frames tokens"] | None:

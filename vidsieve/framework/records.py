@@ -72,8 +72,8 @@ class VideoTokens:
     `token_budget` is the number of tokens to leave, given to the last reducing stage only; `retention_ratio` is what
     the policy was asked for. `token_grid` is (t, h, w) in visual tokens. `frame_index` numbers the original units.
     `question` holds the input embeddings of the text after the last visual token. `rng` lives on the CPU and is
-    seeded from the seed, the index of the video in its own request and the position of the stage. `state` carries
-    what a stage kept from earlier chunks of a stream.
+    seeded from the seed, the index of the video in its own request and the position of the stage. `state` is what
+    this hook's plan said in `state` for the chunk before, where a video comes in chunks; None for the first.
     """
 
     features: Float[Tensor, "frames tokens dim"]
@@ -90,7 +90,7 @@ class VideoTokens:
     scores: Scores | None = None
     segments: Segments | None = None
     signals: Mapping[str, Tensor] = field(default_factory=dict)
-    state: Any = None
+    state: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
