@@ -1,5 +1,7 @@
 """GLM-4V obeys the laws of an adapter, though its videos use the placeholder of images."""
 
+from typing import Any
+
 import torch
 from adapters.tiny import IMAGE, ROPE_3D, TEXT, VIDEO, patches
 from torch import Tensor
@@ -41,3 +43,11 @@ class TestGlm4V(AdapterContract):
     def make_image(self, seed: int) -> dict[str, Tensor]:
         grid = torch.tensor([[1, 4, 6]])
         return {"pixel_values": patches(grid, seed), "image_grid_thw": grid}
+
+    def patch_states(self, model: Any, taken: dict[str, Any]) -> Tensor:
+        """What leaves the last block: a convolution makes tokens of it before the vision side gives anything out."""
+        seen: list[Tensor] = []
+        handle = model.base_model.visual.blocks[-1].register_forward_hook(lambda *of: seen.append(of[2]))
+        super().patch_states(model, taken)
+        handle.remove()
+        return seen[0]

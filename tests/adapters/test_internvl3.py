@@ -36,6 +36,11 @@ class TestInternVL3(AdapterContract):
     def make_image(self, seed: int) -> dict[str, Tensor]:
         return {"pixel_values": pixels(3, 24, seed)}
 
+    class_rows = 1
+
+    def pooled(self, model: Any, inputs: dict[str, Any], values: list[Tensor]) -> Tensor:
+        return torch.cat(values).view(-1, 3, 2, 3, 2).mean(dim=(2, 4)).flatten()
+
     def around(self, frame: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         number = [84 + int(digit) for digit in np.base_repr(frame + 1, 5)]
         return (81, *number, 82, 83, VISION_START), (VISION_END,)

@@ -1,5 +1,7 @@
 """LLaVA-NeXT-Video obeys the laws of an adapter."""
 
+from typing import Any
+
 import torch
 from adapters.tiny import CLIP, LLAVA_IDS, TEXT, pixels
 from torch import Tensor
@@ -25,6 +27,15 @@ class TestLlavaNextVideo(AdapterContract):
             **LLAVA_IDS,
         )
         return LlavaNextVideoForConditionalGeneration(config).eval()
+
+    class_rows = 1
+
+    def pooled(self, model: Any, inputs: dict[str, Any], values: list[Tensor]) -> Tensor:
+        grid = torch.cat(values).view(-1, 3, 2, 3, 2)
+        return grid.mean(dim=(2, 4)).flatten()
+
+    def pixels_pooled(self, model: Any, change: Tensor) -> Tensor:
+        return change.unflatten(2, (3, 8)).unflatten(1, (3, 8)).mean(dim=(2, 4))
 
     def make_video(self, seed: int, frames: int = 4) -> dict[str, Tensor]:
         return {"pixel_values_videos": pixels(frames, 24, seed)[None]}

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from adapters.tiny import LLAVA_IDS, SIGLIP, TEXT, pixels
 from torch import Tensor
+from torch.nn.functional import interpolate
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from vidsieve.framework.testing import AdapterContract
@@ -31,6 +32,13 @@ class TestLlavaOnevision(AdapterContract):
 
     def make_image(self, seed: int) -> dict[str, Tensor]:
         return {"pixel_values": pixels(2, 20, seed)[None], "image_sizes": torch.tensor([[20, 20]])}
+
+    def pooled(self, model: Any, inputs: dict[str, Any], values: list[Tensor]) -> Tensor:
+        grid = torch.cat(values).view(-1, 1, 5, 5)
+        return interpolate(grid, size=(3, 3), mode="bilinear").flatten()
+
+    def pixels_pooled(self, model: Any, change: Tensor) -> Tensor:
+        return self.pooled(model, {}, [change.unflatten(2, (5, 4)).unflatten(1, (5, 4)).mean(dim=(2, 4)).flatten(1)])
 
     def test_an_odd_patch_grid_is_pooled_up_and_the_newline_is_structural(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())

@@ -7,6 +7,7 @@ import torch
 from adapters.tiny import IDS, ROPE_3D, TEXT, VISION_END, VISION_START, patches
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.vision_utils import get_vision_window_index
 
 import vidsieve
 from vidsieve.framework.testing import AdapterContract
@@ -35,13 +36,22 @@ class TestQwen25VL(AdapterContract):
         return Qwen2_5_VLForConditionalGeneration(config).eval()
 
     def make_video(self, seed: int, frames: int = 4) -> dict[str, Tensor]:
-        grid = torch.tensor([[frames, 4, 6 + 2 * (seed % 2)]])
+        grid = torch.tensor([[frames, 8, 6 + 2 * (seed % 2)]])
         pace = torch.tensor([0.5 + 0.5 * (seed % 3)])
         return {"pixel_values_videos": patches(grid, seed), "video_grid_thw": grid, "second_per_grid_ts": pace}
 
     def make_image(self, seed: int) -> dict[str, Tensor]:
         grid = torch.tensor([[1, 4, 6]])
         return {"pixel_values": patches(grid, seed), "image_grid_thw": grid}
+
+    def pooled(self, model: Any, inputs: dict[str, Any], values: list[Tensor]) -> Tensor:
+        """The tower sorts tokens by window; transformers says how."""
+        tokens = super().pooled(model, inputs, values)
+        vision = model.config.vision_config
+        sizes = (vision.spatial_merge_size, vision.window_size, vision.patch_size)
+        order, _ = get_vision_window_index(inputs["video_grid_thw"], *sizes)
+        assert order.tolist() != sorted(order.tolist())
+        return torch.zeros_like(tokens).index_copy(0, order, tokens)
 
     def test_stages_see_the_seconds_of_each_temporal_patch(self, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = []

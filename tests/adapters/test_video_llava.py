@@ -16,6 +16,7 @@ class TestVideoLlava(AdapterContract):
     every_layer_law = False
     cannot = frozenset({"uneven videos"})
     lead_rows = True
+    class_rows = 1
 
     def build_model(self) -> VideoLlavaForConditionalGeneration:
         torch.manual_seed(0)
@@ -28,6 +29,12 @@ class TestVideoLlava(AdapterContract):
 
     def make_image(self, seed: int) -> dict[str, Tensor]:
         return {"pixel_values": pixels(1, 24, seed)}
+
+    def pooled(self, model: Any, inputs: dict[str, Any], values: list[Tensor]) -> Tensor:
+        return torch.cat(values).flatten()
+
+    def pixels_pooled(self, model: Any, change: Tensor) -> Tensor:
+        return change.unflatten(2, (3, 8)).unflatten(1, (3, 8)).mean(dim=(2, 4))
 
     def test_the_class_row_of_every_frame_stays(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())

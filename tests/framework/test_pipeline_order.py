@@ -94,7 +94,7 @@ def test_a_stage_sees_the_sizes_it_was_promised() -> None:
         "token_grid": (3, 1, 2),
         "timestamps_s": torch.tensor([0.0, 0.5, 1.0]),
         "question": torch.ones(5, 4),
-        "signals": {"pixel_difference": torch.ones(3)},
+        "signals": {"pixel_difference": torch.ones(3, 2)},
     }
     with pytest.warns(UserWarning, match="removed none"):
         policy(diary.stage("a", "select_tokens", data_dependent=True)).plan(ramp(3, 2), **inputs)
@@ -191,6 +191,15 @@ def test_a_wanted_input_may_be_missing() -> None:
         ({"token_grid": (2, 2, 3)}, r"token_grid must be \(t, h, w\) with t = 2 frames and h \* w = 4"),
         ({"token_grid": (4, 1, 2)}, "token_grid must be"),
         ({"signals": {"pixel_diference": torch.ones(1)}}, "no signal named 'pixel_diference'. Did you mean 'pixel_d"),
+        (
+            {"signals": {"pixel_difference": torch.ones(2, 3)}},
+            r"pixel_difference must be floats of \(2, 4\), got float32",
+        ),
+        ({"signals": {"vision_attention": torch.ones(2, 4).int()}}, "vision_attention must be floats .*, got int32"),
+        (
+            {"signals": {"pre_merger_features": torch.ones(2, 4)}},
+            r"pre_merger_features must be floats of \(2, 4, any\)",
+        ),
         ({"units": 1}, "units must be at least the 2 frames"),
         ({"units": 5}, "frame_index must say which they are"),
     ],

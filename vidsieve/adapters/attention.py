@@ -16,6 +16,8 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 NAME = "vidsieve"
+FLASH_NAME = "vidsieve_flash"
+"""What stands for FlashAttention: modules that find "flash" in their configuration call their kernel in another way."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,7 +93,8 @@ def tapped(modules: Mapping[int, Any], tap: Callable[[AttentionCall], Any]) -> I
     """While open, the attention of these modules (by layer) goes through `tap`, which must return a kernel's result."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, _dispatch)
+    for name in (NAME, FLASH_NAME):
+        AttentionInterface.register(name, _dispatch)
     found = {layer: (module.config, _PATCHES.get(module)) for layer, module in modules.items()}
     try:
         for layer, module in modules.items():
@@ -99,7 +102,8 @@ def tapped(modules: Mapping[int, Any], tap: Callable[[AttentionCall], Any]) -> I
             _PATCHES[module] = _Patch(layer, config if below is None else below.config, tap, below)
             module.config = copy.copy(config)
             # not through the property, which writes to nested configurations, and the copy shares those
-            module.config._attn_implementation_internal = NAME
+            flash = "flash" in (config._attn_implementation or "")
+            module.config._attn_implementation_internal = FLASH_NAME if flash else NAME
         yield
     finally:
         for layer, module in modules.items():

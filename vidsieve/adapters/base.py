@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from vidsieve.adapters.layout import VideoLayout
+from vidsieve.adapters.tower import Tower
 from vidsieve.adapters.units import Units
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
@@ -24,7 +25,7 @@ class Adapter:
     layouts             (config, inputs) -> one VideoLayout per picture, in the order of the features; `inputs` has the
                         `input_ids` that the pictures belong to
     aliases             other names for the family
-    offers              optional inputs and signals a stage may ask for
+    offers              optional inputs a stage may ask for; the signals that `tower` and `units` make are added
     runs                stage hooks it can carry out
     special_from        first id of the vocabulary's control tokens, where they form the end of the vocabulary
     modality            "image" where frames are images to the model; then images have layouts too, without frames
@@ -32,6 +33,7 @@ class Adapter:
     spent               further inputs that go with the videos and that the model must not see again
     units               how the pixels fall into units that the vision tower encodes independently; None where it does
                         not, or where nobody wrote it down: then `reduce_frames` is refused
+    tower               where signals are read off the vision side; None where nobody wrote it down: none is offered
     """
 
     family: str
@@ -46,10 +48,17 @@ class Adapter:
     placeholders: Callable[[Any, Any], Any] | None = field(default=None, repr=False)
     spent: frozenset[str] = frozenset()
     units: Units | None = field(default=None, repr=False)
+    tower: Tower | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.units is not None:
             object.__setattr__(self, "runs", self.runs | {"reduce_frames"})
+        object.__setattr__(self, "offers", self.offers | self._signals())
+
+    def _signals(self) -> set[str]:
+        made = set() if self.tower is None else {"vision_attention"}
+        made |= {"pre_merger_features"} if self.tower is not None and self.tower.entrance is not None else set()
+        return made | ({"pixel_difference"} if self.tower is not None and self.units is not None else set())
 
     @property
     def units_independent(self) -> bool:

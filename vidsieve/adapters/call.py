@@ -56,6 +56,7 @@ class GenerateCall:
                 stack.enter_context(prune.attached())
             if decode is not None:
                 decode.prompt = KVPrompt.of(short.columns.visual, short.columns.mask)
+                decode.held = lambda: None if prune is None else prune.held
                 stack.enter_context(decode.attached())
             output = original(**self._inputs(ids, short))
         if decode is not None and decode.read_ratio is not None:
@@ -97,7 +98,7 @@ class GenerateCall:
         if not stages and (past is None or past.held is None):
             return None
         where = f"policy {self.policy.name!r}, stage {stages[0].label!r}" if stages else "past_key_values"
-        refuse_settings(where, self.setting, kv=bool(self.policy.kv_stages))
+        refuse_settings(where, self.setting)
         return LayerPrune(self.model, self.policy, seed=self.seed)
 
     def _announce(self, prune: LayerPrune, short: Shortened, past: Past | None) -> None:

@@ -7,7 +7,7 @@ number a row back from the device. A step in which every row is inactive costs n
 some rows are, all rows take part at full width and the others are masked.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from vidsieve.adapters.attention import AttentionCall, tapped
 from vidsieve.adapters.base import VideoModel, decoder_of
+from vidsieve.adapters.kv_held import KVGroup, groups_of
 from vidsieve.adapters.kv_prompt import KVPrompt
 from vidsieve.adapters.kv_view import View, attention_row
+from vidsieve.adapters.layer_held import Held
 from vidsieve.framework.calls import call as call_stage
 from vidsieve.framework.checks import check_keep_kv, check_type
 from vidsieve.framework.errors import PlanError, PolicyError
@@ -39,7 +41,10 @@ class _Point:
 
 
 class DecodeKV:
-    """Carries KV stages out on a model's decoder. `read_ratio` tells how much of the visual KV was read."""
+    """Carries KV stages out on a model's decoder. `read_ratio` tells how much of the visual KV was read.
+
+    `held` tells what each layer's cache holds of the prompt, where layer stages shortened it on its way.
+    """
 
     def __init__(self, model: VideoModel, stages: Mapping[str, Stage]) -> None:
         self.decoder = decoder_of(model)
@@ -47,15 +52,17 @@ class DecodeKV:
         self.prompt: KVPrompt | None = None
         self.span: tuple[int, int] | None = None
         self.total = 0
+        self.held: Callable[[], Sequence[Held | None] | None] = lambda: None
         self.keep: Tensor | None = None
-        self.counts: list[int] = []
-        self.view: View | None = None
-        self.read, self.held = 0.0, 0
+        self._groups: list[KVGroup] = []
+        self._counts: list[list[int]] = []
+        self._views: list[View | None] = []
+        self._read, self._held = 0, 0
 
     @property
     def read_ratio(self) -> float | None:
-        """Mean share of the visual KV entries read, over decode steps and decoder layers; None before any step."""
-        return self.read / self.held if self.held else None
+        """Share of the visual KV entries held that were read, over steps and layers; None before any step."""
+        return self._read / self._held if self._held else None
 
     @contextmanager
     def attached(self) -> Iterator["DecodeKV"]:
@@ -81,15 +88,20 @@ class DecodeKV:
         rows, new = tokens.shape[:2]
         if past == 0 and self.span is not None:
             self.prompt = KVPrompt.of_span(self.span, rows, new, kwargs.get("attention_mask"), tokens.device)
+            self._groups = []
             for point in self.points:
                 point.state = None
         self.total = 0
         if self.prompt is None or new != 1 or past < self.prompt.width or self.prompt.most == 0:
             return
         self.prompt = self.prompt.for_rows(rows)
-        self.total, self.keep, self.view = past + 1, None, None
-        self.counts = [self.prompt.width] * rows
-        self.read, self.held = self.read + len(self.decoder.layers), self.held + len(self.decoder.layers)
+        if not self._groups or len(self._groups[0].lengths) != rows:
+            self._groups = groups_of(self.prompt, self.held(), len(self.decoder.layers))
+        self.total, self.keep = past + 1, None
+        self._counts = [group.lengths for group in self._groups]
+        self._views = [None] * len(self._groups)
+        entries = sum(len(group.layers) * sum(group.visual) for group in self._groups)
+        self._read, self._held = self._read + entries, self._held + entries
         self._follow_beams(cache)
 
     def _follow_beams(self, cache: Any) -> None:
@@ -110,20 +122,28 @@ class DecodeKV:
         """The attention of a layer at or behind a prune point."""
         if not self.total:
             return call.run(call.key, call.value, call.mask)
-        output = call.run(call.key, call.value, call.mask) if self.view is None else self.view.run(call)
+        view = self._views[self._group(call.layer)]
+        output = call.run(call.key, call.value, call.mask) if view is None else view.run(call)
         for point in self.points:
             if point.layer == call.layer:
                 self._decide(point, call)
         return output
+
+    def _group(self, layer: int) -> int:
+        return next(number for number, group in enumerate(self._groups) if layer in group.layers)
 
     def _decide(self, point: _Point, call: AttentionCall) -> None:
         """Ask the stage, and narrow what the layers behind read."""
         prompt = self.prompt
         assert prompt is not None
         everything = torch.ones_like(prompt.visual) if self.keep is None else self.keep
+        number = self._group(point.layer)
+        group, counts = self._groups[number], self._counts[number]
         later = torch.ones(len(everything), self.total - prompt.width, dtype=torch.bool, device=everything.device)
-        attention = attention_row(call, torch.cat([everything & prompt.real, later], dim=1))
-        step = prompt.step(attention, everything, self.counts, point.layer, point.state)
+        attention = attention_row(call, torch.cat([group.reads(everything & prompt.real), later], dim=1))
+        visual = [seen - (all_ - left) for seen, all_, left in zip(group.visual, group.lengths, counts, strict=True)]
+        attention = group.spread(attention, prompt.width)
+        step = prompt.step(attention, group.has(everything), visual, point.layer, point.state)
         plan = call_stage(point.where, point.stage, "prune_kv", step)
         check_type(point.where, "prune_kv", plan)
         check_keep_kv(point.where, plan, len(everything), step.attention)
@@ -131,21 +151,32 @@ class DecodeKV:
         self._narrow(point, plan, step, everything)
 
     def _narrow(self, point: _Point, plan: KeepKV, step: DecodeStep, before: Bool[Tensor, "rows prompt"]) -> None:
-        """The columns read from now on in this step. One read-back: a count for each row."""
+        """The columns read from now on in this step. One read-back: counts for each row."""
         prompt = self.prompt
         assert prompt is not None
         keep, fits = prompt.chosen(plan, step)
         keep = before & keep
-        *counts, ok = torch.cat([keep.sum(dim=1), fits.reshape(1)]).tolist()
+        behind = [number for number, group in enumerate(self._groups) if group.layers[-1] >= point.layer]
+        reads = {number: self._groups[number].reads(keep) for number in behind}
+        sums = torch.stack([one.sum(dim=1) for one in reads.values()])
+        *counts, ok = torch.cat([sums.flatten(), fits.reshape(1)]).tolist()
         if not ok:
             raise PlanError(
                 f"{point.where}: KeepKV.index must hold numbers of the row's visual tokens (0 to {prompt.most - 1} at "
                 "most, -1 to fill up), got others."
             )
-        gone = (sum(self.counts) - sum(counts)) / sum(prompt.counts)
-        self.read -= gone * (len(self.decoder.layers) - 1 - point.layer)
-        self.keep, self.counts = keep, counts
-        self.view = View.of(keep, counts, self.total)
+        self.keep, rows = keep, len(keep)
+        for turn, number in enumerate(behind):
+            self._read_from_now(number, reads[number], counts[turn * rows : (turn + 1) * rows], point.layer)
+
+    def _read_from_now(self, number: int, reads: Bool[Tensor, "rows held"], counts: list[int], layer: int) -> None:
+        """What the layers of a group that come after `layer` read in this step."""
+        group, prompt = self._groups[number], self.prompt
+        assert prompt is not None
+        self._read -= group.behind(layer) * (sum(self._counts[number]) - sum(counts))
+        self._counts[number] = counts
+        whole = counts == group.lengths
+        self._views[number] = None if whole else View.of(reads, counts, self.total - prompt.width)
 
 
 def _points(decoder: Any, stages: Mapping[str, Stage]) -> list[_Point]:

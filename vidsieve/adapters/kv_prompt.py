@@ -68,19 +68,18 @@ class KVPrompt:
         self,
         attention: Float[Tensor, "rows heads keys"],
         keep: Bool[Tensor, "rows prompt"],
-        widths: list[int],
+        counts: list[int],
         layer: int,
         state: dict[str, Any] | None,
     ) -> DecodeStep:
-        """What a stage is shown. Visual tokens that an earlier stage of this step left out are not valid."""
+        """What a stage is shown. Visual tokens that are not among `keep` are not valid; `counts` says how many are."""
         places = self.places
         valid = (torch.arange(self.most, device=places.device) < self.numbers) & keep.gather(1, places)
         index = places.to(attention.device)[:, None, :].expand(-1, attention.shape[1], -1)
-        left = (count - (self.width - width) for count, width in zip(self.counts, widths, strict=True))
         return DecodeStep(
             attention=attention.gather(2, index) * valid.to(attention.device)[:, None],
             valid=valid.to(attention.device),
-            counts=tuple(left),
+            counts=tuple(counts),
             layer=layer,
             state=state,
         )

@@ -19,20 +19,18 @@ class View:
     real: Bool[Tensor, "rows read"] | None
 
     @classmethod
-    def of(cls, keep: Bool[Tensor, "rows prompt"], counts: list[int], total: int) -> "View | None":
-        """The view of the prompt columns `keep` (with `counts` a row) and everything generated after the prompt.
+    def of(cls, keep: Bool[Tensor, "rows held"], counts: list[int], later: int) -> "View":
+        """The view of the entries `keep` that a layer holds of the prompt (with `counts` a row), and of `later` ones.
 
-        None when every column is read. Rows that read fewer are filled up and masked.
+        Rows that read fewer are filled up and masked.
         """
-        rows, prompt = keep.shape
-        if min(counts) == prompt:
-            return None
+        rows, held = keep.shape
         order, real = kept_order(keep, max(counts))
-        later = torch.arange(prompt, total, device=order.device).expand(rows, -1)
+        behind = torch.arange(held, held + later, device=order.device).expand(rows, -1)
         filled = None
         if min(counts) < max(counts):
-            filled = torch.cat([real, torch.ones_like(later, dtype=torch.bool)], dim=1)
-        return cls(torch.cat([order, later], dim=1), filled)
+            filled = torch.cat([real, torch.ones_like(behind, dtype=torch.bool)], dim=1)
+        return cls(torch.cat([order, behind], dim=1), filled)
 
     def run(self, call: AttentionCall) -> Any:
         """The kernel on the columns of this view."""

@@ -16,10 +16,11 @@ class Held:
 
     Columns are numbered as the first layer, which holds all, has them. Rows that hold fewer are filled up on the
     left, where `real` is False; `filled` says whether any is. `renumbered` layers count positions over what they
-    hold (positions: compact).
+    hold (positions: compact). `places` are the columns that the tokens had before any merged one moved.
     """
 
     columns: Int[Tensor, "rows held"]
+    places: Int[Tensor, "rows held"]
     real: Bool[Tensor, "rows held"]
     filled: bool
     renumbered: bool
@@ -38,6 +39,7 @@ class Held:
         """These columns after those a layer holds from earlier turns."""
         return Held(
             columns=torch.cat([past.columns, self.columns], dim=1),
+            places=torch.cat([past.places, self.places], dim=1),
             real=torch.cat([past.real, self.real], dim=1),
             filled=past.filled or self.filled,
             renumbered=past.renumbered,
@@ -48,6 +50,7 @@ class Held:
         new = torch.arange(start, start + count, device=self.columns.device).expand(len(self.columns), -1)
         return Held(
             columns=torch.cat([self.columns, new], dim=1),
+            places=torch.cat([self.places, new], dim=1),
             real=pad(self.real, (0, count), value=True),
             filled=self.filled,
             renumbered=self.renumbered,
@@ -60,6 +63,7 @@ class Held:
             return self
         return Held(
             columns=self.columns.repeat_interleave(times, dim=0),
+            places=self.places.repeat_interleave(times, dim=0),
             real=self.real.repeat_interleave(times, dim=0),
             filled=self.filled,
             renumbered=self.renumbered,

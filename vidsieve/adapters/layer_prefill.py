@@ -283,15 +283,21 @@ class Prefill:
         if self.width is None:
             real = self.mask[:, self.start :]
             columns = torch.arange(self.start, self.mask.shape[1], device=real.device).expand(len(real), -1)
-            return Held(columns=columns, real=real, filled=not self.whole, renumbered=renumbered)
+            return Held(columns=columns, places=columns, real=real, filled=not self.whole, renumbered=renumbered)
         columns, real = right_aligned([row.columns for row in self.rows])
-        filled = len({row.width for row in self.rows}) > 1
-        return Held(columns=columns + self.start, real=real, filled=filled, renumbered=renumbered)
+        places, _ = right_aligned([row.places for row in self.rows])
+        return Held(
+            columns=columns + self.start,
+            places=places + self.start,
+            real=real,
+            filled=len({row.width for row in self.rows}) > 1,
+            renumbered=renumbered,
+        )
 
     def _whole_past(self, new: Held) -> Held:
         real = self.mask[:, : self.start]
         columns = torch.arange(self.start, device=real.device).expand(len(real), -1)
-        return Held(columns=columns, real=real, filled=not self.whole, renumbered=new.renumbered)
+        return Held(columns=columns, places=columns, real=real, filled=not self.whole, renumbered=new.renumbered)
 
     def _embeddings(self, held: Held, hidden: Tensor, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Rotary embeddings of the sequence as it is now: of the original positions, or of new ones."""

@@ -14,11 +14,11 @@ _WHY = {
 }
 
 
-def refuse_settings(where: str, setting: Callable[[str], Any], *, kv: bool) -> None:
+def refuse_settings(where: str, setting: Callable[[str], Any]) -> None:
     """Generation settings that need caches of one length, or the prompt more than once.
 
     Raises:
-        PolicyError: one of them is on, or KV stages stand beside layer stages.
+        PolicyError: one of them is on.
     """
     if setting("use_cache") is False:
         raise PolicyError(
@@ -33,11 +33,6 @@ def refuse_settings(where: str, setting: Callable[[str], Any], *, kv: bool) -> N
         raise PolicyError(
             f"{where}: makes the caches of layers differ in length, which cache_implementation {cache!r} cannot hold; "
             "leave cache_implementation out."
-        )
-    if kv:
-        raise PolicyError(
-            f"{where}: stages inside the decoder and stages that choose KV entries cannot run in one policy yet; "
-            "take one of them out."
         )
 
 

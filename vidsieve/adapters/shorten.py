@@ -15,11 +15,12 @@ from torch import Tensor
 
 from vidsieve.adapters.base import Adapter, VideoModel
 from vidsieve.adapters.columns import PER_TOKEN, Columns, kept_order
-from vidsieve.adapters.encode import Vision, encode, rows_of
+from vidsieve.adapters.encode import Vision, rows_of
 from vidsieve.adapters.layout import VideoLayout
 from vidsieve.adapters.positions import has_mrope, original_positions, text_positions
 from vidsieve.adapters.prompt import placeholders_of, question_ids, videos_by_row
 from vidsieve.adapters.rows import Picture, shortened_output, visual_placeholders, visual_rows
+from vidsieve.adapters.signals import encode_all, signals_by_picture
 from vidsieve.adapters.units import require_pixels
 from vidsieve.framework.frames import plan_frames
 from vidsieve.framework.pipeline import TokenPlan
@@ -77,8 +78,9 @@ def shorten(request: Request) -> Shortened:
         units = _units(request, layouts)
         with Stopwatch(model.device) as watch:
             calls = [inputs] if units is None else _tower_inputs(request, units)
-            vision = Vision.of([encode(model, request.adapter.modality, call) for call in calls])
-        pictures = _plan_all(request, layouts, units, vision)
+            outputs, signals = encode_all(model, request.adapter, calls, request.policy)
+            vision = Vision.of(outputs)
+        pictures = _plan_all(request, layouts, units, vision, signals)
         with Stopwatch(model.device) as gathering:
             columns = _columns(request, pictures)
             columns, removed = _drop(request, columns, pictures)
@@ -149,13 +151,19 @@ def empty_report(policy: Policy) -> Report:
 
 
 def _plan_all(
-    request: Request, layouts: Sequence[Sequence[VideoLayout]], units: Sequence[Tensor] | None, vision: Vision | None
+    request: Request,
+    layouts: Sequence[Sequence[VideoLayout]],
+    units: Sequence[Tensor] | None,
+    vision: Vision | None,
+    signals: Mapping[str, Tensor],
 ) -> list[list[Picture]]:
     """The pictures of each row, videos planned. A video's random numbers depend on its place in its row, never on
     the row."""
     asked = request.policy.needs() | request.policy.wants()
     encoded = _encoded(list(chain(*layouts)), units)
-    rows = iter(rows_of([] if vision is None else vision.features, [layout for layout, _ in encoded]))
+    inners = [layout for layout, _ in encoded]
+    rows = iter(rows_of([] if vision is None else vision.features, inners))
+    shown = iter(signals_by_picture(signals, inners))
     seen, pictures = iter(encoded), []
     for row, own in enumerate(layouts):
         question = _question(request, row) if own and "question" in asked else None
@@ -164,8 +172,8 @@ def _plan_all(
             inner, mask = next(seen)
             picture = Picture(layout=layout, encoded=inner, plan=None, units=mask)
             index = sum(one.plan is not None for one in taken)
-            features = next(rows)
-            plan = _plan(request, picture, features, question, index) if layout.visual else None
+            features, own_signals = next(rows), next(shown)
+            plan = _plan(request, picture, features, question, index, own_signals) if layout.visual else None
             taken.append(replace(picture, plan=plan))
     return pictures
 
@@ -181,7 +189,14 @@ def _encoded(layouts: Sequence[VideoLayout], units: Sequence[Tensor] | None) -> 
     ]
 
 
-def _plan(request: Request, picture: Picture, rows: Tensor, question: Tensor | None, video_index: int) -> TokenPlan:
+def _plan(
+    request: Request,
+    picture: Picture,
+    rows: Tensor,
+    question: Tensor | None,
+    video_index: int,
+    signals: Mapping[str, Tensor],
+) -> TokenPlan:
     """Steps 3 to 7 on one video's visual rows."""
     layout, seen, index = picture.layout, picture.encoded, None
     times = _seconds(layout, rows.device)
@@ -193,6 +208,7 @@ def _plan(request: Request, picture: Picture, rows: Tensor, question: Tensor | N
         token_grid=seen.grid,
         timestamps_s=times,
         question=question,
+        signals=signals,
         frame_index=index,
         units=layout.frames,
         alive=layout.alive,

@@ -13,6 +13,7 @@ from vidsieve.framework.records import INPUTS, SIGNALS, VideoShape
 
 if TYPE_CHECKING:
     from vidsieve.framework.policy import Policy
+    from vidsieve.framework.stream import StreamState
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -30,6 +31,7 @@ class VideoInput:
     video_index: int = 0
     units: int | None = None
     alive: Bool[Tensor, "units tokens"] | None = None
+    state: "StreamState | None" = None
 
     @property
     def living(self) -> Bool[Tensor, "frames tokens"] | None:
@@ -91,6 +93,18 @@ def check_sizes(policy: "Policy", video: VideoInput) -> None:
     for name in video.signals:
         if name not in SIGNALS:
             raise InputError(f"{where}: no signal named {name!r}. {suggest(name, SIGNALS)}")
+        _check_signal(where, name, video.signals[name], frames, tokens)
+
+
+def _check_signal(where: str, name: str, value: Tensor, frames: int, tokens: int) -> None:
+    """A float a token, or a row of them for what has a width."""
+    wide = name == "pre_merger_features"
+    if not value.is_floating_point() or not _fits(value, (frames, tokens, None) if wide else (frames, tokens)):
+        kind = str(value.dtype).removeprefix("torch.")
+        raise InputError(
+            f"{where}: signal {name} must be floats of ({frames}, {tokens}{', any' if wide else ''}), got {kind} of "
+            f"{tuple(value.shape)}."
+        )
 
 
 def _fits(value: Tensor, shape: tuple[int | None, ...]) -> bool:

@@ -29,6 +29,7 @@ from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.silence import refuse_silence
 from vidsieve.framework.solve import check_attainable, check_reach, solved
 from vidsieve.framework.stage import Stage
+from vidsieve.framework.stream import StreamState, begin, remembered
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,7 +38,7 @@ class TokenPlan:
 
     `keep` marks kept tokens (for merges the targets), `index` their flat numbers in order, `features` their rows.
     `weight` counts the originals each stands for. `budget`, `scores` and `segments` are what is still alive after
-    step 7, for layer stages. `report` says what was done.
+    step 7, for layer stages. `report` says what was done. `state` goes into the plan of the video's next chunk.
     """
 
     keep: Bool[Tensor, "frames tokens"]
@@ -49,6 +50,7 @@ class TokenPlan:
     scores: Scores | None = None
     segments: Segments | None = None
     merges: tuple[MergeStep, ...] = ()
+    state: StreamState | None = None
 
     def carry(self, rows: Shaped[Tensor, "all ..."]) -> Shaped[Tensor, "kept ..."]:
         """Apply the same drops and merges to any tensor with a row per original token (DeepStack, say).
@@ -82,6 +84,8 @@ class _Video:
         self.made: dict[str, Any] = {"budget": None, "scores": None, "segments": None}
         self.merges: list[MergeStep] = []
         self.notes: list[str] = []
+        self.past = begin(policy, video.state)
+        self.kept: dict[tuple[str, str], dict[str, Tensor]] = {}
         self.reduced = False
 
     @property
@@ -102,8 +106,12 @@ class _Video:
         closes = bound is self.policy.closer and hook == [h for h in bound.stage.hooks() if h in REDUCING_HOOKS][-1]
         stage, token_budget = self.closing(bound) if closes else (bound.stage, None)
         where = f"policy {self.policy.name!r}, stage {bound.label!r}, {hook}"
-        plan = call(where, stage, hook, self.tokens(position, token_budget))
+        before = self.past.kept.get((bound.label, hook))
+        plan = call(where, stage, hook, self.tokens(position, token_budget, before))
         check_type(where, hook, plan)
+        after = remembered(where, plan)
+        if after is not None:
+            self.kept[bound.label, hook] = after
         self.apply(where, plan, token_budget)
 
     def closing(self, bound: BoundStage) -> tuple[Stage, int | None]:
@@ -119,7 +127,7 @@ class _Video:
         check_reach(f"policy {self.policy.name!r}, stage {bound.label!r}", bound.stage, shape, token_budget)
         return solved(bound, shape, token_budget) if bound.stage.solves else bound.stage, token_budget
 
-    def tokens(self, position: int, token_budget: int | None) -> VideoTokens:
+    def tokens(self, position: int, token_budget: int | None, state: dict[str, Tensor] | None) -> VideoTokens:
         """The record a stage is shown."""
         video = self.video
         return VideoTokens(
@@ -127,13 +135,14 @@ class _Video:
             keep=self.keep,
             weight=self.weight,
             frame_index=self.frame_index,
-            rng=generator(video.seed, video.video_index, position),
+            rng=generator(video.seed, video.video_index, position, self.past.chunks),
             token_budget=token_budget,
             retention_ratio=self.policy.retention_ratio,
             token_grid=video.token_grid,
             timestamps_s=video.timestamps_s,
             question=video.question,
             signals=video.signals,
+            state=state,
             **self.made,
         )
 
@@ -177,10 +186,11 @@ class _Video:
         self.merges.append(step)
 
 
-def generator(seed: int, video_index: int, position: int) -> torch.Generator:
-    """A CPU generator for one stage on one video: the same for the same three numbers, whatever the batch."""
-    # torch seeds its CPU generator with the low 32 bits alone, so the three numbers are mixed into those first
-    mixed = hashlib.blake2b(f"{seed} {video_index} {position}".encode(), digest_size=4).digest()
+def generator(seed: int, video_index: int, position: int, chunk: int = 0) -> torch.Generator:
+    """A CPU generator for one stage on one chunk of a video: the same for the same numbers, whatever the batch."""
+    # torch seeds its CPU generator with the low 32 bits alone, so the numbers are mixed into those first
+    text = f"{seed} {video_index} {position}" + (f" {chunk}" if chunk else "")
+    mixed = hashlib.blake2b(text.encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(mixed, "little"))
 
 
@@ -224,5 +234,6 @@ def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
         weight=weight,
         report=report,
         merges=tuple(work.merges),
+        state=StreamState(policy_hash=policy.hash, chunks=work.past.chunks + 1, kept=work.kept),
         **work.made,
     )

@@ -1,7 +1,8 @@
 """What a stage may decide, and the two ways a ratio becomes a count.
 
 A stage returns one of these frozen records; the core checks and applies it. Flat indices are
-`frame * tokens + token`.
+`frame * tokens + token`. Where a video comes in chunks, the `state` of a plan is what the same hook of the same stage
+is shown with the next chunk (`VideoTokens.state`): tensors by name, of a size that does not grow, or None.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ class Segments:
     """Which frames belong together: one segment number a frame, starting at 0 and never falling."""
 
     labels: Int[Tensor, " frames"]
+    state: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,7 @@ class Budget:
     share: Float[Tensor, " frames"] | None = None
     group: Int[Tensor, " frames"] | None = None
     counts: Int[Tensor, " frames"] | None = None
+    state: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,7 @@ class Scores:
     """
 
     values: Float[Tensor, "*tokens"]
+    state: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,7 @@ class Keep:
     mask: Bool[Tensor, "*tokens"]
     scores: Float[Tensor, "*tokens"] | None = None
     protected: Bool[Tensor, "*tokens"] | None = None
+    state: dict[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +79,7 @@ class Merge:
     target: Int[Tensor, " pairs"]
     weight: Float[Tensor, " pairs"] | None = None
     behind: Int[Tensor, " moved"] | None = None
+    state: dict[str, Tensor] | None = None
 
     @classmethod
     def assign(cls, into: Int[Tensor, "*tokens"]) -> "Merge":

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from vidsieve.framework.pipeline import TokenPlan
     from vidsieve.framework.records import VideoShape
+    from vidsieve.framework.stream import StreamState
 
 FORMAT = 1
 Positions = Literal["original", "compact"]
@@ -147,6 +148,7 @@ class Policy:
         layers: int | None = None,
         seed: int = 0,
         video_index: int = 0,
+        state: "StreamState | None" = None,
     ) -> "TokenPlan":
         """Run steps 3 to 8 on the projected visual tokens of one video.
 
@@ -157,8 +159,11 @@ class Policy:
         the visual tokens of all units that the uncompressed model has, where its own processor left some out; ratios
         count only those.
 
+        A long video may come in chunks of frames: `plan.state` of a chunk is the `state` of the next. What stages
+        remember in it does not grow; the retention ratio holds for each chunk by itself.
+
         Raises:
-            InputError: tensors whose sizes do not fit together, or an unknown signal.
+            InputError: tensors whose sizes do not fit together, an unknown signal, or the state of another policy.
             PolicyError: a stage needs an input that is missing, returned a plan the core refuses, or raised.
             RetentionError: the ratio is out of reach for this shape.
         """
@@ -176,6 +181,7 @@ class Policy:
             layers=layers,
             seed=seed,
             video_index=video_index,
+            state=state,
         )
         return plan_video(self, video)
 

@@ -16,7 +16,14 @@ from vidsieve.framework.plans import Budget, Scores, Segments
 
 Signal = Literal["pixel_difference", "vision_attention", "pre_merger_features"]
 SIGNALS: tuple[str, ...] = get_args(Signal)
-"""Extra tensors a stage may ask an adapter for. The list is closed."""
+"""Extra tensors a stage may ask an adapter for, of the tokens that were encoded. The list is closed.
+
+pixel_difference     Float[frames tokens], mean absolute difference of a token's pixels to those of the unit before it,
+                     in the model's pixel values; infinite in the first unit
+vision_attention     Float[frames tokens], mean attention a token receives in the vision layer that makes the features:
+                     from the [CLS] where there is one, else from all patches of its frame
+pre_merger_features  Float[frames tokens width], what enters the projector or merger, mean over the token's patches
+"""
 
 INPUTS: tuple[str, ...] = ("token_grid", "timestamps_s", "question")
 """Optional fields of `VideoTokens` a stage may need, beside the signals."""
@@ -65,8 +72,8 @@ class VideoTokens:
     `token_budget` is the number of tokens to leave, given to the last reducing stage only; `retention_ratio` is what
     the policy was asked for. `token_grid` is (t, h, w) in visual tokens. `frame_index` numbers the original units.
     `question` holds the input embeddings of the text after the last visual token. `rng` lives on the CPU and is
-    seeded from the seed, the index of the video in its own request and the position of the stage. `state` carries
-    what a stage kept from earlier chunks of a stream.
+    seeded from the seed, the index of the video in its own request and the position of the stage. `state` is what
+    this hook's plan said in `state` for the chunk before, where a video comes in chunks; None for the first.
     """
 
     features: Float[Tensor, "frames tokens dim"]
@@ -83,7 +90,7 @@ class VideoTokens:
     scores: Scores | None = None
     segments: Segments | None = None
     signals: Mapping[str, Tensor] = field(default_factory=dict)
-    state: Any = None
+    state: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.tower import grid_tower
 from vidsieve.adapters.units import GRID_UNITS
 
 
@@ -25,6 +26,7 @@ ADAPTER = Adapter(
     default_checkpoint="zai-org/GLM-4.1V-9B-Thinking",
     layouts=grid_layouts,
     units=GRID_UNITS,
+    tower=grid_tower("visual.post_layernorm"),
     placeholders=placeholders,
     special_from=151329,
 )

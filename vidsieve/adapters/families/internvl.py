@@ -11,6 +11,7 @@ from typing import Any
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import VideoLayout
 from vidsieve.adapters.pictures import picture_layouts
+from vidsieve.adapters.tower import frame_tower, square_mean
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
@@ -20,6 +21,11 @@ def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
     return picture_layouts(config, inputs, side=side, gap=12, numbered=5, tiles=len)
 
 
+def pooled(model: Any, patches: Any) -> Any:
+    """Pixel shuffle makes a token of each square of patches."""
+    return square_mean(patches, round(1 / model.config.downsample_ratio))
+
+
 ADAPTER = Adapter(
     family="internvl3",
     aliases=("internvl",),
@@ -27,6 +33,7 @@ ADAPTER = Adapter(
     default_checkpoint="OpenGVLab/InternVL3-1B-hf",
     layouts=layouts,
     modality="image",
+    tower=frame_tower("vision_tower", None, pooled),
     spent=frozenset({"mm_token_type_ids"}),
     special_from=151643,
 )

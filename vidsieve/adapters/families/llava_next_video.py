@@ -5,6 +5,7 @@ from typing import Any
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import VideoLayout, square_layouts
+from vidsieve.adapters.tower import frame_tower, square_mean
 from vidsieve.adapters.units import FRAME_UNITS
 
 
@@ -16,6 +17,11 @@ def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:
     )
 
 
+def pooled(model: Any, patches: Any) -> Any:
+    """Means, whatever the resampler itself takes of its squares."""
+    return square_mean(patches, model.config.spatial_pool_stride)
+
+
 ADAPTER = Adapter(
     family="llava-next-video",
     aliases=("llava-video",),
@@ -23,4 +29,5 @@ ADAPTER = Adapter(
     default_checkpoint="llava-hf/LLaVA-NeXT-Video-7B-hf",
     layouts=layouts,
     units=FRAME_UNITS,
+    tower=frame_tower("vision_tower", "vision_resampler", pooled),
 )

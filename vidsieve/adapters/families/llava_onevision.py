@@ -6,6 +6,7 @@ from typing import Any
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import VideoLayout, square_layouts
+from vidsieve.adapters.tower import frame_tower
 from vidsieve.adapters.units import FRAME_UNITS
 
 
@@ -22,5 +23,8 @@ ADAPTER = Adapter(
     default_checkpoint="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
     layouts=layouts,
     units=FRAME_UNITS,
+    tower=frame_tower(
+        "vision_tower", "multi_modal_projector", lambda model, patches: model.base_model.apply_pooling(patches)
+    ),
     special_from=151643,
 )

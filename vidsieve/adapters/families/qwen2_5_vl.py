@@ -2,6 +2,7 @@
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.tower import grid_tower
 from vidsieve.adapters.units import GRID_UNITS
 
 ADAPTER = Adapter(
@@ -11,6 +12,7 @@ ADAPTER = Adapter(
     default_checkpoint="Qwen/Qwen2.5-VL-3B-Instruct",
     layouts=grid_layouts,
     units=GRID_UNITS,
+    tower=grid_tower(windows=True),
     offers=frozenset({"token_grid", "question", "timestamps_s"}),
     special_from=151643,
 )

@@ -2,6 +2,7 @@
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.tower import grid_tower
 from vidsieve.adapters.units import GRID_UNITS
 
 ADAPTER = Adapter(
@@ -11,5 +12,6 @@ ADAPTER = Adapter(
     default_checkpoint="Qwen/Qwen2-VL-2B-Instruct",
     layouts=grid_layouts,
     units=GRID_UNITS,
+    tower=grid_tower(),
     special_from=151643,
 )

@@ -5,6 +5,7 @@ So stages that choose KV entries cannot act on it, and the linear layers see the
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.tower import grid_tower
 from vidsieve.adapters.units import GRID_UNITS
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
@@ -15,6 +16,7 @@ ADAPTER = Adapter(
     default_checkpoint="Qwen/Qwen3.5-27B",
     layouts=grid_layouts,
     units=GRID_UNITS,
+    tower=grid_tower(),
     runs=frozenset(VIDEO_HOOKS),
     special_from=248044,
 )

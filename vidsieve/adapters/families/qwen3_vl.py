@@ -6,6 +6,7 @@ DeepStack adds in the first decoder layers are cut with the same index as the to
 
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.tower import grid_tower
 from vidsieve.adapters.units import GRID_UNITS
 
 ADAPTER = Adapter(
@@ -15,5 +16,6 @@ ADAPTER = Adapter(
     default_checkpoint="Qwen/Qwen3-VL-2B-Instruct",
     layouts=grid_layouts,
     units=GRID_UNITS,
+    tower=grid_tower(),
     special_from=151643,
 )

@@ -6,6 +6,7 @@ from typing import Any
 from vidsieve.adapters.base import Adapter
 from vidsieve.adapters.layout import VideoLayout, square_layouts
 from vidsieve.adapters.pictures import run_lengths
+from vidsieve.adapters.tower import frame_tower
 from vidsieve.adapters.units import FRAME_UNITS
 
 
@@ -23,4 +24,5 @@ ADAPTER = Adapter(
     default_checkpoint="LanguageBind/Video-LLaVA-7B-hf",
     layouts=layouts,
     units=FRAME_UNITS,
+    tower=frame_tower("video_tower", "multi_modal_projector"),
 )

@@ -8,13 +8,15 @@ class TestMyFamily(AdapterContract):
 See `PromptKit` for what else may be set. Everything runs on a tiny random model, on the CPU, in seconds.
 """
 
+from vidsieve.framework.testing.adapter_both import BothLaws
 from vidsieve.framework.testing.adapter_calls import CallLaws
 from vidsieve.framework.testing.adapter_frames import FrameLaws
 from vidsieve.framework.testing.adapter_inputs import InputLaws
 from vidsieve.framework.testing.adapter_kv import KVLaws
 from vidsieve.framework.testing.adapter_laws import CompactionLaws
 from vidsieve.framework.testing.adapter_layer import LayerLaws
+from vidsieve.framework.testing.adapter_signals import SignalLaws
 
 
-class AdapterContract(CompactionLaws, CallLaws, InputLaws, FrameLaws, LayerLaws, KVLaws):
+class AdapterContract(CompactionLaws, CallLaws, InputLaws, FrameLaws, SignalLaws, LayerLaws, KVLaws, BothLaws):
     """All laws of an adapter."""

@@ -49,9 +49,9 @@ def flash_attn_varlen_func(
 
 
 @contextmanager
-def flash_attention(model: Any) -> Iterator[None]:
-    """While open, the language model of `model` runs transformers' FlashAttention-2 path."""
-    config, found = model.get_decoder().config, {}
+def flash_attention(model: Any, config: Any = None) -> Iterator[None]:
+    """While open, the language model of `model`, or what has `config`, runs transformers' FlashAttention-2 path."""
+    config, found = config or model.get_decoder().config, {}
     ours = (flash_attn_func, flash_attn_varlen_func, None, utils._pad_input, utils._unpad_input)
     for name, value in (("_lazy_imports", lambda *_, **__: ours), ("_loaded_implementation", None)):
         found[name] = getattr(utils, name)

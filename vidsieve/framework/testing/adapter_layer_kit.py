@@ -113,11 +113,13 @@ def masked(
     compact: bool = False,
     eager: bool = False,
     melted: Mapping[int, tuple[Tensor, Tensor]] | None = None,
+    unread: Bool[Tensor, "layers all all2"] | None = None,
 ) -> tuple[Float[Tensor, "all vocabulary"], Any]:
     """Logits of `ids` (the prompt and text after it) in one full-length pass of the unmodified decoder.
 
     In each layer nothing attends to the columns that are `gone` there; with `compact` what is left is renumbered.
-    `melted` holds, by layer, columns and the hidden states that they have from there on.
+    `melted` holds, by layer, columns and the hidden states that they have from there on; `unread` hides single columns
+    from single tokens too.
     """
     lm, prompt = model.get_decoder(), inputs["input_ids"].shape[1]
     later_embeds = model.get_input_embeddings()(ids[:, prompt:])
@@ -133,7 +135,7 @@ def masked(
     try:
         if eager:
             model.set_attn_implementation("eager")
-        with hidden_columns(lm, longer, positions, compact, melted or {}):
+        with hidden_columns(lm, longer, positions, compact, melted or {}, unread):
             wanted = {"output_attentions": eager, "output_hidden_states": eager, "use_cache": False}
             output = lm(inputs_embeds=embeds, position_ids=positions, **more, **wanted)
     finally:
@@ -156,6 +158,7 @@ def hidden_columns(
     positions: Tensor,
     compact: bool,
     melted: Mapping[int, tuple[Tensor, Tensor]],
+    unread: Bool[Tensor, "layers columns columns2"] | None,
 ) -> Iterator[None]:
     """While open, each layer has a causal mask of its own, and positions of its own if they are compact."""
     width = gone.shape[1]
@@ -163,7 +166,7 @@ def hidden_columns(
 
     def swap(number: int) -> Any:
         def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            seen = causal & ~gone[number]
+            seen = causal & ~gone[number] if unread is None else causal & ~gone[number] & ~unread[number]
             mask = torch.zeros(1, 1, width, width).masked_fill(~seen, torch.finfo(torch.float32).min)
             kwargs = kwargs | {"attention_mask": mask}
             if compact and gone[number].any():

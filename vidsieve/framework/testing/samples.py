@@ -1,5 +1,6 @@
 """Made-up visual tokens for tests: a still background, drift, and a frame unlike the others."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -35,3 +36,16 @@ def video_tokens(frames: int = 6, tokens: int = 9, dim: int = 16, *, seed: int =
         question=torch.randn(4, dim, generator=torch.Generator().manual_seed(seed + 1)),
     )
     return replace(record, **fields)
+
+
+def made_signals(names: Collection[str], frames: int, tokens: int, *, seed: int = 0) -> dict[str, Tensor]:
+    """Random signals of the shapes that adapters give; `names` may hold other inputs too."""
+    rng = torch.Generator().manual_seed(seed + 2)
+    change = torch.rand(frames, tokens, generator=rng)
+    change[0] = torch.inf
+    made = {
+        "pixel_difference": change,
+        "vision_attention": torch.rand(frames, tokens, generator=rng) / tokens,
+        "pre_merger_features": torch.randn(frames, tokens, 12, generator=rng),
+    }
+    return {name: values for name, values in made.items() if name in names}

@@ -30,7 +30,8 @@ from vidsieve.framework.reconcile import reconcile
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.solve import check_reach, solved
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing.samples import video_tokens
+from vidsieve.framework.stream import remembered
+from vidsieve.framework.testing.samples import made_signals, video_tokens
 
 
 class StageContract:
@@ -43,7 +44,7 @@ class StageContract:
         raise TypeError(f"{type(self).__name__} must implement make_stage()")
 
     def make_tokens(self, frames: int, tokens: int, dim: int) -> VideoTokens:
-        """What the stage is shown. By default scores and a budget are there for stages that read them."""
+        """What the stage is shown. By default scores, a budget and signals are there for stages that ask."""
         record = video_tokens(frames, tokens, dim)
         stage = self.make_stage()
         read = (*stage.reads, *stage.reads_if_made)
@@ -54,7 +55,8 @@ class StageContract:
             record = replace(record, budget=Budget(share=torch.rand(frames, generator=rng)))
         if "segments" in read:
             record = replace(record, segments=Segments(labels=torch.arange(frames) // 2))
-        return replace(record, token_budget=self.token_budget(record), retention_ratio=0.5)
+        signals = made_signals(stage.needs() | stage.wants(), frames, tokens)
+        return replace(record, signals=signals, token_budget=self.token_budget(record), retention_ratio=0.5)
 
     def token_budget(self, record: VideoTokens) -> int | None:
         """Half of the tokens for a stage whose own setting does not fix the count."""
@@ -68,8 +70,7 @@ class StageContract:
         answers = []
         for hook in stage.hooks():
             if hook in VIDEO_HOOKS:
-                fresh = replace(record, rng=torch.Generator().manual_seed(5))
-                answers.append((hook, call("contract", stage, hook, fresh)))
+                answers.append((hook, call("contract", stage, hook, replace(record, rng=_fresh()))))
         return answers
 
     def each(self) -> list[VideoTokens]:
@@ -106,10 +107,22 @@ class StageContract:
             record = replace(record, keep=keep, token_budget=min(budget, int(keep.sum())) if budget else None)
             for poison in (float("nan"), float("inf"), 1e4):
                 features = record.features.masked_fill(~keep[..., None], poison)
-                for (_, clean), (_, poisoned) in zip(
-                    self.plans(record), self.plans(replace(record, features=features)), strict=True
-                ):
+                signals = {name: values.clone() for name, values in record.signals.items()}
+                for values in signals.values():
+                    values[~keep] = poison
+                poisoned_record = replace(record, features=features, signals=signals)
+                for (_, clean), (_, poisoned) in zip(self.plans(record), self.plans(poisoned_record), strict=True):
                     assert same(clean, poisoned, alive=keep)
+
+    def test_what_is_remembered_of_a_stream_does_not_grow(self) -> None:
+        for record in self.each():
+            for hook in (one for one in self.make_stage().hooks() if one in VIDEO_HOOKS):
+                sizes, state = [], None
+                for _ in range(4):
+                    plan = call("contract", self.make_stage(), hook, replace(record, state=state, rng=_fresh()))
+                    state = remembered("contract", plan)
+                    sizes.append({name: value.shape for name, value in (state or {}).items()})
+                assert sizes.count(sizes[0]) == len(sizes)
 
     def test_scores_do_not_depend_on_the_models_dtype(self) -> None:
         for record in self.each():
@@ -162,6 +175,10 @@ class StageContract:
                 assert int(reconcile("contract", plan, record.keep, asked).sum()) == asked
 
 
+def _fresh() -> torch.Generator:
+    return torch.Generator().manual_seed(5)
+
+
 def check_content(plan: object, alive: Bool[Tensor, "frames tokens"]) -> None:
     """The content checks of the core, by kind of plan."""
     frames = alive.shape[0]
@@ -187,6 +204,9 @@ def same(first: object, second: object, alive: Bool[Tensor, "frames tokens"] | N
             if alive is not None and one.shape == alive.shape:
                 one, other = one[alive], other[alive]
             if not torch.equal(one, other):
+                return False
+        elif isinstance(one, dict) and isinstance(other, dict):
+            if one.keys() != other.keys() or not all(torch.equal(one[key], other[key]) for key in one):
                 return False
         elif one != other:
             return False
