@@ -286,6 +286,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help=f"which of {', '.join(ENDS)}; default: all")
     args = parser.parse_args()
+    # a script started in the background is handed an ignored SIGINT, and so would its children be
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     failed = []
     for name in args.names or ENDS:
         if name not in ENDS:

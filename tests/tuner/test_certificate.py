@@ -108,3 +108,12 @@ def test_a_second_look_widens_what_is_told() -> None:
     once = paired_difference(values, groups)
     twice = paired_difference(values, groups, level=0.975)
     assert twice.high > once.high
+
+
+@pytest.mark.parametrize(("videos", "told"), [(1, "1 held-out video is too few to tell"), (200, "needs about ")])
+def test_what_a_certificate_lacks_is_told_in_words(videos: int, told: str) -> None:
+    assert judged([0.0] * 200, [number % videos for number in range(200)]).lacks.startswith(told)
+
+
+def test_a_larger_drop_lacks_no_examples() -> None:
+    assert judged([-1.0, 0.0] * 100, list(range(200))).lacks == "the measured drop is larger"

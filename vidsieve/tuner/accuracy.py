@@ -5,6 +5,9 @@ from typing import Any
 
 from vidsieve.tuner.statistics import Interval, examples_needed
 
+MOST_TOLD = 1_000_000
+"""An interval that would need more examples than this knows nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
@@ -44,6 +47,16 @@ class Accuracy:
     def needed(self) -> int | None:
         """About how many examples would certify every other time, if the measured drop were the true one."""
         return examples_needed(self.drop, self.max_drop_points / 100, changed=self.lost + self.won > 0)
+
+    @property
+    def lacks(self) -> str:
+        """What a certificate lacks, in words: a smaller drop, more examples, or more videos to tell by."""
+        needed = self.needed
+        if needed is None:
+            return "the measured drop is larger"
+        if needed > MOST_TOLD:
+            return f"{self.videos} held-out {'video is' if self.videos == 1 else 'videos are'} too few to tell"
+        return f"needs about {needed} held-out examples"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and text, for provenance. Intervals of rates are fractions, those of changes are points."""

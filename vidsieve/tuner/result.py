@@ -95,8 +95,7 @@ class TuneResult:
             return lines
         if a.certified:
             return [*lines, f"certified: the drop is at most {in_points(a.max_drop_points)}"]
-        way = "the measured drop is larger" if a.needed is None else f"needs about {a.needed} held-out examples"
-        return [*lines, f"not certified for a drop of at most {in_points(a.max_drop_points)}: {way}"]
+        return [*lines, f"not certified for a drop of at most {in_points(a.max_drop_points)}: {a.lacks}"]
 
 
 def _reached(latency: Latency) -> float:

@@ -92,9 +92,7 @@ def _accuracy_badge(result: TuneResult) -> Badge | None:
     most = f"a drop of at most {in_points(accuracy.max_drop_points)}"
     if accuracy.certified:
         return Badge(f"certified: {most}", "good")
-    needed = accuracy.needed
-    why = "the measured drop is larger" if needed is None else f"needs about {needed} held-out examples"
-    return Badge(f"not certified for {most}: {why}", "warn")
+    return Badge(f"not certified for {most}: {accuracy.lacks}", "warn")
 
 
 def _controls_badge(result: TuneResult) -> Badge | None:
