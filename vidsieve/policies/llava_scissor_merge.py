@@ -39,7 +39,7 @@ class ScissorMerge(Stage):
     data_dependent = True
 
     threshold: float | None = tunable(
-        None, low=0.5, high=0.99, help="similarity of linked tokens, the paper's tau; left out, the count decides"
+        None, low=0.3, high=0.99, help="similarity of linked tokens, the paper's tau; left out, the count decides"
     )
 
     def attainable(self, shape: VideoShape) -> tuple[float, float]:
