@@ -95,6 +95,10 @@ def in_the_models_dtype(tokens: VideoTokens) -> Scores:
     return Scores((tokens.features * tokens.features).sum(dim=-1).float())
 
 
+def flat_places(tokens: VideoTokens) -> Tensor:
+    return torch.arange(tokens.keep.numel()).view(tokens.keep.shape)
+
+
 def writes_into_features(tokens: VideoTokens) -> Scores:
     tokens.features.mul_(0.5)
     return Scores(torch.ones(tokens.keep.shape))
@@ -153,6 +157,8 @@ def test_a_stage_that_misses_its_own_count_fails() -> None:
 def test_a_closer_that_ignores_its_budget_fails() -> None:
     ignores = answering(select_tokens=lambda tokens: Keep(tokens.keep))
     assert broken_laws(ignores) == {"test_as_the_last_stage_it_leaves_what_is_asked"}
+    melts = answering(merge_tokens=lambda tokens: Merge.assign(torch.where(tokens.keep, flat_places(tokens), -1)))
+    assert broken_laws(melts) == {"test_as_the_last_stage_it_leaves_what_is_asked"}
 
 
 def test_good_stages_break_no_law() -> None:

@@ -17,6 +17,7 @@ from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing import StageContract, video_tokens
 from vidsieve.framework.testing.samples import video_features
+from vidsieve.framework.testing.stage_contract import same
 from vidsieve.policies.fastvid_merge import FastVIDMerge, shared_out
 
 
@@ -156,3 +157,14 @@ def test_the_signal_is_wanted_not_needed() -> None:
     policy = load_policy("fastvid")
     assert "vision_attention" in policy.wants()
     assert policy.needs() == frozenset()
+
+
+def test_attention_to_dead_tokens_does_not_matter() -> None:
+    record = video_tokens(3, 8, 6, segments=Segments(torch.tensor([0, 0, 1])))
+    keep = record.keep.clone()
+    keep.view(-1)[::3] = False
+    plans = []
+    for poison in (0.0, torch.nan, torch.inf):
+        signals = {"vision_attention": torch.linspace(0, 1, 24).view(3, 8).masked_fill(~keep, poison)}
+        plans.append(FastVIDMerge(keep_ratio=0.5).merge_tokens(replace(record, keep=keep, signals=signals)))
+    assert all(same(plans[0], plan) for plan in plans)

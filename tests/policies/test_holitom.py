@@ -17,6 +17,7 @@ from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing import StageContract, video_tokens
 from vidsieve.framework.testing.samples import video_features
+from vidsieve.framework.testing.stage_contract import same
 from vidsieve.policies.holitom_merge import HoliTomMerge
 from vidsieve.policies.holitom_segments import HoliTomSegments, best_cuts, saved
 
@@ -174,3 +175,14 @@ def test_the_ratio_is_exact_unless_the_static_merge_leaves_fewer(
     plan = policy.plan(video_features(frames, tokens, 6, seed=seed), signals=signals)
     wanted, kept = tokens_to_keep(frames * tokens, ratio), int(plan.keep.sum())
     assert kept == wanted or (kept < wanted and any("fewer than" in note for note in plan.report.notes))
+
+
+def test_attention_to_dead_tokens_does_not_matter() -> None:
+    record = video_tokens(3, 8, 6)
+    keep = record.keep.clone()
+    keep.view(-1)[::3] = False
+    plans = []
+    for poison in (0.0, torch.nan, torch.inf):
+        signals = {"vision_attention": torch.linspace(0, 1, 24).view(3, 8).masked_fill(~keep, poison)}
+        plans.append(HoliTomMerge(keep_ratio=0.5).merge_tokens(replace(record, keep=keep, signals=signals)))
+    assert all(same(plans[0], plan) for plan in plans)

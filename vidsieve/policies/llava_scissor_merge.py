@@ -16,8 +16,8 @@ from vidsieve.framework.stage import Stage, tunable
 from vidsieve.policies._linkage import Links, components, strongest_links
 from vidsieve.policies.top_k import rank_in_line
 
-STEPS = 10
-"""Halvings of the range in which the threshold is sought; what they leave open the last links decide."""
+STEPS = 6
+"""Halvings of the range in which the threshold is sought; what they leave open the strongest links decide."""
 
 
 class ScissorMerge(Stage):
@@ -39,7 +39,7 @@ class ScissorMerge(Stage):
     data_dependent = True
 
     threshold: float | None = tunable(
-        None, low=0.5, high=0.99, help="similarity of linked tokens, the paper's tau; left out, the count decides"
+        None, low=0.3, high=0.99, help="similarity of linked tokens, the paper's tau; left out, the count decides"
     )
 
     def attainable(self, shape: VideoShape) -> tuple[float, float]:
@@ -58,81 +58,88 @@ class ScissorMerge(Stage):
             )
         if tokens.token_budget is None:
             assert self.threshold is not None
-            level = _represent(clean, alive, links, self.threshold)
-            cut = level.links.first((level.links.strength > self.threshold).sum())
+            parts = _represent(clean, alive, links.first((links.strength > self.threshold).sum()))
+            group = _connected(parts.similarity, self.threshold)
         else:
-            level = _enough(clean, alive, links, tokens.token_budget)
-            cut = level.links.first(len(level.mean) - tokens.token_budget)
-        return _melted(clean, unit, alive, level, cut)
+            parts = _enough(clean, alive, links, tokens.token_budget)
+            group = _joined_to(parts.similarity, tokens.token_budget)
+        return _melted(unit, alive, parts, group)
 
 
-class _Level(NamedTuple):
-    """What represents the frames: means, which of them each living token belongs to, and the links between them."""
+class _Parts(NamedTuple):
+    """What represents the components of all frames, how alike they are, and to which each living token belongs."""
 
     mean: Float[Tensor, "means dim"]
+    similarity: Float[Tensor, "means means"]
     of: Int[Tensor, " living"]
-    links: Links
 
 
-def _represent(
-    clean: Float[Tensor, "frames tokens dim"], alive: Bool[Tensor, "frames tokens"], links: Links, threshold: float
-) -> _Level:
-    """The components of every frame at this threshold, and the links of their means."""
+def _represent(clean: Float[Tensor, "frames tokens dim"], alive: Bool[Tensor, "frames tokens"], near: Links) -> _Parts:
+    """The components that these links make of all frames."""
     per_frame = alive.shape[1]
-    near = links.first((links.strength > threshold).sum())
-    everyone = torch.arange(alive.numel(), device=alive.device)
-    root = components(everyone, near.one, near.other)
+    root = components(torch.arange(alive.numel(), device=alive.device), near.one, near.other)
     member = one_hot(root.view(alive.shape) % per_frame, per_frame).float() * alive.unsqueeze(-1)
     mean = member.transpose(1, 2) @ clean / member.sum(dim=1).unsqueeze(-1).clamp(min=1)
-    living = alive.flatten().nonzero().squeeze(1)
-    roots, of = torch.unique(root[living], return_inverse=True)
+    roots, of = torch.unique(root[alive.flatten()], return_inverse=True)
     mean = mean.flatten(0, 1)[roots]
-    unit = normalize(mean, dim=-1)
-    between = strongest_links((unit @ unit.T).unsqueeze(0), torch.ones_like(roots, dtype=torch.bool).unsqueeze(0))
-    return _Level(mean, of, between)
+    direction = normalize(mean, dim=-1)
+    return _Parts(mean, direction @ direction.T, of)
+
+
+def _connected(similarity: Float[Tensor, "means means"], threshold: float) -> Int[Tensor, " means"]:
+    """The component of each mean, as its lowest member."""
+    one, other = (similarity > threshold).triu(diagonal=1).nonzero(as_tuple=True)
+    return components(torch.arange(len(similarity), device=similarity.device), one, other)
+
+
+def _joined_to(similarity: Float[Tensor, "means means"], count: int) -> Int[Tensor, " means"]:
+    """The component of each mean after the strongest links have left `count` of them."""
+    every = torch.ones_like(similarity[:1], dtype=torch.bool)
+    links = strongest_links(similarity.unsqueeze(0), every).first(len(similarity) - count)
+    return components(torch.arange(len(similarity), device=similarity.device), links.one, links.other)
 
 
 def _enough(
     clean: Float[Tensor, "frames tokens dim"], alive: Bool[Tensor, "frames tokens"], links: Links, count: int
-) -> _Level:
+) -> _Parts:
     """The frames at the lowest threshold (to a part in 2^STEPS) that leaves `count` components of the video or more.
 
     The frames alone must have that many, so the search starts at the first link that would be one too many.
     """
     spare = len(links.strength) + int(alive.any(dim=1).sum()) - count
     low = float(links.strength[spare]) if spare < len(links.strength) else -1.0
-    high = 1.001  # above every cosine, also those a rounding above 1
-    found = None
+    high, enough = 1.001, 0  # above every cosine, also those a rounding above 1: no links
+    tried: dict[int, _Parts] = {}
     for _ in range(STEPS):
         middle = (low + high) / 2
-        level = _represent(clean, alive, links, middle)
-        if len(level.mean) - int((level.links.strength > middle).sum()) >= count:
-            found, high = level, middle
+        near = int((links.strength > middle).sum())
+        if near not in tried:  # the last two are kept, as these are large
+            tried = {near: _represent(clean, alive, links.first(near))} | {n: tried[n] for n in tried if n == enough}
+        if len(_connected(tried[near].similarity, middle).unique()) >= count:
+            high, enough = middle, near
         else:
             low = middle
-    return found or _represent(clean, alive, links, high)
+    return tried.get(enough) or _represent(clean, alive, links.first(enough))
 
 
 def _melted(
-    clean: Float[Tensor, "frames tokens dim"],
     unit: Float[Tensor, "frames tokens dim"],
     alive: Bool[Tensor, "frames tokens"],
-    level: _Level,
-    cut: Links,
+    parts: _Parts,
+    group: Int[Tensor, " means"],
 ) -> Merge:
     """Every token to its component's representative with its part in it, and to the one it is most like with 1."""
     living = alive.flatten().nonzero().squeeze(1)
-    everyone = torch.arange(len(level.mean), device=alive.device)
-    group = torch.unique(components(everyone, cut.one, cut.other), return_inverse=True)[1]
+    group = torch.unique(group, return_inverse=True)[1]
     member = one_hot(group).float()
     in_group = member.sum(dim=0)
-    representative = normalize(member.T @ level.mean / in_group.unsqueeze(1), dim=-1)
+    representative = normalize(member.T @ parts.mean / in_group.unsqueeze(1), dim=-1)
     similarity = unit.flatten(0, 1)[living] @ representative.T
-    own = group[level.of]
+    own = group[parts.of]
     place = rank_in_line(similarity.gather(1, own.unsqueeze(1)).squeeze(1), own, len(in_group)) == 0
     nearest = torch.where(place, own, similarity.argmax(dim=1))
     target = torch.empty_like(in_group, dtype=torch.int64).scatter_(0, own[place], living[place])
-    part = 1 / (level.of.bincount()[level.of] * in_group[own])
+    part = 1 / (parts.of.bincount()[parts.of] * in_group[own])
     return Merge(
         torch.cat([living, living]),
         torch.cat([target[own], target[nearest]]),
