@@ -153,6 +153,7 @@ class Prefill:
             offered=offered,
             count=count,
             afford=video.counts.afford,
+            token_grid=video.plan.token_grid,
             budget=video.plan.budget,
             scores=video.plan.scores,
             segments=video.plan.segments,
