@@ -36,8 +36,8 @@ class TokenPlan:
     """What stays of one video.
 
     `keep` marks kept tokens (for merges the targets), `index` their flat numbers in order, `features` their rows.
-    `weight` counts the originals each stands for, `token_grid` is that of all there were. `budget`, `scores` and
-    `segments` are what is still alive after step 7, for layer stages. `report` says what was done.
+    `weight` counts the originals each stands for. `budget`, `scores` and `segments` are what is still alive after
+    step 7, for layer stages. `report` says what was done.
     """
 
     keep: Bool[Tensor, "frames tokens"]
@@ -45,11 +45,12 @@ class TokenPlan:
     features: Float[Tensor, "kept dim"]
     weight: Float[Tensor, " kept"]
     report: Report
+    token_grid: tuple[int, int, int] | None = None
+    """(t, h, w) of all the tokens there were."""
     budget: Budget | None = None
     scores: Scores | None = None
     segments: Segments | None = None
     merges: tuple[MergeStep, ...] = ()
-    token_grid: tuple[int, int, int] | None = None
 
     def carry(self, rows: Shaped[Tensor, "all ..."]) -> Shaped[Tensor, "kept ..."]:
         """Apply the same drops and merges to any tensor with a row per original token (DeepStack, say).
@@ -220,11 +221,11 @@ def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
     )
     return TokenPlan(
         keep=work.keep,
+        token_grid=video.token_grid,
         index=index,
         features=features,
         weight=weight,
         report=report,
         merges=tuple(work.merges),
-        token_grid=video.token_grid,
         **work.made,
     )
