@@ -1,5 +1,6 @@
-"""V2Drop, DART and FrameFusion on the bundled models, against the same done with masks in the unmodified model."""
+"""V2Drop, DART, FrameFusion and STTM on the bundled models, against masks in the unmodified model."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from policies.framefusion_by_hand import by_hand as merged_by_hand
+from policies.sttm_by_hand import by_hand as regions_by_hand
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 from transformers.integrations import sdpa_attention as sdpa
@@ -160,3 +162,66 @@ def test_framefusion_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict
     assert len(columns) > entered[0] > entered[1] >= entered[2]
     assert report.layer_tokens == ((*entered, *[count] * (depth - 3)),)
     assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
+
+
+def test_sttm_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+    (model, inputs), setting = asked, (0.9, 0.8, 0)
+    names = ("similarity", "temporal_similarity", "root_level")
+    policy = load_policy("sttm", settings={f"sttm.merge.{n}": v for n, v in zip(names, setting, strict=True)})
+    ids, depth = inputs["input_ids"], model.config.get_text_config().num_hidden_layers
+    (columns,) = video_columns(model, inputs)
+    (layout,) = [layout for layout in layouts_of(model, inputs) if layout.visual]
+    gone = torch.zeros(depth, ids.shape[1], dtype=torch.bool)
+    _, output = masked(model, inputs, ids, gone, eager=True)
+    states = output.hidden_states[1][0][columns]
+    parts = regions_by_hand(states, list(range(len(columns))), layout.grid, setting)
+    targets = sorted(parts)
+    means = [sum(share * states[i] for i, share in parts[t].items()) / sum(parts[t].values()) for t in targets]
+    gone[1:, columns] = True
+    gone[1:, columns[targets]] = False
+
+    output, report = run(model, policy, inputs)
+    melted = {1: (columns[targets], torch.stack(means))}
+    by_hand = masked(model, inputs, output.sequences[:, :-1], gone, melted=melted)[0][-STEPS:]
+    assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
+    assert report.layer_tokens == ((len(columns), *[len(targets)] * (depth - 1)),)
+    assert 4 < len(targets) < len(columns) / 2
+
+
+@pytest.fixture(scope="module")
+def two_rows(asked: tuple[Any, dict[str, Any]]) -> tuple[Any, list[dict[str, Any]]]:
+    """The model with a padded batch of two prompts about two clips, and each prompt alone."""
+    model, _ = asked
+    name = "qwen2-vl-tiny" if "qwen2" in model.config.model_type else "llava-onevision-tiny"
+    entry = get(name)
+    processor = load_processor(entry.folder, model.config, prefer_hf=False)
+    examples = list(BundledTask("static", frame_count=entry.frame_count).examples("heldout", 2))
+    clips = [[Clip.from_frames(one.frames, fps=one.fps)] for one in examples]
+    questions = [examples[0].question, "Look closely. " + examples[1].question]
+    alone = [processor.build_inputs([q], [clip]) for q, clip in zip(questions, clips, strict=True)]
+    return model, [processor.build_inputs(questions, clips), *alone]
+
+
+@pytest.mark.parametrize("name", ["v2drop", "dart", "framefusion", "sttm"])
+def test_rows_of_a_padded_batch_are_pruned_as_alone(two_rows: tuple[Any, list[dict[str, Any]]], name: str) -> None:
+    model, (batch, *alone) = two_rows
+    assert not batch["attention_mask"].all()
+    policy = load_policy(name, retention_ratio=None if name == "sttm" else 0.4)
+    together, report = run(model, policy, batch)
+    for row, inputs in enumerate(alone):
+        output, single = run(model, policy, inputs)
+        assert torch.allclose(logits(together)[row], logits(output)[0], atol=2e-5)
+        assert report.layer_tokens[row] == single.layer_tokens[0]
+
+
+@pytest.mark.parametrize("name", ["v2drop", "dart", "framefusion", "sttm"])
+def test_half_precision_changes_no_count(asked: tuple[Any, dict[str, Any]], name: str) -> None:
+    model, inputs = asked
+    half = copy.deepcopy(model).bfloat16()
+    short = {key: value.bfloat16() if value.is_floating_point() else value for key, value in inputs.items()}
+    policy = load_policy(name, retention_ratio=None if name == "sttm" else 0.4)
+    _, report = run(half, policy, short)
+    if name == "sttm":
+        assert 0 < report.attained_ratio < 1
+    else:
+        assert 0.4 - 2 / report.baseline_tokens < report.attained_ratio <= 0.4

@@ -1,4 +1,4 @@
-"""DivPrune, CDPruner, DART and FrameFusion choose what the released functions chose on the same inputs."""
+"""DivPrune, CDPruner, DART, FrameFusion and STTM choose what the released functions chose on the same inputs."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from vidsieve.framework.plans import Merge, Scores
 from vidsieve.framework.testing import rank_layer
 from vidsieve.framework.testing.samples import video_tokens
 from vidsieve.policies._framefusion import melting, runs
+from vidsieve.policies._quadtree import lasting, nodes
 from vidsieve.policies.cdpruner_select import CDPruner
 from vidsieve.policies.dart_prune import DART
 from vidsieve.policies.divprune_select import DivPrune
@@ -66,7 +67,22 @@ def test_framefusion(name: str) -> None:
     assert torch.allclose(step.apply(states)[kept], RECORDED[f"{case}/merged"], atol=1e-5)
 
 
+@pytest.mark.parametrize("name", cases("sttm", "kept"))
+def test_sttm(name: str) -> None:
+    case = name.rpartition("/")[0]
+    states = RECORDED[f"{case}/states"]
+    similarity, temporal, root_level = RECORDED[f"{case}/setting"].tolist()
+    grid, rows = tuple(states.shape[:3]), states.flatten(0, 2)
+    found = nodes(rows, torch.arange(len(rows)), grid, similarity, int(root_level))
+    label = lasting(found, torch.arange(len(rows)), grid, temporal)
+    into = found.first[label][found.node]
+    step, _ = melt(Merge(torch.arange(len(rows)), into, weight=found.part), torch.ones(len(rows)))
+    kept: Tensor = step.targets.nonzero().squeeze(1)
+    assert kept.tolist() == RECORDED[name].tolist()
+    assert torch.allclose(step.apply(rows)[kept], RECORDED[f"{case}/merged"], atol=1e-5)
+
+
 def test_the_recorded_set_covers_every_method() -> None:
     counts = {method: len(cases(method, part)) for method, part in (("divprune", "k"), ("cdpruner", "k"))}
-    counts |= {method: len(cases(method, "kept")) for method in ("dart", "framefusion")}
-    assert counts == {"divprune": 6, "cdpruner": 5, "dart": 6, "framefusion": 4}
+    counts |= {method: len(cases(method, "kept")) for method in ("dart", "framefusion", "sttm")}
+    assert counts == {"divprune": 6, "cdpruner": 5, "dart": 6, "framefusion": 4, "sttm": 4}

@@ -131,3 +131,10 @@ def test_attention_ranks_for_any_selector() -> None:
     attention = torch.rand(2, 5)
     record = video_tokens(2, 5, 4, signals={"vision_attention": attention})
     assert torch.equal(VisionAttention().score_tokens(record).values, attention)
+
+
+def test_fastervlm_is_the_best_of_each_frame() -> None:
+    attention = torch.rand(4, 12, generator=torch.Generator().manual_seed(8))
+    plan = load_policy("fastervlm").plan(video_features(4, 12, 6), signals={"vision_attention": attention})
+    best = attention.argsort(dim=1, descending=True)[:, :3].sort(dim=1).values
+    assert plan.keep.nonzero()[:, 1].view(4, 3).tolist() == best.tolist()

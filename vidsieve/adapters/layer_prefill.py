@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+from torch.func import functional_call
 
 from vidsieve.adapters.attention import AttentionCall
 from vidsieve.adapters.layer_attention import Tapped, queries_and_keys, scaling_of
@@ -153,6 +154,7 @@ class Prefill:
             offered=offered,
             count=count,
             afford=video.counts.afford,
+            token_grid=video.plan.token_grid,
             budget=video.plan.budget,
             scores=video.plan.scores,
             segments=video.plan.segments,
@@ -209,8 +211,9 @@ class Prefill:
     def _final_norm(self, states: Float[Tensor, "asked dim"]) -> Float[Tensor, "asked dim"]:
         """`LayerTokens.final_norm`."""
         norm = self.decoder.norm
-        device = next(norm.parameters()).device
-        return norm(states.float().to(device)).to(states.device)
+        # a layer norm refuses float32 states beside half weights
+        weights = {name: value.to(states.device).float() for name, value in norm.state_dict().items()}
+        return functional_call(norm, weights, (states.float(),))
 
     # ---------------------------------------------------------------- where things are
 

@@ -46,6 +46,8 @@ class TokenPlan:
     features: Float[Tensor, "kept dim"]
     weight: Float[Tensor, " kept"]
     report: Report
+    token_grid: tuple[int, int, int] | None = None
+    """(t, h, w) of all the tokens there were."""
     budget: Budget | None = None
     scores: Scores | None = None
     segments: Segments | None = None
@@ -229,6 +231,7 @@ def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
     )
     return TokenPlan(
         keep=work.keep,
+        token_grid=video.token_grid,
         index=index,
         features=features,
         weight=weight,

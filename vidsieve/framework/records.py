@@ -106,7 +106,8 @@ class LayerTokens:
     float32; `final_norm` is the norm behind the last layer, applied in float32. `turn` numbers the stage's own prune
     points, `offered` is how many tokens came to its first. `count` is how many to leave, or None when nothing but the
     stage says it. `afford` is how many visual tokens each coming layer may be given, the same for all, if the whole
-    depth is to meet the policy's retention ratio; None without a ratio.
+    depth is to meet the policy's retention ratio; None without a ratio. `token_grid` is (t, h, w) in visual tokens, as
+    the vision tower made them: `frame` and `token` count in it.
     """
 
     hidden: Float[Tensor, "visual dim"]
@@ -127,6 +128,7 @@ class LayerTokens:
     offered: int = 0
     count: int | None = None
     afford: float | None = None
+    token_grid: tuple[int, int, int] | None = None
     budget: Budget | None = None
     scores: Scores | None = None
     segments: Segments | None = None

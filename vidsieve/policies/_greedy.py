@@ -48,26 +48,26 @@ def field_of(tokens: VideoTokens, keep_ratio: float | None, where: str) -> Field
 
 
 class Alike:
-    """Cosine similarity of living tokens, in float32."""
+    """Cosine similarity of living tokens, in float32, times `sign`."""
 
-    def __init__(self, features: Float[Tensor, "alive dim"]) -> None:
-        self.unit = normalize(features.float(), dim=-1)
-        self._all = self.unit @ self.unit.T if len(features) <= WHOLE else None
+    def __init__(self, features: Float[Tensor, "alive dim"], sign: float = 1.0) -> None:
+        self.unit, self.sign = normalize(features.float(), dim=-1), sign
+        self._all = (sign * self.unit) @ self.unit.T if len(features) <= WHOLE else None
 
     def row(self, pick: Int[Tensor, "1"]) -> Float[Tensor, " alive"]:
         """Similarity of every token to one of them."""
         if self._all is not None:
             return self._all.index_select(0, pick).squeeze(0)
-        return self.unit @ self.unit.index_select(0, pick).squeeze(0)
+        return self.unit @ (self.sign * self.unit.index_select(0, pick).squeeze(0))
 
     def nearest(self) -> Float[Tensor, " alive"]:
-        """Similarity of each token to the other one most like it; -inf for a token that is alone."""
+        """The entry of each token and the other one most like it; an infinite distance for a token that is alone."""
         place = torch.arange(len(self.unit), device=self.unit.device)
         found = []
         for part in place.split(max(1, WHOLE * WHOLE // 4 // max(1, len(place)))):
-            block = self.unit[part] @ self.unit.T if self._all is None else self._all[part]
+            block = self.unit[part] @ self.unit.T if self._all is None else self.sign * self._all[part]
             found.append(block.masked_fill(part[:, None] == place, -torch.inf).amax(dim=1))
-        return torch.cat(found)
+        return self.sign * torch.cat(found)
 
 
 def pick(
@@ -80,12 +80,12 @@ def pick(
     `first` are the values at the start, `after(pick, turn, open)` those once the pick of this turn is made, with those
     that can still be picked. A budget line without room closes.
     """
-    values, room = first, field.room.clone()
+    values, room, never = first, field.room.clone(), first.new_full((), -torch.inf)
     open_ = room[field.line] > 0
     one = torch.ones(1, dtype=room.dtype, device=room.device)
     picks = torch.empty(field.count, dtype=torch.int64, device=room.device)
     for turn in range(field.count):
-        picks[turn : turn + 1] = best = values.masked_fill(~open_, -torch.inf).argmax(dim=0, keepdim=True)
+        picks[turn : turn + 1] = best = torch.where(open_, values, never).argmax(dim=0, keepdim=True)
         open_.index_fill_(0, best, False)
         if room.numel() > 1:
             room.index_add_(0, field.line.index_select(0, best), one, alpha=-1)

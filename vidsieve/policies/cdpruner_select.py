@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import threshold
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
@@ -71,29 +72,26 @@ class _Kernel:
     """What each token would add to the determinant, as tokens are chosen.
 
     `left` is the part of each unit vector that is orthogonal to those chosen, squared; `rows` holds the coordinates
-    in their span, `since` the turn at which the span was begun anew.
+    in their span, and `counted` is 0 for the rows of a span that was used up.
     """
 
     def __init__(self, alike: Alike, quality: Float[Tensor, " alive"], count: int) -> None:
         self.alike, self.quality = alike, quality
         self.left = torch.ones_like(quality)
         self.rows = quality.new_zeros(count, quality.numel())
-        self.turns = torch.arange(count, device=quality.device)
-        self.since = torch.zeros(1, dtype=torch.int64, device=quality.device)
+        self.counted = quality.new_ones(count)
 
     def after(self, chosen: Int[Tensor, "1"], turn: int, open_: Bool[Tensor, " alive"]) -> Float[Tensor, " alive"]:
         """The gains of all tokens once `chosen` is in the set."""
         before = self.rows[:turn]
-        mine = before.index_select(1, chosen).squeeze(1) * (self.turns[:turn] >= self.since)
-        coordinate = (self.alike.row(chosen) - mine @ before) / self.left.index_select(0, chosen).clamp(
-            min=SPENT
-        ).sqrt()
-        self.rows[turn] = coordinate
-        left = self.left - coordinate.square()
-        self.left = torch.where(left > SPENT, left, 0.0)
-        spent = ~((self.left > 0) & open_).any(dim=0, keepdim=True)
-        self.left = torch.where(spent, 1.0, self.left)
-        self.since = torch.where(spent, turn + 1, self.since)
+        mine = before.index_select(1, chosen).squeeze(1) * self.counted[:turn]
+        share = self.left.index_select(0, chosen).clamp(min=SPENT).rsqrt()
+        new = torch.addmv(self.alike.row(chosen), before.T, mine, alpha=-1) * share
+        self.rows[turn] = new
+        left = threshold(torch.addcmul(self.left, new, new, value=-1), SPENT, 0.0)
+        spent = (left * open_).amax(dim=0, keepdim=True) <= 0
+        self.counted[: turn + 1] *= ~spent
+        self.left = torch.where(spent, 1.0, left)
         return self.quality * self.left
 
 

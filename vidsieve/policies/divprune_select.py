@@ -45,16 +45,16 @@ class DivPrune(Stage):
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:
         field = field_of(tokens, self.keep_ratio, "divprune.select")
-        alike = Alike(field.of(tokens.features))
-        nearest = alike.nearest()
+        apart = Alike(field.of(tokens.features), sign=-1.0)
+        nearest = apart.nearest()
 
         def after(chosen: Int[Tensor, "1"], turn: int, open_: Bool[Tensor, " alive"]) -> Float[Tensor, " alive"]:
             nonlocal nearest
-            row = alike.row(chosen)
-            nearest = torch.maximum(nearest, row) if turn else row
-            return -nearest
+            row = apart.row(chosen)
+            nearest = torch.minimum(nearest, row) if turn else row
+            return nearest
 
-        return Keep(field.mask(pick(field, -nearest, after), tokens.keep))
+        return Keep(field.mask(pick(field, nearest, after), tokens.keep))
 
 
 @hookimpl

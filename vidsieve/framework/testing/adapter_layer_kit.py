@@ -41,6 +41,9 @@ class TopLayer(Stage):
     @hookimpl
     def prune_layer(self, tokens: LayerTokens) -> Scores | Keep:
         """The mean over heads."""
+        for kind, states in (("visual", tokens.hidden), ("text", tokens.text)):
+            assert tokens.keys(kind).shape[1] == len(states)
+            assert tokens.final_norm(states).dtype == torch.float32
         return Scores(tokens.attention("last", of=self.of).mean(dim=(0, 1)))
 
 
@@ -51,9 +54,6 @@ class KeepLayer(TopLayer):
     def prune_layer(self, tokens: LayerTokens) -> Keep:
         """What came."""
         tokens.attention(torch.arange(len(tokens.text)), of=self.of)
-        for of, states in (("visual", tokens.hidden), ("text", tokens.text)):
-            assert tokens.keys(of).shape[1] == len(states)
-            assert tokens.final_norm(states).shape == states.shape
         return Keep(torch.ones_like(tokens.frame, dtype=torch.bool))
 
 

@@ -78,6 +78,7 @@ def rank_layer(
     frame: Int[Tensor, " visual"] | None = None,
     token: Int[Tensor, " visual"] | None = None,
     weight: Float[Tensor, " visual"] | None = None,
+    token_grid: tuple[int, int, int] | None = None,
     budget: Budget | None = None,
     scores: Scores | None = None,
     layer: int = 2,
@@ -88,16 +89,14 @@ def rank_layer(
 ) -> Int[Tensor, " kept"]:
     """Indices of the visual tokens that a layer stage lets go on (of a Merge its targets), in their new order.
 
-    `attention_rows` answers `LayerTokens.attention`: "last" gives its last row, indices give those rows, whichever
-    layer is asked for; `keys` holds those of the visual tokens and of the text. What is left out is made of zeros, one
-    frame, and weights of one.
+    `attention_rows` answers `LayerTokens.attention`: "last" gives its last row, indices those rows, of any layer.
+    `keys` are those of visual tokens and text. What is left out is made of zeros, one frame, and weights of one.
     """
     visual, device = attention_rows.shape[-1], attention_rows.device
     given = (hidden, hidden_before, text, visual_inputs, text_inputs)
     dim = next((states.shape[1] for states in given if states is not None), 1)
     words = torch.zeros(0 if text_inputs is None else len(text_inputs), dim, device=device) if text is None else text
     nothing = torch.zeros(visual, dim, device=device)
-    found = keys or (torch.zeros(1, visual, 1, device=device), torch.zeros(1, len(words), 1, device=device))
     record = LayerTokens(
         hidden=nothing if hidden is None else hidden,
         hidden_before=nothing if hidden_before is None else hidden_before,
@@ -112,11 +111,12 @@ def rank_layer(
         turn=turn,
         offered=visual if offered is None else offered,
         attention=partial(_attended, attention_rows),
-        keys=lambda of: found[of != "visual"],
+        keys=partial(_keys, keys or (nothing[None], torch.zeros_like(words)[None])),
         final_norm=final_norm,
         rng=torch.Generator().manual_seed(seed),
         count=count,
         afford=afford,
+        token_grid=token_grid,
         budget=budget,
         scores=scores,
     )
@@ -127,3 +127,8 @@ def rank_layer(
 def _attended(attention_rows: Float[Tensor, "heads rows visual"], rows: Any, of: str = "previous") -> Tensor:
     """`LayerTokens.attention` from recorded rows."""
     return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
+
+
+def _keys(both: tuple[Tensor, Tensor], of: str) -> Tensor:
+    """`LayerTokens.keys` from recorded ones."""
+    return both[0] if of == "visual" else both[1]
