@@ -70,8 +70,7 @@ class Pass:
         """Store a cell; one that failed in an unforeseen way is told and left out, the others go on."""
         error = future.exception()
         if error is not None:
-            self.failed.append(f"{cell.name}: {type(error).__name__}: {error}")
-            print(f"\nFAILED {self.failed[-1]}", file=sys.stderr)
+            self.failed.append(f"{cell.name}: {error or type(error).__name__}")
             return
         self.store.put(cell, *future.result())
 
@@ -124,6 +123,7 @@ def main() -> int:
         if not asked.policies and asked.models == list(MODEL_NAMES):
             store.keep_only(cell.name for cell in wanted)
         status = 1 if work.failed else 0
+        print("".join(f"FAILED {failure}\n" for failure in work.failed), end="", file=sys.stderr)
     text = table_text(store.measured_on, store.cells)
     print(text)
     if asked.write:

@@ -14,6 +14,7 @@ from vidsieve.bundled.thresholds import TABLE_RATIOS
 from vidsieve.cli.workbench.session import open_session
 from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework import registry
+from vidsieve.framework.errors import StageError
 from vidsieve.framework.records import SIGNALS
 from vidsieve.tuner.statistics import wilson_interval
 
@@ -119,6 +120,18 @@ def test_what_cannot_be_says_why(scripts: Any, name: str, ratio: float | None, m
         if line.startswith(f"| {name} ")
     )
     assert missing in row and ("[1]" in row) == bool(why)
+
+
+def test_a_stage_that_breaks_is_a_failure_and_not_a_number_that_cannot_be(
+    scripts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*asked: Any) -> None:
+        raise StageError("raised inside")
+
+    monkeypatch.setattr(scripts.worker.Ward, "score", breaks)
+    cell, *_ = scripts.wanted.cells([MODEL], ["vidcom2"], 9, 0)
+    with pytest.raises(RuntimeError, match="StageError: raised inside"):
+        scripts.worker.measure(cell, 9, 0)
 
 
 def test_alike_answers_about_a_clip_count_as_one_question(scripts: Any) -> None:
