@@ -22,7 +22,7 @@ import transformers
 
 from vidsieve import __version__, load_policy
 from vidsieve.framework import registry
-from vidsieve.framework.errors import UnknownNameError, VidsieveError
+from vidsieve.framework.errors import PlanError, StageError, UnknownNameError, VidsieveError
 from vidsieve.framework.testing.adapter_policies import DEEP, check_policy, missing, needs_depth
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,9 +40,9 @@ def verdict(family: str, name: str, reasons: list[str]) -> str:
             kit = kits()[family]()
             model = kit.build_model()
         check_policy(kit, model, policy)
-    except VidsieveError as error:
-        return f"refused: no {', '.join(lacks)}" if lacks else f"refused: [{_number(reasons, str(error))}]"
     except Exception as error:  # the table goes on: that is what it is for
+        if isinstance(error, VidsieveError) and not isinstance(error, PlanError | StageError):
+            return f"refused: no {', '.join(lacks)}" if lacks else f"refused: [{_number(reasons, str(error))}]"
         text = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
         return f"FAILED [{_number(reasons, f'{name} on {family}: {text}')}]"
     return "FAILED: not refused" if lacks else "ok"

@@ -1,6 +1,6 @@
 """Print the table of all published policies on both bundled models, measuring the cells that are missing.
 
-    python scripts/policy_table.py --write                        everything; about 25 minutes on two cores
+    python scripts/policy_table.py --write                        everything; about 25 minutes on two idle cores
     python scripts/policy_table.py --policies vidcom2,fastv       some policies; the rest is printed as stored
     python scripts/policy_table.py --jobs 0                       measure nothing, print what is stored
 
@@ -14,6 +14,7 @@ import argparse
 import multiprocessing
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
@@ -45,35 +46,63 @@ class Pass:
         self._pool("timed", timed, 1)
 
     def _pool(self, verb: str, todo: Sequence[Cell], jobs: int) -> None:
-        if not todo:
-            return
+        """Measure in `jobs` processes, each on one model and rung at a time, whose features it then has."""
         # a forked child would inherit torch's threads in whatever state they are
-        context, began = multiprocessing.get_context("spawn"), time.perf_counter()
-        pool = ProcessPoolExecutor(min(jobs, len(todo)), mp_context=context, initializer=ignore_interrupts)
-        left = {pool.submit(measure, cell, self.questions, self.seed): cell for cell in todo}
+        spawn, began = multiprocessing.get_context("spawn"), time.perf_counter()
+        pools = [ProcessPoolExecutor(1, mp_context=spawn, initializer=ignore_interrupts) for _ in range(jobs)]
+        queues, running = Queues(todo, jobs), dict[Future, tuple[int, Cell]]()
         try:
-            while left:
-                done, _ = wait(left, return_when=FIRST_COMPLETED)
-                for future in done:
-                    self._take(left.pop(future), future)
-                _progress(verb, len(todo) - len(left), len(todo), began)
+            while True:
+                busy = {number for number, _ in running.values()}
+                for number in set(range(jobs)) - busy:
+                    if (cell := queues.next(number)) is not None:
+                        running[pools[number].submit(measure, cell, self.questions, self.seed)] = (number, cell)
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._take(running.pop(future)[1], future)
+                _progress(verb, len(todo) - queues.left - len(running), len(todo), began)
         except KeyboardInterrupt:
-            pool.shutdown(wait=True, cancel_futures=True)
-            for future, cell in left.items():
-                if future.done() and not future.cancelled() and future.exception() is None:
+            for future, (_, cell) in running.items():
+                if future.exception() is None:  # waits for what is in work, a few seconds
                     self._take(cell, future)
             raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for pool in pools:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def _take(self, cell: Cell, future: "Future") -> None:
         """Store a cell; one that failed in an unforeseen way is told and left out, the others go on."""
         error = future.exception()
         if error is not None:
-            self.failed.append(f"{cell.name}: {type(error).__name__}: {error}")
-            print(f"\nFAILED {self.failed[-1]}", file=sys.stderr)
+            self.failed.append(f"{cell.name}: {error or type(error).__name__}")
             return
         self.store.put(cell, *future.result())
+
+
+class Queues:
+    """Cells dealt to processes, a model's rung to each; one that has nothing left helps with the longest queue."""
+
+    def __init__(self, todo: Sequence[Cell], jobs: int) -> None:
+        groups: dict[tuple[str, str], deque[Cell]] = {}
+        for cell in todo:
+            groups.setdefault((cell.model, cell.what), deque()).append(cell)
+        self._groups = deque(groups.values())
+        self._own: list[deque[Cell]] = [deque() for _ in range(jobs)]
+
+    @property
+    def left(self) -> int:
+        """Cells that nobody has begun."""
+        return sum(map(len, [*self._groups, *self._own]))
+
+    def next(self, number: int) -> Cell | None:
+        """The next cell for a process; None when all are begun."""
+        if not self._own[number] and self._groups:
+            self._own[number] = self._groups.popleft()
+        if self._own[number]:
+            return self._own[number].popleft()
+        longest = max(self._own, key=len)
+        return longest.pop() if longest else None
 
 
 def _progress(verb: str, done: int, total: int, began: float) -> None:
@@ -101,7 +130,8 @@ def arguments() -> argparse.Namespace:
     return asked
 
 
-QUESTIONS = 270
+QUESTIONS = 216
+"""24 clips a rung, whose inputs fit in the memory that the workbench keeps them in."""
 
 
 def main() -> int:
@@ -124,6 +154,7 @@ def main() -> int:
         if not asked.policies and asked.models == list(MODEL_NAMES):
             store.keep_only(cell.name for cell in wanted)
         status = 1 if work.failed else 0
+        print("".join(f"FAILED {failure}\n" for failure in work.failed), end="", file=sys.stderr)
     text = table_text(store.measured_on, store.cells)
     print(text)
     if asked.write:

@@ -16,8 +16,8 @@ from vidsieve.tuner.latency import PROTOCOL, TimingRules
 MODEL_NAMES = tuple(model.name for model in MODELS)
 TTFT = "ttft"
 TIMED_RUNG = "cuts"
-RULES = TimingRules(warmup=3, min_pairs=16, max_pairs=64, max_seconds=5.0, half_width_ratio=0.02)
-"""Of one timed cell: at most five seconds, so that a table of 25 policies takes minutes."""
+RULES = TimingRules(warmup=3, min_pairs=16, max_pairs=64, max_seconds=4.0, half_width_ratio=0.02)
+"""Of one timed cell: at most four seconds and a warm-up, so that a table of 30 policies takes minutes."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vidsieve.cli.workbench.bench import BUNDLED_BATCH
 from vidsieve.cli.workbench.session import Session, open_session
 from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework import registry
-from vidsieve.framework.errors import PolicyError, RetentionError
+from vidsieve.framework.errors import PlanError, PolicyError, RetentionError, StageError
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import Signal
 from vidsieve.framework.report import Report
@@ -31,7 +31,18 @@ def ignore_interrupts() -> None:
 
 
 def measure(cell: Cell, questions: int, seed: int) -> tuple[Found, dict[str, str]]:
-    """The cell's numbers, or why there are none; and what it was measured on."""
+    """The cell's numbers, or why there are none; and what it was measured on.
+
+    Raises:
+        RuntimeError: anything else that went wrong, in words: not every exception crosses to another process.
+    """
+    try:
+        return _measure(cell, questions, seed)
+    except Exception as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+
+def _measure(cell: Cell, questions: int, seed: int) -> tuple[Found, dict[str, str]]:
     ward = _ward(cell.model, TIMED_RUNG if cell.what == TTFT else cell.what, questions, seed)
     began = time.perf_counter()
     policy = load_policy(cell.policy, retention_ratio=cell.ratio)
@@ -41,6 +52,8 @@ def measure(cell: Cell, questions: int, seed: int) -> tuple[Found, dict[str, str
         low, high = policy.attainable(ward.session.bench.shape)
         reach = f"{100 * low:.3g} %" if high - low < 1e-9 else f"{100 * low:.3g} to {100 * high:.3g} %"
         found = {"missing": f"n/a, reaches {reach}"}
+    except (PlanError, StageError):
+        raise
     except PolicyError as error:
         found = {"missing": "n/a", "why": str(error)}
     return found | {"seconds": round(time.perf_counter() - began, 2)}, dict(ward.session.bench.describe())

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 import torch
+from adapters.kits import kits
 
 import vidsieve
 from vidsieve.adapters.apply import adapter_for
+from vidsieve.cli import ls
 from vidsieve.framework import registry
 from vidsieve.framework.errors import ModelError
 
@@ -62,6 +64,12 @@ def test_a_subclass_of_a_known_model_is_known() -> None:
         pass
 
     assert adapter_for(Finetuned.__new__(Finetuned)).family == "qwen2-vl"
+
+
+def test_where_an_image_may_stand_beside_a_video_is_told_as_the_laws_have_it() -> None:
+    told = {row["family"]: row["image beside video"] for row in ls.models(registry.default())}
+    found = {family: "images" not in kit.cannot for family, kit in kits().items()}
+    assert {family: told[family] for family in found} == found
 
 
 def test_the_public_doors_are_those_of_this_room() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cli.conftest import Invoke
 from vidsieve import load_policy
-from vidsieve.framework.registry import default
+from vidsieve.framework.registry import Registry, default
 
 PLUGIN = """
 from vidsieve import Scores, Stage, VideoTokens, hookimpl, tunable
@@ -23,6 +23,18 @@ class Norm(Stage):
 @hookimpl
 def register_stages(register):
     register("{name}", Norm)
+"""
+
+PARTIAL = """
+from vidsieve import hookimpl
+from vidsieve.adapters.base import Adapter
+
+@hookimpl
+def register_models(register):
+    runs = frozenset({"score_tokens", "select_tokens", "prune_kv"})
+    classes, name = ("PartialForConditionalGeneration",), "my-org/partial-vl"
+    register("partial-vl", Adapter(
+        family="partial-vl", model_classes=classes, default_checkpoint=name, layouts=lambda *_: [], runs=runs))
 """
 
 
@@ -44,6 +56,42 @@ def test_a_model_that_is_only_a_name_is_told_apart_from_one_that_is_here(invoke:
     listed = {row["family"]: row for row in json.loads(invoke("ls", "models", "--json").stdout)["models"]}
     assert listed["qwen2-vl"]["on this machine"] == "bundled qwen2-vl-tiny"
     assert listed["qwen2.5-vl"]["on this machine"] == "nothing; name a checkpoint"
+
+
+def test_what_each_family_can_do_is_listed_for_programs(invoke: Invoke) -> None:
+    listed = {row["family"]: row for row in json.loads(invoke("ls", "models", "--json").stdout)["models"]}
+    assert set(listed) == set(default().models)
+    for family, adapter in default().models.items():
+        assert set(listed[family]["hooks"]) == adapter.runs
+        assert set(listed[family]["offers"]) == adapter.offers
+        assert listed[family]["default checkpoint"] == adapter.default_checkpoint
+    assert listed["qwen2-vl"]["hooks"][0] == "reduce_frames" and listed["qwen2-vl"]["hooks"][-1] == "prune_kv"
+    assert listed["qwen2-vl"]["image beside video"] is True
+    assert listed["glm4v"]["image beside video"] is False
+
+
+def test_what_each_family_can_do_fits_eighty_columns(invoke: Invoke, bundled: None) -> None:
+    lines = invoke("ls", "models").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    found = {line.split()[0]: line.split()[1:] for line in lines if line and not line.startswith(" ")}
+    assert found["gemma4"] == ["google/gemma-4-e2b-it", "-"]  # of the second table
+    (gemma,) = (line for line in lines if line.startswith("gemma4") and "question" in line)
+    (qwen,) = (line for line in lines if line.startswith("qwen2-vl") and "question" in line)
+    assert gemma.split()[1:3] == ["tokens", "yes"]
+    assert qwen.split()[1:6] == ["frames", "tokens", "layers", "kv", "yes"]
+    assert any("bundled" in line for line in lines if line.startswith("qwen2-vl"))
+
+
+def test_a_family_that_carries_out_part_of_a_step_names_the_hooks(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin, own = tmp_path / "partial_family.py", Registry(installed=False)
+    plugin.write_text(PARTIAL)
+    own.add_file(plugin)
+    monkeypatch.setattr("vidsieve.cli.ls.add_plugins", lambda plugin: own)  # no other test may find the family
+    told = invoke("ls", "models").stdout
+    (line,) = (line for line in told.splitlines() if line.startswith("partial-vl") and "question" in line)
+    assert line.split()[1:4] == ["score_tokens", "select_tokens", "kv"]
 
 
 def test_a_shown_policy_has_settings_ranges_and_reach(invoke: Invoke) -> None:

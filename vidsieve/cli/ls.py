@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,9 +10,19 @@ import typer
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import say, say_json, table
 from vidsieve.cli.plugins import add_plugins
+from vidsieve.framework.hookspecs import STAGE_HOOKS, VIDEO_HOOKS
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
+
+
+STEPS = {"frames": ("reduce_frames",), "tokens": VIDEO_HOOKS, "layers": ("prune_layer",), "kv": ("prune_kv",)}
+INPUTS = ("question", "token_grid", "timestamps_s")
+"""Told before the signals, which are taken from the vision tower."""
+MEANING = (
+    "acts on: frames before the vision tower, tokens before the language model,",
+    "layers inside it, kv entries in decode. image: may stand beside a video.",
+)
 
 
 class Kind(StrEnum):
@@ -36,6 +47,9 @@ def ls(
         say_json(found)
         return
     for name, rows in found.items():
+        if name == Kind.models:
+            _say_models(rows)
+            continue
         head = list(rows[0]) if rows else ["none"]
         table(name, head, [[_cell(value) for value in row.values()] for row in rows])
         say()
@@ -88,15 +102,62 @@ def stages(registry: "Registry") -> list[dict[str, Any]]:
 
 
 def models(registry: "Registry") -> list[dict[str, Any]]:
-    """Model families: what stands for each, and what of it is on this machine."""
+    """Model families: what each can do, what stands for it, and what of it is on this machine."""
     from vidsieve.cli.workbench.choice import on_this_machine
 
     return [
         {
             "family": family,
+            "aliases": list(adapter.aliases),
             "model classes": list(adapter.model_classes),
+            "hooks": [hook for hook in STAGE_HOOKS if hook in adapter.runs],
+            "offers": sorted(adapter.offers, key=lambda name: (name not in INPUTS, name)),
+            "image beside video": _takes_images(adapter),
             "default checkpoint": adapter.default_checkpoint,
             "on this machine": on_this_machine(adapter),
         }
         for family, adapter in sorted(registry.models.items())
     ]
+
+
+def _takes_images(adapter: Any) -> bool:
+    """Whether a prompt may hold an image beside a video.
+
+    Where videos stand on the placeholder of images, transformers takes all of them for images and finds too few.
+    """
+    return adapter.modality == "image" or adapter.placeholders is None
+
+
+def _say_models(rows: list[dict[str, Any]]) -> None:
+    """Two tables of at most 80 columns, and what their words mean."""
+    head = ("family", "acts on", "image", "inputs and signals for stages")
+    table("models", head, [[row["family"], _acts_on(row), _yes(row), _lines(row["offers"], 29)] for row in rows])
+    for line in MEANING:
+        say(line)
+    say()
+    shown = [[row["family"], row["default checkpoint"], _here(row["on this machine"])] for row in rows]
+    table("checkpoints", ("family", "default checkpoint", "here"), shown)
+    say("here: what runs without a download; where nothing does, name a --checkpoint.")
+    say()
+
+
+def _acts_on(row: dict[str, Any]) -> str:
+    """Where stages can act; hooks by name where a family carries out only part of a step."""
+    words = []
+    for word, hooks in STEPS.items():
+        have = [hook for hook in hooks if hook in row["hooks"]]
+        words += [word] if len(have) == len(hooks) else have
+    return " ".join(words)
+
+
+def _yes(row: dict[str, Any]) -> str:
+    return "yes" if row["image beside video"] else "no"
+
+
+def _here(told: str) -> str:
+    return "-" if told.startswith("nothing") else _lines(told.split(", "), 17)
+
+
+def _lines(words: list[str], width: int) -> str:
+    """Words joined by commas, broken into lines of a table's cell."""
+    return fill(", ".join(words), width)
