@@ -16,6 +16,7 @@ from vidsieve.framework.errors import ModelError
 FAMILIES = {
     "qwen2-vl": "Qwen/Qwen2-VL-2B-Instruct",
     "qwen2.5-vl": "Qwen/Qwen2.5-VL-3B-Instruct",
+    "qwen2.5-omni": "Qwen/Qwen2.5-Omni-7B",
     "qwen3-vl": "Qwen/Qwen3-VL-2B-Instruct",
     "qwen3.5": "Qwen/Qwen3.5-27B",
     "internvl3": "OpenGVLab/InternVL3-1B-hf",

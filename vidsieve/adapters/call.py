@@ -18,7 +18,7 @@ from vidsieve.adapters.layer_held import Held
 from vidsieve.adapters.layer_prune import LayerPrune
 from vidsieve.adapters.layer_refusals import refuse_settings
 from vidsieve.adapters.layer_rows import rows_of_prompt
-from vidsieve.adapters.positions import has_mrope, model_positions, original_rotation
+from vidsieve.adapters.positions import model_positions, original_rotation, reads_types
 from vidsieve.adapters.prompt import has_video, placeholders_of, read_mask
 from vidsieve.adapters.session import Past, cached_columns, cached_layers, new_part, recall, remember
 from vidsieve.adapters.shorten import Request, Shortened, empty_report, shorten
@@ -114,7 +114,7 @@ class GenerateCall:
     def _types(self, ids: Tensor | None) -> dict[str, Any]:
         """`mm_token_type_ids` of a call with images only that came without: M-RoPE would see only text."""
         images = any(self.asked.get(name) is not None for name in PIXELS["image"])
-        if ids is None or not images or not has_mrope(self.model) or self.asked.get("mm_token_type_ids") is not None:
+        if ids is None or not images or not reads_types(self.model) or self.asked.get("mm_token_type_ids") is not None:
             return {}
         return {"mm_token_type_ids": ids.eq(self.model.config.image_token_id).to(torch.int32)}
 

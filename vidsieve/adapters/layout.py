@@ -10,6 +10,9 @@ from typing import Any
 
 from vidsieve.framework.errors import InputError
 
+PACES = ("second_per_grid_ts", "video_second_per_grid")
+"""Inputs that tell the seconds between the steps of each video's grid, as families call them."""
+
 
 @dataclass(frozen=True)
 class VideoLayout:
@@ -60,7 +63,7 @@ def grid_layouts(
             "model inputs: a video came without video_grid_thw, so its shape is unknown; pass video_grid_thw as the "
             "processor made it."
         )
-    seconds = inputs.get("second_per_grid_ts")
+    seconds = next((inputs[name] for name in PACES if inputs.get(name) is not None), None)
     layouts = []
     for index, (time, height, width) in enumerate(_rows(grid)):
         side = config.vision_config.spatial_merge_size if merge is None else merge[index]

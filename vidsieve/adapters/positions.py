@@ -24,6 +24,11 @@ def has_mrope(model: VideoModel) -> bool:
     return hasattr(model.base_model, "get_rope_index")
 
 
+def reads_types(model: VideoModel) -> bool:
+    """Whether positions are made from `mm_token_type_ids`: without them such a model silently sees only text."""
+    return has_mrope(model) and "mm_token_type_ids" in inspect.signature(model.base_model.get_rope_index).parameters
+
+
 def text_positions(mask: Shaped[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
     """0, 1, 2, … over the real tokens of each row; 0 on padding."""
     return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
@@ -46,9 +51,17 @@ def original_positions(
     if all(grid is None for grid in grids):
         return flat.expand(3, *flat.shape)
     accepted = inspect.signature(model.base_model.get_rope_index).parameters
-    extra = {name: inputs[name] for name in accepted if name in inputs and inputs[name] is not None}
+    known = {**inputs, **_other_names(inputs)}
+    extra = {name: known[name] for name in accepted if known.get(name) is not None}
     extra |= {"input_ids": ids, "attention_mask": mask}
     return model.base_model.get_rope_index(**extra)[0]
+
+
+def _other_names(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What Qwen2.5-Omni calls otherwise in its inputs and where it numbers positions."""
+    heard = inputs.get("feature_attention_mask")
+    lengths = inputs.get("audio_feature_lengths") if heard is None else heard.sum(dim=-1)
+    return {"second_per_grids": inputs.get("video_second_per_grid"), "audio_seqlens": lengths}
 
 
 def _axes_of(given: Tensor, mrope: bool) -> Tensor:

@@ -17,7 +17,7 @@ from vidsieve.adapters.base import Adapter, VideoModel
 from vidsieve.adapters.columns import PER_TOKEN, Columns, kept_order
 from vidsieve.adapters.encode import Vision, rows_of
 from vidsieve.adapters.layout import VideoLayout
-from vidsieve.adapters.positions import has_mrope, original_positions, text_positions
+from vidsieve.adapters.positions import has_mrope, original_positions, reads_types, text_positions
 from vidsieve.adapters.prompt import placeholders_of, question_ids, videos_by_row
 from vidsieve.adapters.rows import Picture, shortened_output, visual_placeholders, visual_rows
 from vidsieve.adapters.signals import encode_all, signals_by_picture
@@ -233,7 +233,7 @@ def _columns(request: Request, pictures: Sequence[Sequence[Picture]]) -> Columns
     names = [name for name in PER_TOKEN if name not in request.adapter.spent]
     others = {name: request.inputs[name] for name in names if request.inputs.get(name) is not None}
     others = {name: values[:, -ids.shape[1] :] for name, values in others.items()}
-    if has_mrope(model) and "mm_token_type_ids" not in others:
+    if reads_types(model) and "mm_token_type_ids" not in others:
         image = ids.eq(model.config.image_token_id) & ~request.placeholders
         others["mm_token_type_ids"] = image.to(torch.int32) + 2 * request.placeholders.to(torch.int32)
     positions = original_positions(model, {**request.inputs, **others}, ids, mask)

@@ -33,6 +33,19 @@ class InputLaws(ModelKit):
             alone, _ = run(model, HALF, self.make_inputs(model, row))
             assert torch.allclose(logits(together)[index], logits(alone)[0], atol=self.tolerance)
 
+    def test_images_text_and_videos_of_any_length_share_a_padded_batch(self, model: Any) -> None:
+        self.uses("images", "uneven videos")
+        rows = (
+            Row(images=1, videos=2, words=0, frames=(2, 7)),
+            Row(seed=1, videos=0, words=30),
+            Row(seed=2, frames=(5,)),
+        )
+        together, report = run(model, HALF, self.make_inputs(model, *rows))
+        assert [len(keep) for keep in report.keeps] == [2, 7, 5]
+        for index, row in enumerate(rows):
+            alone, _ = run(model, HALF, self.make_inputs(model, row))
+            assert torch.allclose(logits(together)[index], logits(alone)[0], atol=self.tolerance)
+
     def test_a_prompt_may_end_with_its_video(self, model: Any) -> None:
         class Asks(KeepAll):
             def needs(self) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """What the adapter laws are made of: test stages, prompts with videos, and a model run with rows taken out by hand."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -203,7 +204,7 @@ def language_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         seen.update(kwargs)
 
-    given = {**with_types(model, inputs), "attention_mask": None}
+    given = {**with_types(model, inputs), "attention_mask": torch.ones_like(inputs["input_ids"])}
     handle = model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
     try:
         model(**given, use_cache=False)
@@ -214,7 +215,8 @@ def language_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_types(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The inputs with `mm_token_type_ids` where M-RoPE needs them: without them it silently sees text."""
-    if not hasattr(model.base_model, "get_rope_index") or "mm_token_type_ids" in inputs:
+    rope = getattr(model.base_model, "get_rope_index", None)
+    if rope is None or "mm_token_type_ids" not in inspect.signature(rope).parameters or "mm_token_type_ids" in inputs:
         return dict(inputs)
     ids, videos = inputs["input_ids"], places_of(model, inputs["input_ids"])
     return {**inputs, "mm_token_type_ids": ((ids == model.config.image_token_id) & ~videos).int() + 2 * videos.int()}

@@ -158,7 +158,7 @@ def hidden_columns(
     positions: Tensor,
     compact: bool,
     melted: Mapping[int, tuple[Tensor, Tensor]],
-    unread: Bool[Tensor, "layers columns columns2"] | None,
+    unread: Bool[Tensor, "layers columns columns2"] | None = None,
 ) -> Iterator[None]:
     """While open, each layer has a causal mask of its own, and positions of its own if they are compact."""
     width = gone.shape[1]

@@ -1,0 +1,18 @@
+"""Qwen2.5-Omni: its thinker (`model.thinker`) is laid out as Qwen2.5-VL; audio passes untouched, inside a video too."""
+
+from vidsieve.adapters.base import Adapter
+from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.tower import grid_tower
+from vidsieve.adapters.units import GRID_UNITS
+
+ADAPTER = Adapter(
+    family="qwen2.5-omni",
+    aliases=("qwen2-5-omni", "qwen2.5omni"),
+    model_classes=("Qwen2_5OmniThinkerForConditionalGeneration",),
+    default_checkpoint="Qwen/Qwen2.5-Omni-7B",
+    layouts=grid_layouts,
+    units=GRID_UNITS,
+    tower=grid_tower(windows=True),
+    offers=frozenset({"token_grid", "question", "timestamps_s"}),
+    special_from=151643,
+)
