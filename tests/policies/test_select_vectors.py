@@ -13,7 +13,7 @@ from vidsieve.framework.plans import Merge, Scores
 from vidsieve.framework.testing import rank_layer
 from vidsieve.framework.testing.samples import video_tokens
 from vidsieve.policies._framefusion import melting, runs
-from vidsieve.policies._quadtree import lasting, nodes
+from vidsieve.policies._quadtree import Pyramid, lasting
 from vidsieve.policies.cdpruner_select import CDPruner
 from vidsieve.policies.dart_prune import DART
 from vidsieve.policies.divprune_select import DivPrune
@@ -73,7 +73,7 @@ def test_sttm(name: str) -> None:
     states = RECORDED[f"{case}/states"]
     similarity, temporal, root_level = RECORDED[f"{case}/setting"].tolist()
     grid, rows = tuple(states.shape[:3]), states.flatten(0, 2)
-    found = nodes(rows, torch.arange(len(rows)), grid, similarity, int(root_level))
+    found = Pyramid(rows, torch.arange(len(rows)), grid, int(root_level)).nodes(similarity)
     label = lasting(found, torch.arange(len(rows)), grid, temporal)
     into = found.first[label][found.node]
     step, _ = melt(Merge(torch.arange(len(rows)), into, weight=found.part), torch.ones(len(rows)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.stage import Stage
 from vidsieve.framework.testing import StageContract, rank_layer
-from vidsieve.policies._quadtree import lasting, nodes, parents
+from vidsieve.policies._quadtree import Pyramid, lasting, parents
 from vidsieve.policies.sttm_merge import STTM
 
 
@@ -21,7 +21,7 @@ class TestSTTM(StageContract):
 
 def groups(states: Tensor, cell: Tensor, grid: tuple[int, int, int], setting: tuple[float, float, int]) -> dict:
     """By token that stays: who melts into it, and with what share of the mean."""
-    found = nodes(states, cell, grid, setting[0], setting[2])
+    found = Pyramid(states, cell, grid, setting[2]).nodes(setting[0])
     label = lasting(found, cell, grid, setting[1])
     into = found.first[label][found.node].tolist()
     parts: dict[int, dict[int, float]] = {}
@@ -89,6 +89,36 @@ def test_tokens_stand_at_the_top_left_of_their_earliest_region() -> None:
     hidden, place = torch.ones(32, 3), torch.arange(32) % 16
     shown = {"hidden": hidden, "token": place, "frame": torch.arange(32) // 16, "token_grid": (2, 4, 4)}
     assert rank_layer(STTM(root_level=0), torch.zeros(1, 1, 32), **shown).tolist() == [0, 2, 8, 10]
+
+
+@pytest.mark.parametrize("afford", [70.0, 40.0, 25.5, 9.0])
+def test_thresholds_are_lowered_as_little_as_the_ratio_takes(afford: float) -> None:
+    states, cell = plain_regions(5, 3, 6, 8), torch.arange(144)
+    shown = {"hidden": states, "token": cell % 48, "frame": cell // 48, "token_grid": (3, 6, 8)}
+    stage = STTM(similarity=0.99, temporal_similarity=0.95, root_level=0)
+    assert len(rank_layer(stage, torch.zeros(1, 1, 144), **shown)) > 70
+    kept = rank_layer(stage, torch.zeros(1, 1, 144), afford=afford, **shown).tolist()
+    assert len(kept) <= afford
+    # as many as with the highest thresholds found by hand
+    counts = {}
+    for step in range(400):
+        lower = step / 200
+        counts[step] = len(groups(states, cell, (3, 6, 8), (0.99 - lower, 0.95 - lower, 0)))
+        if counts[step] <= afford:
+            break
+    assert abs(len(kept) - counts[step]) <= 2
+
+
+def test_thresholds_stay_where_fewer_tokens_are_left_than_asked_for() -> None:
+    shown = {"hidden": torch.ones(32, 3), "token": torch.arange(32) % 16, "frame": torch.arange(32) // 16}
+    stage, shown = STTM(root_level=0), shown | {"token_grid": (2, 4, 4)}
+    assert len(rank_layer(stage, torch.zeros(1, 1, 32), afford=20.0, **shown)) == 4
+
+
+def test_a_ratio_below_what_the_tree_can_leave_gets_the_least_there_is() -> None:
+    cell = torch.arange(32)
+    shown = {"hidden": torch.randn(32, 3), "token": cell % 16, "frame": cell // 16, "token_grid": (2, 4, 4)}
+    assert rank_layer(STTM(root_level=0), torch.zeros(1, 1, 32), afford=1.0, **shown).tolist() == [0, 2, 8, 10]
 
 
 def test_without_a_grid_it_is_refused() -> None:

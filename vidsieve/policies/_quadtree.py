@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
@@ -44,63 +44,63 @@ def parents(height: int, width: int, root_level: int) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
-def nodes(
-    states: Float[Tensor, "tokens dim"],
-    cell: Int[Tensor, " tokens"],
-    grid: tuple[int, int, int],
-    similarity: float,
-    root_level: int,
-) -> Nodes:
-    """The nodes of all frames; `cell` is the place of each token in the grid, ascending. Absent ones count nowhere."""
-    frames, height, width = grid
-    cells, dim = height * width, states.shape[1]
-    level = states.new_zeros(frames * cells, dim, dtype=torch.float32).index_copy(0, cell, states.float())
-    living = torch.zeros(frames * cells, dtype=torch.bool, device=states.device).index_fill(0, cell, True)
-    own, key, offset = cell, cell, 0
-    part = running = torch.ones(len(cell), device=states.device)
-    means = [level]
-    frame = torch.arange(frames, device=states.device)[:, None]
-    for parent in parents(height, width, root_level):
-        above = int(parent[-1]) + 1
-        up = (frame * above + parent.to(states.device)).flatten()
-        offset += len(level)
-        level, living, alike = _coarser(level, living, up, frames * above, similarity)
-        own = up[own]
-        children = alike.children[own]
-        running = running / children
-        stands = alike.stands[own]
-        key, part = torch.where(stands, offset + own, key), torch.where(stands, running, part)
-        means.append(level)
-    found, node = torch.unique(key, return_inverse=True)
-    place = torch.arange(len(cell), device=states.device)
-    first = torch.full_like(found, len(cell)).scatter_reduce(0, node, place, "amin")
-    # nodes in the order of their first tokens
-    order = torch.argsort(first)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
-    return Nodes(rank[node], part, torch.cat(means)[found[order]], first[order])
+class Pyramid:
+    """The means of all levels of all frames, and how unlike its mean the least alike child of a cell is.
 
+    `cell` is the place of each token in the grid, ascending. Cells without a token count nowhere.
+    """
 
-class _Alike(NamedTuple):
-    children: Float[Tensor, " cells"]
-    stands: Bool[Tensor, " cells"]
+    def __init__(
+        self,
+        states: Float[Tensor, "tokens dim"],
+        cell: Int[Tensor, " tokens"],
+        grid: tuple[int, int, int],
+        root_level: int,
+    ) -> None:
+        frames, height, width = grid
+        self.cell = cell
+        size = frames * height * width
+        mean = states.new_zeros(size, states.shape[1], dtype=torch.float32).index_copy(0, cell, states.float())
+        living = torch.zeros(size, device=states.device).index_fill(0, cell, 1.0)
+        own, part = cell, torch.ones(len(cell), device=states.device)
+        self.means, self.around = [mean], []
+        frame = torch.arange(frames, device=states.device)[:, None]
+        for parent in parents(height, width, root_level):
+            above = int(parent[-1]) + 1
+            up = (frame * above + parent.to(states.device)).flatten()
+            mean, children, likeness = _coarser(mean, living, up, frames * above)
+            living = (children > 0).float()
+            own = up[own]
+            part = part / children[own]
+            self.around.append((own, part, likeness[own]))
+            self.means.append(mean)
+
+    def nodes(self, similarity: float) -> Nodes:
+        """The node of each token: the coarsest cell around it whose children are alike enough."""
+        key, part, offset = self.cell, torch.ones(self.cell.shape, device=self.cell.device), 0
+        for level, (own, share, likeness) in zip(self.means, self.around, strict=False):
+            offset += len(level)
+            stands = likeness >= similarity
+            key, part = torch.where(stands, offset + own, key), torch.where(stands, share, part)
+        found, node = torch.unique(key, return_inverse=True)
+        place = torch.arange(len(key), device=key.device)
+        first = torch.full_like(found, len(key)).scatter_reduce(0, node, place, "amin")
+        # nodes in the order of their first tokens
+        order = torch.argsort(first)
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device)
+        return Nodes(rank[node], part, torch.cat(self.means)[found[order]], first[order])
 
 
 def _coarser(
-    level: Float[Tensor, "cells dim"],
-    living: Bool[Tensor, " cells"],
-    up: Int[Tensor, " cells"],
-    above: int,
-    similarity: float,
-) -> tuple[Float[Tensor, "above dim"], Bool[Tensor, " above"], _Alike]:
-    """The next level, which of its cells have a child, how many they have, and whether they may stand for them."""
-    weight = living.float()
-    children = weight.new_zeros(above).index_add(0, up, weight)
-    mean = level.new_zeros(above, level.shape[1]).index_add(0, up, level * weight[:, None])
-    mean = mean / children.clamp(min=1)[:, None]
-    unlike = living & (cosine_similarity(level, mean[up], dim=-1) < similarity)
-    stands = weight.new_zeros(above).index_add(0, up, unlike.float()) == 0
-    return mean, children > 0, _Alike(children.clamp(min=1), stands)
+    level: Float[Tensor, "cells dim"], living: Float[Tensor, " cells"], up: Int[Tensor, " cells"], above: int
+) -> tuple[Float[Tensor, "above dim"], Float[Tensor, " above"], Float[Tensor, " above"]]:
+    """The next level, how many children its cells have, and the cosine of the least alike child to each."""
+    children = living.new_zeros(above).index_add(0, up, living)
+    total = level.new_zeros(above, level.shape[1]).index_add(0, up, level * living[:, None])
+    mean = total / children.clamp(min=1)[:, None]
+    alike = torch.where(living > 0, cosine_similarity(level, mean[up], dim=-1), torch.inf)
+    return mean, children, alike.new_full((above,), torch.inf).scatter_reduce(0, up, alike, "amin")
 
 
 def lasting(

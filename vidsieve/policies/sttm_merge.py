@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int
 from pydantic import Field
+from torch import Tensor
 
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.hookspecs import hookimpl
@@ -11,7 +13,7 @@ from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
 from vidsieve.policies._depth import AFTER, prune_after
-from vidsieve.policies._quadtree import lasting, nodes
+from vidsieve.policies._quadtree import Pyramid, lasting
 
 
 class STTM(Stage):
@@ -20,8 +22,11 @@ class STTM(Stage):
     Regions are cells of a quadtree over the hidden states of a frame: a cell stays whole where all its quarters have
     at least `similarity` (cosine) to its mean, else its quarters are looked at, down to single tokens. Then tokens of
     neighbouring frames of which one lies within the other melt where they have `temporal_similarity`; a chain of them
-    melts into its earliest. A token stands at the top left of its earliest region and keeps that position. The count
-    depends on the content: a policy that ends with it has no retention ratio to be asked for.
+    melts into its earliest. A token stands at the top left of its earliest region and keeps that position.
+
+    The count depends on the content. Where more would stay than a retention ratio asks for, both thresholds are lowered
+    by the same amount, as little as that takes (to one in 1000); where fewer stay, they stay. The paper tunes the two
+    for a share of tokens and a data set instead.
 
     The code acts before layer 2, which is `after: 1`, and leaves out the coarsest level of the tree.
 
@@ -53,10 +58,28 @@ class STTM(Stage):
             )
         _, height, width = tokens.token_grid
         cell = tokens.frame * (height * width) + tokens.token
-        found = nodes(tokens.hidden, cell, tokens.token_grid, self.similarity, self.root_level)
-        label = lasting(found, cell, tokens.token_grid, self.temporal_similarity)
-        into = found.first[label][found.node]
-        return Merge(torch.arange(len(into), device=into.device), into, weight=found.part)
+        pyramid = Pyramid(tokens.hidden, cell, tokens.token_grid, self.root_level)
+        into, part, count = self._melted(pyramid, tokens.token_grid, 0.0)
+        if tokens.afford is not None and count > tokens.afford + 1e-6:
+            enough, lowered = 0.0, 2.0  # a cosine is never 2 below a threshold
+            into, part, _ = self._melted(pyramid, tokens.token_grid, lowered)
+            for _ in range(11):
+                middle = (enough + lowered) / 2
+                tried = self._melted(pyramid, tokens.token_grid, middle)
+                if tried[2] > tokens.afford + 1e-6:
+                    enough = middle
+                else:
+                    lowered, (into, part, _) = middle, tried
+        return Merge(torch.arange(len(into), device=into.device), into, weight=part)
+
+    def _melted(
+        self, pyramid: Pyramid, grid: tuple[int, int, int], lower: float
+    ) -> tuple[Int[Tensor, " tokens"], Float[Tensor, " tokens"], int]:
+        """Who melts into whom, with what share, and how many stay, with both thresholds lowered."""
+        found = pyramid.nodes(self.similarity - lower)
+        label = lasting(found, pyramid.cell, grid, self.temporal_similarity - lower)
+        stays = label == torch.arange(len(label), device=label.device)
+        return found.first[label][found.node], found.part, int(stays.sum())
 
 
 @hookimpl
