@@ -1,5 +1,6 @@
 """Running a model with and without a policy, and looking for what a library could leave behind."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,10 +89,16 @@ class ModelKit(PromptKit):
         """The same, told by options of `generate`."""
         self.uses(*(what for option, what in _USES.items() if option in options))
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def built(cls) -> Any:
+        """The tiny model, built once; no test may touch it."""
+        return cls().build_model()
+
     @pytest.fixture
-    def model(self) -> Any:
+    def model(self, built: Any) -> Any:
         """A fresh tiny model."""
-        return self.build_model()
+        return copy.deepcopy(built)
 
 
 def traces(model: Any) -> list[Any]:
