@@ -28,6 +28,7 @@ class TestSmolVLM2(AdapterContract):
             text_config=TEXT | {"model_type": "llama"},
             vision_config=VISION | {"image_size": 24, "patch_size": 4},
             image_token_id=IMAGE,
+            pad_token_id=0,
             vision_end_token_id=VISION_END,
         )
         return SmolVLMForConditionalGeneration(config).eval()

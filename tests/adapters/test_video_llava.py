@@ -28,7 +28,7 @@ class TestVideoLlava(AdapterContract):
         return {"pixel_values_videos": pixels(frames, 24, seed)[None]}
 
     def make_image(self, seed: int) -> dict[str, Tensor]:
-        return {"pixel_values": pixels(1, 24, seed)}
+        return {"pixel_values_images": pixels(1, 24, seed)}
 
     def pooled(self, model: Any, inputs: dict[str, Any], values: list[Tensor]) -> Tensor:
         return torch.cat(values).flatten()

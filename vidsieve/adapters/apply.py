@@ -11,7 +11,7 @@ from vidsieve.adapters.base import Adapter, VideoModel
 from vidsieve.adapters.call import GenerateCall
 from vidsieve.adapters.encode import encode, vision_names
 from vidsieve.adapters.positions import has_mrope, model_positions, text_positions
-from vidsieve.adapters.prompt import read_mask
+from vidsieve.adapters.prompt import filler_id, read_mask
 from vidsieve.adapters.shorten import Request, Shortened, shorten
 from vidsieve.framework import registry
 from vidsieve.framework.errors import InputError, ModelError, PolicyError, UsageError
@@ -151,7 +151,7 @@ def compress(
         inputs=inputs,
         ids=ids,
         mask=read_mask(ids, inputs.get("attention_mask"), None, ()),
-        pad_id=pad_id or 0,
+        pad_id=filler_id(model, pad_id),
         seed=seed,
     )
     short = shorten(request)

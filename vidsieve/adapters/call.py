@@ -12,14 +12,14 @@ from torch import Tensor
 from vidsieve.adapters.base import Adapter, VideoModel
 from vidsieve.adapters.columns import PER_TOKEN
 from vidsieve.adapters.decode_kv import DecodeKV
-from vidsieve.adapters.encode import PIXELS, vision_names
+from vidsieve.adapters.encode import PIXELS, encode, vision_names
 from vidsieve.adapters.kv_prompt import KVPrompt
 from vidsieve.adapters.layer_held import Held
 from vidsieve.adapters.layer_prune import LayerPrune
 from vidsieve.adapters.layer_refusals import refuse_settings
 from vidsieve.adapters.layer_rows import rows_of_prompt
 from vidsieve.adapters.positions import model_positions, original_rotation, reads_types
-from vidsieve.adapters.prompt import has_video, placeholders_of, read_mask
+from vidsieve.adapters.prompt import filler_id, has_video, placeholders_of, read_mask
 from vidsieve.adapters.session import Past, cached_columns, cached_layers, new_part, recall, remember
 from vidsieve.adapters.shorten import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.stream import OriginalPrompt
@@ -149,9 +149,8 @@ class GenerateCall:
             )
 
     def _pad_id(self) -> int:
-        """An id for filled-up columns; they are masked, so any id that is no placeholder will do."""
-        pad, eos = self.setting("pad_token_id"), self._eos()
-        return int(pad) if pad is not None else (eos[0] if eos else 0)
+        """An id for filled-up columns."""
+        return filler_id(self.model, self.setting("pad_token_id"), *self._eos())
 
     def _eos(self) -> list[int]:
         eos = self.setting("eos_token_id")
@@ -196,13 +195,13 @@ class GenerateCall:
         """Arguments for the original `generate`."""
         columns = short.columns
         modality = self.adapter.modality
-        spent = {*vision_names(self.model, modality), *self.adapter.spent, *PER_TOKEN, "inputs", "mm_encoder_outputs"}
-        if modality == "video":
-            spent -= set(vision_names(self.model, "image"))
+        spent = {*self.adapter.spent, *PER_TOKEN, "inputs", "mm_encoder_outputs"}
+        spent |= {*vision_names(self.model, "image"), *vision_names(self.model, "video")}
         call = {name: value for name, value in self.inputs.items() if name not in spent}
         call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
         call["position_ids"] = model_positions(columns)
         features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != modality}
+        features |= self._images()
         features |= {} if short.features is None else {modality: short.features}
         call |= {"mm_encoder_outputs": features} if features else {}
         if self.policy.kv_stages or self.policy.layer_stages:
@@ -212,6 +211,14 @@ class GenerateCall:
         if call.get("streamer") is not None:
             call["streamer"] = OriginalPrompt(call["streamer"], ids)
         return call
+
+    def _images(self) -> dict[str, Any]:
+        """Features of the images beside videos: some models take features of all pictures, or of none."""
+        if self.adapter.modality == "image":
+            return {}
+        with torch.no_grad():
+            output = encode(self.model, "image", self.inputs)
+        return {} if output is None else {"image": output}
 
     def _lengths(self, removed: int) -> dict[str, int]:
         """`max_length` and `min_length` count the prompt: lower them by what was removed from it."""

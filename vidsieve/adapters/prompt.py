@@ -47,6 +47,15 @@ def read_mask(
     return given
 
 
+def filler_id(model: VideoModel, *wanted: int | None) -> int:
+    """An id for filled-up columns: the first of `wanted` that the model can embed, else 0.
+
+    They are masked, so any id that is no placeholder will do; configurations may name one beyond the vocabulary.
+    """
+    known = model.get_input_embeddings().weight.shape[0]
+    return next((int(one) for one in wanted if one is not None and 0 <= int(one) < known), 0)
+
+
 def videos_by_row(
     adapter: Adapter,
     config: Any,

@@ -95,6 +95,7 @@ class CallLaws(ModelKit):
 
     @pytest.mark.parametrize("new_ids_only", [False, True])
     def test_a_second_turn_goes_on_from_the_cache(self, model: Any, new_ids_only: bool) -> None:
+        self.uses("second turn")
         inputs = self.make_inputs(model, Row())
         first, _ = run(model, HALF, inputs)
         turn = torch.tensor([[self.words[i] for i in (7, 8, 9)]])
@@ -109,6 +110,7 @@ class CallLaws(ModelKit):
         assert report.baseline_tokens == 0
 
     def test_a_third_turn_with_a_new_video_goes_on_too(self, model: Any) -> None:
+        self.uses("second turn")
         output, _ = run(model, HALF, self.make_inputs(model, Row()))
         second = self.make_inputs(model, Row(seed=3, videos=0))["input_ids"]
         third = self.make_inputs(model, Row(seed=4))

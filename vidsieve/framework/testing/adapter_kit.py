@@ -204,10 +204,10 @@ def language_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         seen.update(kwargs)
 
-    given = {**with_types(model, inputs), "attention_mask": torch.ones_like(inputs["input_ids"])}
     handle = model.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
     try:
-        model(**given, use_cache=False)
+        # not a plain forward, which older transformers cannot do with the videos of every family
+        model.generate(**with_types(model, inputs), max_new_tokens=1, do_sample=False)
     finally:
         handle.remove()
     return seen

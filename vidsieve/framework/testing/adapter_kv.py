@@ -149,6 +149,7 @@ class KVLaws(ModelKit):
         assert len(seen) == STEPS - 1
 
     def test_the_second_turn_of_a_conversation_still_prunes(self, model: Any) -> None:
+        self.uses("second turn")
         first, _ = run(model, HALF, self.make_inputs(model, Row()))
         turn = torch.cat([first.sequences, first.sequences[:, -3:]], dim=1)
         _, report = run(model, KV, {"input_ids": turn, "past_key_values": first.past_key_values})

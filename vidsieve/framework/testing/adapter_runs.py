@@ -66,7 +66,8 @@ class ModelKit(PromptKit):
 
     `cannot` names what transformers itself cannot do with this family and a video: "beams", "chunks", "images" (beside
     a video), "static cache", "lookup" (prompt-lookup decoding), "no cache", "crop" (of a cache), "uneven videos" (of
-    different lengths in one call), "flat positions" (it shows its layers M-RoPE positions). Laws about it are skipped.
+    different lengths in one call), "flat positions" (it shows its layers M-RoPE positions), "second turn" (from a
+    cache). Laws about it are skipped.
     """
 
     tolerance: float = 2e-5
