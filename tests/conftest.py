@@ -14,16 +14,36 @@ install_import_hook("vidsieve", "typecheck.check")
 import pytest
 import torch
 
+KIT = "vidsieve.framework.testing.adapter_"
+DECODER_LAWS = (f"{KIT}kv", f"{KIT}layer", f"{KIT}both")
+
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _is_further_case(item):
+            item.add_marker(pytest.mark.slow)
     if torch.cuda.is_available():
         return
     reason = pytest.mark.skip(reason="no CUDA device on this machine")
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(reason)
+
+
+def _is_further_case(item: pytest.Item) -> bool:
+    """Whether this is a case of a law about the decoder or its cache that varies more than one thing at once.
+
+    Where a family needs few layer laws, one case of each is enough: they say little about the family.
+    """
+    kit, spec = getattr(item, "cls", None), getattr(item, "callspec", None)
+    law = item.function.__module__ if isinstance(item, pytest.Function) else ""
+    every = getattr(kit, "every_layer_law", None)
+    if spec is None or every is None or not law.startswith(DECODER_LAWS):
+        return False
+    return sum(index > 0 for index in spec.indices.values()) > (1 if every else 0)
