@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters.kernels import KERNELS, kernel
 from policies.framefusion_by_hand import by_hand as merged_by_hand
 from policies.sttm_by_hand import by_hand as regions_by_hand
 from torch import Tensor
@@ -72,9 +73,11 @@ def most_changed(output: Any, after: int, alive: list[int], count: int) -> list[
     return sorted(alive, key=lambda column: (-change[column], column))[:count]
 
 
-def test_v2drop_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("attention", KERNELS)
+def test_v2drop_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]], attention: str) -> None:
     (model, inputs), policy = asked, load_policy("v2drop", retention_ratio=0.5)
-    output, report = run(model, policy, inputs)
+    with kernel(model, attention):
+        output, report = run(model, policy, inputs)
     by_hand = expected(model, inputs, policy, output.sequences, most_changed)
     assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
     assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
@@ -100,7 +103,8 @@ def keys_of(model: Any) -> Iterator[dict[int, Tensor]]:
         del ALL_ATTENTION_FUNCTIONS["seen"]
 
 
-def test_dart_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("attention", KERNELS)
+def test_dart_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]], attention: str) -> None:
     (model, inputs), policy = asked, load_policy("dart", retention_ratio=0.5)
     lm, ids = model.get_decoder(), inputs["input_ids"]
     (columns,) = video_columns(model, inputs)
@@ -117,17 +121,19 @@ def test_dart_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, A
         for number, pivot in enumerate(images + texts):
             each, more = divmod(count - len(images), len(images + texts))
             free = [i for i in alive if i not in taken]
-            like = {i: float(torch.cosine_similarity(states[pivot], states[i], dim=0)) for i in free}
+            like = {i: float(torch.cosine_similarity(states[pivot], states[i], dim=0).detach()) for i in free}
             taken += sorted(free, key=lambda i: like[i])[: each + (number < more)]
         return taken
 
-    output, report = run(model, policy, inputs)
+    with kernel(model, attention):
+        output, report = run(model, policy, inputs)
     by_hand = expected(model, inputs, policy, output.sequences, least_alike)
     assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
     assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
 
 
-def test_framefusion_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("attention", KERNELS)
+def test_framefusion_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]], attention: str) -> None:
     model, inputs = asked
     after = {"framefusion.merge-inside.after": [0, 1], "framefusion.merge-inside.similarity": 0.985}
     options = after | {"framefusion.merge.similarity": 0.999, "fastv.prune.after": 2}
@@ -157,7 +163,8 @@ def test_framefusion_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict
     kept = sorted(alive, key=lambda column: (-float(row[column]), column))[:count]
     gone[3:, [column for column in alive if column not in kept]] = True
 
-    output, report = run(model, policy, inputs)
+    with kernel(model, attention):
+        output, report = run(model, policy, inputs)
     by_hand = masked(model, inputs, output.sequences[:, :-1], gone, melted=melted)[0][-STEPS:]
     assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)
     assert len(columns) > entered[0] > entered[1] >= entered[2]
@@ -165,7 +172,8 @@ def test_framefusion_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict
     assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
 
 
-def test_sttm_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]]) -> None:
+@pytest.mark.parametrize("attention", KERNELS)
+def test_sttm_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]], attention: str) -> None:
     (model, inputs), setting = asked, (0.9, 0.8, 0)
     stage = "{use: sttm.merge, similarity: 0.9, temporal_similarity: 0.8, root_level: 0}"
     policy = read_policy(f"{{format: 1, name: free, exact: false, stages: [{stage}]}}", "free.yaml")
@@ -181,7 +189,8 @@ def test_sttm_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, A
     gone[1:, columns] = True
     gone[1:, columns[targets]] = False
 
-    output, report = run(model, policy, inputs)
+    with kernel(model, attention):
+        output, report = run(model, policy, inputs)
     melted = {1: (columns[targets], torch.stack(means))}
     by_hand = masked(model, inputs, output.sequences[:, :-1], gone, melted=melted)[0][-STEPS:]
     assert torch.allclose(logits(output)[0], by_hand, atol=1e-5)

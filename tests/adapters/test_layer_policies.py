@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from adapters.kernels import KERNELS, kernel
 from adapters.sparsevlm_by_hand import by_hand
 from transformers import AutoModelForImageTextToText
 
@@ -18,7 +19,6 @@ from vidsieve.framework.layer_counts import LayerCounts, prune_points
 from vidsieve.framework.plans import apportion
 from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import LayerTokens
-from vidsieve.framework.testing.adapter_flash import flash_attention
 from vidsieve.framework.testing.adapter_layer_kit import Point, masked, ranked, video_columns
 from vidsieve.framework.testing.adapter_runs import STEPS, logits, run
 from vidsieve.media import Clip, load_processor
@@ -37,20 +37,6 @@ def asked(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
     (example,) = BundledTask("static", frame_count=entry.frame_count).examples("heldout", 1)
     clip = Clip.from_frames(example.frames, fps=example.fps)
     return model, processor.build_inputs([example.question], [[clip]])
-
-
-@contextmanager
-def kernel(model: Any, name: str) -> Iterator[None]:
-    if name == "flash":
-        with flash_attention(model):
-            yield
-        return
-    given = model.config._attn_implementation
-    model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(given)
 
 
 def points_of(policy: Policy, visual: int, depth: int) -> list[tuple[int, int]]:
@@ -82,7 +68,7 @@ def expected(model: Any, inputs: dict[str, Any], policy: Policy, sequences: torc
     return masked(model, inputs, sequences[:, :-1], gone)[0][-STEPS:]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash"])
+@pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_policy_equals_masks_in_the_unmodified_model(
     asked: tuple[Any, dict[str, Any]], name: str, attention: str
