@@ -1,6 +1,7 @@
 """Every test checks the axes: jaxtyping annotations of the package are enforced by beartype."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # the models of the tests are tiny: more threads make them slower, and commands started by tests inherit this
@@ -13,6 +14,9 @@ install_import_hook("vidsieve", "typecheck.check")
 
 import pytest
 import torch
+
+# a run in the background is handed an ignored SIGINT, and tests press Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KIT = "vidsieve.framework.testing.adapter_"
 DECODER_LAWS = (f"{KIT}kv", f"{KIT}layer", f"{KIT}both")
