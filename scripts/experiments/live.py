@@ -24,7 +24,7 @@ from vidsieve.tuner.tune import tune
 
 TARGET = 1
 """Which of the targets: the middle one."""
-REPLAYS = 40
+REPLAYS = 20
 STORE = DATA / "live.json"
 
 
