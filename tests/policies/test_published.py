@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from vidsieve import load_policy
+from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.policy_file import read_policy
 from vidsieve.framework.records import SIGNALS, VideoShape
 from vidsieve.framework.registry import default
+from vidsieve.framework.solve import check_attainable
 from vidsieve.framework.testing.samples import video_features
 
 STAGES = sorted(default().stages)
@@ -103,3 +105,16 @@ def test_the_package_can_be_looked_at_without_torch() -> None:
         "assert len(paths) >= 7; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.parametrize("shape", [VideoShape(8, 36, 4), VideoShape(16, 49, 28), VideoShape(7, 13, 32)])
+def test_the_lowest_ratio_that_is_told_is_not_refused(name: str, shape: VideoShape) -> None:
+    policy = load_policy(name)
+    try:
+        low, high = policy.attainable(shape)
+    except PolicyError:
+        return  # absolute layers that so few do not have
+    if policy.retention_ratio is not None:
+        check_attainable(policy.with_(retention_ratio=low), shape)
+        check_attainable(policy.with_(retention_ratio=high), shape)

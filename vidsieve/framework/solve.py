@@ -44,7 +44,8 @@ def check_attainable(policy: Policy, shape: VideoShape) -> None:
     wanted = tokens_to_keep(shape.total, ratio)
     # a fixed setting may differ from the ratio by the rounding of one token per frame
     slack = shape.frames if closer.fixed else 0.5
-    below = wanted < low * shape.total - slack
+    # over layers the lowest ratio need not be a whole number of tokens, and is itself in reach
+    below = wanted < low * shape.total - slack and ratio < low - 1e-9
     above = closer.fixed and wanted > high * shape.total + slack
     if not below and not above:
         return
