@@ -11,7 +11,6 @@ from adapters.kernels import KERNELS, kernel
 from policies.framefusion_by_hand import by_hand as merged_by_hand
 from policies.sttm_by_hand import by_hand as regions_by_hand
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
 from transformers.integrations import sdpa_attention as sdpa
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -27,18 +26,6 @@ from vidsieve.framework.testing.adapter_runs import STEPS, logits, run
 from vidsieve.media import Clip, load_processor
 
 Rule = Callable[[Any, int, list[int], int], list[int]]
-
-
-@pytest.fixture(scope="module", params=["qwen2-vl-tiny", "llava-onevision-tiny"])
-def asked(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
-    """A bundled model, and one question about a clip."""
-    entry = get(request.param)
-    model = AutoModelForImageTextToText.from_pretrained(entry.folder).eval()
-    model.generation_config.eos_token_id = None
-    processor = load_processor(entry.folder, model.config, prefer_hf=False)
-    (example,) = BundledTask("static", frame_count=entry.frame_count).examples("heldout", 1)
-    clip = Clip.from_frames(example.frames, fps=example.fps)
-    return model, processor.build_inputs([example.question], [[clip]])
 
 
 def points_of(policy: Policy, visual: int, depth: int) -> list[tuple[int, int]]:

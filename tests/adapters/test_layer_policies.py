@@ -8,11 +8,8 @@ import pytest
 import torch
 from adapters.kernels import KERNELS, kernel
 from adapters.sparsevlm_by_hand import by_hand
-from transformers import AutoModelForImageTextToText
 
 from vidsieve import load_policy
-from vidsieve.bundled.catalog import get
-from vidsieve.bundled.task import BundledTask
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.layer import LayerCut, cut_of
 from vidsieve.framework.layer_counts import LayerCounts, prune_points
@@ -21,22 +18,9 @@ from vidsieve.framework.policy import Policy
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.testing.adapter_layer_kit import Point, masked, ranked, video_columns
 from vidsieve.framework.testing.adapter_runs import STEPS, logits, run
-from vidsieve.media import Clip, load_processor
 from vidsieve.policies.sparsevlm_prune import SparseVLM
 
 NAMES = ("fastv", "pyramiddrop", "sparsevlm")
-
-
-@pytest.fixture(scope="module", params=["qwen2-vl-tiny", "llava-onevision-tiny"])
-def asked(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
-    """A bundled model, and one question about a clip."""
-    entry = get(request.param)
-    model = AutoModelForImageTextToText.from_pretrained(entry.folder).eval()
-    model.generation_config.eos_token_id = None
-    processor = load_processor(entry.folder, model.config, prefer_hf=False)
-    (example,) = BundledTask("static", frame_count=entry.frame_count).examples("heldout", 1)
-    clip = Clip.from_frames(example.frames, fps=example.fps)
-    return model, processor.build_inputs([example.question], [[clip]])
 
 
 def points_of(policy: Policy, visual: int, depth: int) -> list[tuple[int, int]]:

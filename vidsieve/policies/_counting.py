@@ -7,6 +7,7 @@ from torch import Tensor
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.plans import apportion, tokens_to_keep
 from vidsieve.framework.records import VideoShape, VideoTokens
+from vidsieve.framework.stage import Stage, tunable
 
 
 def tokens_to_leave(tokens: VideoTokens, keep_ratio: float | None, where: str) -> int:
@@ -69,3 +70,19 @@ def still_or_moving(tokens: VideoTokens) -> Int[Tensor, "frames tokens"]:
     """Two groups a frame: 2 f for tokens that stand for themselves, 2 f + 1 for merged ones; −1 for dead tokens."""
     frame = torch.arange(len(tokens.keep), device=tokens.keep.device).unsqueeze(1)
     return torch.where(tokens.keep, 2 * frame + (tokens.weight > 1), -1)
+
+
+class KeepsRatio(Stage):
+    """A stage that keeps a share of what it is offered: the one it is given, or what the retention ratio leaves it."""
+
+    solves = "keep_ratio"
+
+    keep_ratio: float | None = tunable(
+        None,
+        low=0.01,
+        high=1.0,
+        help="kept ÷ offered; left out, the retention ratio decides",
+    )
+
+    def attainable(self, shape: VideoShape) -> tuple[float, float]:
+        return attainable_by_ratio(shape, self.keep_ratio)

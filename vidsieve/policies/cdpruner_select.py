@@ -9,16 +9,15 @@ from torch.nn.functional import threshold
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
-from vidsieve.framework.records import VideoShape, VideoTokens
-from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import attainable_by_ratio
+from vidsieve.framework.records import VideoTokens
+from vidsieve.policies._counting import KeepsRatio
 from vidsieve.policies._greedy import Alike, field_of, pick
 
 SPENT = 1e-5
 """Below this share of a token, what the chosen ones do not show of it is rounding."""
 
 
-class CDPruner(Stage):
+class CDPruner(KeepsRatio):
     """Keep the visual tokens that are relevant and unlike one another, by a determinantal point process.
 
         r = (s − min s + 1e-6) / (max s − min s)            s the scores an earlier stage made
@@ -37,17 +36,6 @@ class CDPruner(Stage):
 
     reads = ("scores",)
     reads_if_made = ("budget",)
-    solves = "keep_ratio"
-
-    keep_ratio: float | None = tunable(
-        None,
-        low=0.01,
-        high=1.0,
-        help="kept ÷ offered; left out, the retention ratio decides",
-    )
-
-    def attainable(self, shape: VideoShape) -> tuple[float, float]:
-        return attainable_by_ratio(shape, self.keep_ratio)
 
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:

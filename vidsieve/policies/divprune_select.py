@@ -8,13 +8,12 @@ from torch import Tensor
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
-from vidsieve.framework.records import VideoShape, VideoTokens
-from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import attainable_by_ratio
+from vidsieve.framework.records import VideoTokens
+from vidsieve.policies._counting import KeepsRatio
 from vidsieve.policies._greedy import Alike, field_of, pick
 
 
-class DivPrune(Stage):
+class DivPrune(KeepsRatio):
     """Keep a set of visual tokens in which even the two most alike differ as much as possible.
 
         d(i, j) = 1 − cosine of features i and j
@@ -30,17 +29,6 @@ class DivPrune(Stage):
     """
 
     reads_if_made = ("budget",)
-    solves = "keep_ratio"
-
-    keep_ratio: float | None = tunable(
-        None,
-        low=0.01,
-        high=1.0,
-        help="kept ÷ offered; left out, the retention ratio decides",
-    )
-
-    def attainable(self, shape: VideoShape) -> tuple[float, float]:
-        return attainable_by_ratio(shape, self.keep_ratio)
 
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:

@@ -8,13 +8,12 @@ from torch import Tensor
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
-from vidsieve.framework.records import VideoShape, VideoTokens
-from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import attainable_by_ratio
+from vidsieve.framework.records import VideoTokens
+from vidsieve.policies._counting import KeepsRatio
 from vidsieve.policies._lines import budget_lines
 
 
-class TopK(Stage):
+class TopK(KeepsRatio):
     """Keep the visual tokens with the highest scores, over the whole video or as a frame budget says.
 
     Without a Budget the choice is global. A Budget's shares become counts by largest remainder, no frame above its
@@ -24,17 +23,6 @@ class TopK(Stage):
 
     reads = ("scores",)
     reads_if_made = ("budget",)
-    solves = "keep_ratio"
-
-    keep_ratio: float | None = tunable(
-        None,
-        low=0.01,
-        high=1.0,
-        help="kept ÷ offered; left out, the retention ratio decides",
-    )
-
-    def attainable(self, shape: VideoShape) -> tuple[float, float]:
-        return attainable_by_ratio(shape, self.keep_ratio)
 
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:

@@ -8,28 +8,15 @@ from torch import Tensor
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
-from vidsieve.framework.records import VideoShape, VideoTokens
-from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import attainable_by_ratio, tokens_to_leave
+from vidsieve.framework.records import VideoTokens
+from vidsieve.policies._counting import KeepsRatio, tokens_to_leave
 
 
-class UniformFrames(Stage):
+class UniformFrames(KeepsRatio):
     """Keep whole frames, evenly spaced over the video; the last of them takes the remainder, spread evenly in it.
 
     Frames without a living token are passed over.
     """
-
-    solves = "keep_ratio"
-
-    keep_ratio: float | None = tunable(
-        None,
-        low=0.01,
-        high=1.0,
-        help="kept ÷ offered; left out, the retention ratio decides",
-    )
-
-    def attainable(self, shape: VideoShape) -> tuple[float, float]:
-        return attainable_by_ratio(shape, self.keep_ratio)
 
     @hookimpl
     def select_tokens(self, tokens: VideoTokens) -> Keep:
