@@ -16,9 +16,9 @@ from transformers import AutoModelForImageTextToText
 
 import vidsieve
 from vidsieve.bundled import thresholds
-from vidsieve.bundled.catalog import BundledModel, get
+from vidsieve.bundled.bundled_models import BundledModel, get
+from vidsieve.bundled.bundled_task import BundledTask, write_dataset
 from vidsieve.bundled.scene import RUNGS
-from vidsieve.bundled.task import BundledTask, write_dataset
 from vidsieve.bundled.words import KINDS, OPTIONS
 from vidsieve.framework.errors import RetentionError
 from vidsieve.framework.records import VideoShape

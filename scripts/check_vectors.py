@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.policy import Policy
-from vidsieve.framework.policy_file import load_policy
-from vidsieve.framework.testing import select_kv
-from vidsieve.policies._vidcom2 import measure, steady_channels
+from vidsieve.framework.policy.file import load_policy
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.policies.shared.vidcom2 import measure, steady_channels
+from vidsieve.testing import select_kv
 
 Arrays = Mapping[str, np.ndarray]
 SCORE_TOLERANCE = 5e-6

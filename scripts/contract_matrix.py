@@ -23,7 +23,7 @@ import transformers
 from vidsieve import __version__, load_policy
 from vidsieve.framework import registry
 from vidsieve.framework.errors import PlanError, StageError, UnknownNameError, VidsieveError
-from vidsieve.framework.testing.adapter_policies import DEEP, check_policy, missing, needs_depth
+from vidsieve.testing.adapter_policies import DEEP, check_policy, missing, needs_depth
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "scripts" / "data" / "contract_matrix.md"

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from vidsieve.adapters.layer_attach import attach_layers
+from vidsieve.adapters.decoder.bare_model import attach_layers
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, Merge
-from vidsieve.framework.policy import BoundStage, Policy
+from vidsieve.framework.policy.policy import BoundStage, Policy
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import rank_layer
-from vidsieve.policies._sparsevlm import density_peaks, raters, relevance
 from vidsieve.policies.fastv_prune import FastV
 from vidsieve.policies.pyramiddrop_prune import PyramidDrop
+from vidsieve.policies.shared.sparsevlm import density_peaks, raters, relevance
 from vidsieve.policies.sparsevlm_prune import SparseVLM
+from vidsieve.testing import rank_layer
 
 Arrays = Mapping[str, np.ndarray]
 HIDDEN, MELTED, SCORE = 1.5e-5, 5e-5, 1e-6

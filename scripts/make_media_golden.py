@@ -211,7 +211,7 @@ def expected(case: Case) -> dict[str, np.ndarray]:
 def from_package(case: Case) -> dict[str, np.ndarray]:
     """The package's tensors for a small case, made by transformers' processor inside it."""
     from vidsieve.media.clip import Clip
-    from vidsieve.media.loading import load_processor
+    from vidsieve.media.processor_loading import load_processor
 
     folder = DATA / case.family
     processor = load_processor(folder, transformers.AutoConfig.from_pretrained(folder))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vidsieve.bundled.train.run import Run
+from vidsieve.bundled.train.training_run import Run
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ import torch
 # a run in the background is handed an ignored SIGINT, and tests press Ctrl-C
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-KIT = "vidsieve.framework.testing.adapter_"
+pytest_plugins = ["checkpoint_fixtures"]
+
+KIT = "vidsieve.testing.adapter_"
 DECODER_LAWS = (f"{KIT}kv", f"{KIT}layer", f"{KIT}both")
 
 

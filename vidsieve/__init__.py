@@ -9,9 +9,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "vidsieve.framework.policy_file": ("load_policy",),
-    "vidsieve.framework.policy": ("Policy",),
-    "vidsieve.framework.pipeline": ("TokenPlan",),
+    "vidsieve.framework.policy.file": ("load_policy",),
+    "vidsieve.framework.policy.policy": ("Policy",),
+    "vidsieve.framework.planning.pipeline": ("TokenPlan",),
     "vidsieve.framework.report": ("Report",),
     "vidsieve.framework.registry": ("register",),
     "vidsieve.framework.stage": ("Stage", "tunable"),
@@ -20,7 +20,7 @@ _HOMES = {
     "vidsieve.framework.records": ("DecodeStep", "FrameBatch", "LayerTokens", "VideoShape", "VideoTokens"),
     "vidsieve.framework.errors": ("VidsieveError",),
     "vidsieve.adapters.apply": ("applied", "compress"),
-    "vidsieve.cli.workbench": ("tune",),
+    "vidsieve.harness": ("tune",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

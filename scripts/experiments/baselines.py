@@ -7,10 +7,10 @@ import optuna
 from replay_bench import ReplayBench, ReplayTask
 
 from vidsieve.framework.errors import VidsieveError
-from vidsieve.framework.policy import Policy
-from vidsieve.tuner.knobs import knobs_of
-from vidsieve.tuner.lab import Timings
-from vidsieve.tuner.latency import PairedTimer
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.measure.latency import PairedTimer
+from vidsieve.tuner.measure.measurement import Timings
+from vidsieve.tuner.space.knobs import knobs_of
 
 LOWEST, HIGHEST = 0.1, 1.0
 """Retention ratios that are searched: from the lowest of the grid to all tokens."""

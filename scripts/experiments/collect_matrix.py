@@ -24,12 +24,12 @@ import torch
 from grid import Cell, anchors, cells
 from matrix import DATA, FORMAT, Matrix
 
-from vidsieve.cli.workbench.session import Session, open_session
-from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework import registry
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
-from vidsieve.tuner.latency import PairedTimer, TimingRules
+from vidsieve.harness.session import Session, open_session
+from vidsieve.harness.setup import Setup
+from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
 
 BATCH = 16
 """As many as `Workbench.score` takes at once for a bundled model."""

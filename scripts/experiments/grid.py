@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vidsieve.framework.errors import RetentionError, UsageError, VidsieveError
-from vidsieve.framework.policy import Policy
-from vidsieve.framework.policy_file import load_policy
+from vidsieve.framework.policy.file import load_policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 
 POLICIES = Path(__file__).parent / "policies"

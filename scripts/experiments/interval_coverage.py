@@ -21,8 +21,8 @@ from matrix import DATA
 from replay import MODELS, timings, truth_of
 from replay_bench import ReplayBench, ReplayTask, Truth
 
-from vidsieve.tuner.heldout import Heldout
-from vidsieve.tuner.latency import PairedTimer
+from vidsieve.tuner.judge.heldout import Heldout
+from vidsieve.tuner.measure.latency import PairedTimer
 
 DROPS = (0.0, 2.0, 5.0, 10.0)
 """Points of true accuracy lost; of every model the configuration nearest to each is taken."""

@@ -29,7 +29,7 @@ from typing import Any
 import optuna
 
 from vidsieve.framework.errors import VidsieveError
-from vidsieve.framework.policy_file import load_policy
+from vidsieve.framework.policy.file import load_policy
 
 STORE = Path(__file__).parent / "data" / "kills.json"
 VIDSIEVE = Path(sys.executable).with_name("vidsieve")

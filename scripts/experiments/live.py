@@ -15,12 +15,12 @@ from matrix import DATA
 from replay import EXAMPLES, METHODS, MODELS, TRIALS, run, searched, speedups, truth_of, verdict
 from replay_bench import Truth
 
-from vidsieve.cli.workbench.session import open_session
-from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework import registry
+from vidsieve.harness.session import open_session
+from vidsieve.harness.setup import Setup
 from vidsieve.tuner.events import Listener, TrialEvent
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.tune import tune
+from vidsieve.tuner.tuning import tune
 
 TARGET = 1
 """Which of the targets: the middle one."""

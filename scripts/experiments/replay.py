@@ -28,11 +28,11 @@ from replay_bench import ReplayBench, ReplayTask, Truth
 
 import vidsieve
 from vidsieve.framework.errors import VidsieveError
-from vidsieve.framework.policy import Policy
-from vidsieve.tuner.lab import Timings
-from vidsieve.tuner.latency import TimingRules
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.measure.latency import TimingRules
+from vidsieve.tuner.measure.measurement import Timings
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.tune import tune
+from vidsieve.tuner.tuning import tune
 
 MODELS = ("qwen2-vl-tiny", "llava-onevision-tiny")
 CLOCK = "processor"
@@ -84,20 +84,29 @@ METHODS = (
 ABLATIONS: tuple[Method, ...] = (
     Method("as it comes"),
     Method("0/1 in place of p(gold)", p_gold=False),
-    Method("retention searched in [0.8 limit, limit]", patches={"vidsieve.tuner.limits.SLACK": 0.8}),
-    Method("retention searched below the limit", patches={"vidsieve.tuner.limits.SLACK": 0.0}),
-    Method("ranges found with a quarter of the pairs", patches={"vidsieve.tuner.limits.careful": quick_looks}),
-    Method("confirmation does not grow", patches={"vidsieve.tuner.confirm.LEAST_GROWTH": 99.0}),
+    Method("retention searched in [0.8 limit, limit]", patches={"vidsieve.tuner.measure.retention_limits.SLACK": 0.8}),
+    Method("retention searched below the limit", patches={"vidsieve.tuner.measure.retention_limits.SLACK": 0.0}),
+    Method(
+        "ranges found with a quarter of the pairs",
+        patches={"vidsieve.tuner.measure.retention_limits.careful": quick_looks},
+    ),
+    Method("confirmation does not grow", patches={"vidsieve.tuner.judge.confirm_latency.LEAST_GROWTH": 99.0}),
     Method(
         "final runs to 2 %, 200 pairs at most",
-        patches={"vidsieve.tuner.confirm.HALF_WIDTH_RATIO": 0.02, "vidsieve.tuner.confirm.MOST_PAIRS": 200},
+        patches={
+            "vidsieve.tuner.judge.confirm_latency.HALF_WIDTH_RATIO": 0.02,
+            "vidsieve.tuner.judge.confirm_latency.MOST_PAIRS": 200,
+        },
     ),
-    Method("aims at the target itself", patches={"vidsieve.tuner.limits.AIM": 1.0, "vidsieve.tuner.solver.AIM": 1.0}),
+    Method(
+        "aims at the target itself",
+        patches={"vidsieve.tuner.measure.retention_limits.AIM": 1.0, "vidsieve.tuner.search.retention_solver.AIM": 1.0},
+    ),
     Method("a third of the timing noise", noise=1 / 3),
-    Method("no presets first", patches={"vidsieve.tuner.search.enqueue_presets": no_presets}),
-    Method("no pruning", patches={"vidsieve.tuner.scoring.LOOKS": ()}),
-    Method("no re-rank", patches={"vidsieve.tuner.rerank._how_many": no_rerank}),
-    Method("re-rank by 0/1 alone", patches={"vidsieve.tuner.proxy.TRUSTED_R": 2.0}),
+    Method("no presets first", patches={"vidsieve.tuner.search.trial_loop.enqueue_presets": no_presets}),
+    Method("no pruning", patches={"vidsieve.tuner.judge.scoring.LOOKS": ()}),
+    Method("no re-rank", patches={"vidsieve.tuner.judge.rerank._how_many": no_rerank}),
+    Method("re-rank by 0/1 alone", patches={"vidsieve.tuner.judge.proxy.TRUSTED_R": 2.0}),
     Method("re-rank on 200 examples", change={"rerank_examples": 200}),
     Method("patience 8", change={"patience": 8}),
     Method("no patience", change={"patience": 99}),

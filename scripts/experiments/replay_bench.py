@@ -8,7 +8,7 @@ import numpy as np
 from grid import RATIOS, anchors, cells, stages_key
 from matrix import Matrix
 
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import SPLITS, Example, Outcome
 

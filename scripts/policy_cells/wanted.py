@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vidsieve import load_policy
-from vidsieve.bundled.catalog import MODELS
+from vidsieve.bundled.bundled_models import MODELS
+from vidsieve.bundled.bundled_task import GENERATOR
 from vidsieve.bundled.scene import RUNGS
-from vidsieve.bundled.task import GENERATOR
 from vidsieve.bundled.thresholds import TABLE_RATIOS
-from vidsieve.cli.workbench.loading import fingerprint
 from vidsieve.framework import registry
 from vidsieve.framework.errors import UnknownNameError
-from vidsieve.tuner.latency import PROTOCOL, TimingRules
+from vidsieve.harness.model_loading import fingerprint
+from vidsieve.tuner.measure.latency import PROTOCOL, TimingRules
 
 MODEL_NAMES = tuple(model.name for model in MODELS)
 TTFT = "ttft"

@@ -11,16 +11,16 @@ from unittest.mock import patch
 
 from policy_cells.wanted import RULES, TIMED_RUNG, TTFT, Cell
 from vidsieve import load_policy
-from vidsieve.adapters import shorten
-from vidsieve.cli.workbench.bench import BUNDLED_BATCH
-from vidsieve.cli.workbench.session import Session, open_session
-from vidsieve.cli.workbench.setup import Setup
+from vidsieve.adapters.prompt import shortening
 from vidsieve.framework import registry
 from vidsieve.framework.errors import PlanError, PolicyError, RetentionError, StageError
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import Signal
 from vidsieve.framework.report import Report
-from vidsieve.tuner.latency import PairedTimer
+from vidsieve.harness.model_bench import BUNDLED_BATCH
+from vidsieve.harness.session import Session, open_session
+from vidsieve.harness.setup import Setup
+from vidsieve.tuner.measure.latency import PairedTimer
 
 Found = dict[str, Any]
 
@@ -121,7 +121,7 @@ class Ward:
         has the tower run.
         """
         signals = (policy.needs() | policy.wants()) & set(get_args(Signal))
-        place: Any = shorten if signals else self.session.loaded.model.base_model
+        place: Any = shortening if signals else self.session.loaded.model.base_model
         name = "encode_all" if signals else "get_video_features"
         if policy.frame_stages or not hasattr(place, name):
             yield

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from reference_pages.markdown import doc, signature
-from vidsieve.framework.checks import _ALLOWED
 from vidsieve.framework.hookspecs import STAGE_HOOKS, PluginSpecs, StageSpecs
+from vidsieve.framework.planning.checks import _ALLOWED
 from vidsieve.framework.registry import Registry
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples" / "hooks"

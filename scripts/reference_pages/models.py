@@ -1,7 +1,7 @@
 """docs/reference/models.md: the model families, from what their adapters say of themselves."""
 
 from reference_pages.markdown import table
-from vidsieve.bundled.catalog import MODELS
+from vidsieve.bundled.bundled_models import MODELS
 from vidsieve.framework.registry import Registry
 
 HEAD = """# Model families

@@ -1,6 +1,6 @@
 """docs/reference/policies.md: the published policies, as their files stand."""
 
-from vidsieve.framework.policy_file import load_policy
+from vidsieve.framework.policy.file import load_policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.registry import Registry
 

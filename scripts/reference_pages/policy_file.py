@@ -3,9 +3,9 @@
 import json
 
 from reference_pages.markdown import table
-from vidsieve.framework.policy_file import KEYS
+from vidsieve.framework.policy.file import KEYS
+from vidsieve.framework.policy.schema import policy_schema
 from vidsieve.framework.registry import Registry
-from vidsieve.framework.schema import policy_schema
 
 MEANING = {
     "format": "always 1",

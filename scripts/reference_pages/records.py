@@ -5,7 +5,7 @@ from typing import Any
 
 from reference_pages.markdown import blocks, doc, signature, table, tidy
 from vidsieve.framework import plans, records
-from vidsieve.framework.policy_file import KEYS
+from vidsieve.framework.policy.file import KEYS
 from vidsieve.framework.report import Report
 
 RECORDS = (records.FrameBatch, records.VideoTokens, records.LayerTokens, records.DecodeStep, records.VideoShape)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForImageTextToText
 
-from vidsieve.bundled.catalog import get
-from vidsieve.bundled.task import BundledTask
+from vidsieve.bundled.bundled_models import get
+from vidsieve.bundled.bundled_task import BundledTask
 from vidsieve.media import Clip, load_processor
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from adapters import tiny
 
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_kit import adapter_of
-from vidsieve.framework.testing.adapter_policies import DEEP
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_kit import adapter_of
+from vidsieve.testing.adapter_policies import DEEP
 
 
 @cache

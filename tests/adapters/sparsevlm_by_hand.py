@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidsieve.framework.testing.adapter_layer_kit import masked, video_columns
+from vidsieve.testing.adapter_layer_kit import masked, video_columns
 
 
 def by_hand(

@@ -5,7 +5,7 @@ from adapters.tiny import IMAGE, TEXT, VIDEO
 from torch import Tensor
 from transformers import Gemma4Config, Gemma4ForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
+from vidsieve.testing import AdapterContract
 
 START, END, AUDIO = 92, 93, 94
 LAYERS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]

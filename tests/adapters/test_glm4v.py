@@ -7,7 +7,7 @@ from adapters.tiny import IMAGE, ROPE_3D, TEXT, VIDEO, patches
 from torch import Tensor
 from transformers import Glm4vConfig, Glm4vForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
+from vidsieve.testing import AdapterContract
 
 START, END, OPEN, CLOSE = 92, 93, 94, 95
 TOWER = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64, "num_heads": 2}

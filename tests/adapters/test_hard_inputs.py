@@ -10,9 +10,9 @@ from adapters.test_qwen2_vl import TestQwen2VL as Qwen2VL
 from adapters.tiny import IMAGE, VIDEO, VISION_END, VISION_START, patches
 
 import vidsieve
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_kit import Row, kept_columns, layouts_of, rows_removed
-from vidsieve.framework.testing.adapter_runs import HALF, STEPS, logits, run
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_kit import Row, kept_columns, layouts_of, rows_removed
+from vidsieve.testing.adapter_runs import HALF, STEPS, logits, run
 
 KITS: dict[str, AdapterContract] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
 

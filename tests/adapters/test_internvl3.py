@@ -9,7 +9,7 @@ from adapters.tiny import IMAGE, TEXT, VISION_END, VISION_START, pixels
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
+from vidsieve.testing import AdapterContract
 
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 

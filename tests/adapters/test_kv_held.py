@@ -2,9 +2,9 @@
 
 import torch
 
-from vidsieve.adapters.kv_held import groups_of
-from vidsieve.adapters.kv_prompt import KVPrompt
-from vidsieve.adapters.layer_held import Held
+from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.kv_groups import groups_of
+from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 
 REAL = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]]).bool()
 VISUAL = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0]]).bool()

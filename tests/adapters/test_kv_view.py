@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from vidsieve.adapters.attention import AttentionCall
-from vidsieve.adapters.kv_view import View
+from vidsieve.adapters.decoder.attention_taps import AttentionCall
+from vidsieve.adapters.decoder.kv_view import View
 
 KEEP = torch.tensor([[1, 1, 0, 1, 1], [1, 0, 0, 1, 1]]).bool()
 READ = [[0, 1, 3, 4, 5], [2, 0, 3, 4, 5]]  # column 2 of the second row only fills up

@@ -11,14 +11,14 @@ from adapters.sparsevlm_by_hand import by_hand
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.layer import LayerCut, cut_of
-from vidsieve.framework.layer_counts import LayerCounts, prune_points
+from vidsieve.framework.planning.layer_cut import LayerCut, cut_of
+from vidsieve.framework.planning.layers import LayerCounts, prune_points
 from vidsieve.framework.plans import apportion
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import LayerTokens
-from vidsieve.framework.testing.adapter_layer_kit import Point, masked, ranked, video_columns
-from vidsieve.framework.testing.adapter_runs import STEPS, logits, run
 from vidsieve.policies.sparsevlm_prune import SparseVLM
+from vidsieve.testing.adapter_layer_kit import Point, masked, ranked, video_columns
+from vidsieve.testing.adapter_runs import STEPS, logits, run
 
 NAMES = ("fastv", "pyramiddrop", "sparsevlm")
 
@@ -85,7 +85,7 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[int], 
         return cut
 
     with monkeypatch.context() as patch:
-        patch.setattr("vidsieve.adapters.layer_prefill.cut_of", look)
+        patch.setattr("vidsieve.adapters.decoder.layer_prefill.cut_of", look)
         yield found
 
 

@@ -7,8 +7,8 @@ from adapters.tiny import CLIP, LLAVA_IDS, TEXT, pixels
 from torch import Tensor
 from transformers import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_runs import FEATURES_CAN_BE_SLICED
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_runs import FEATURES_CAN_BE_SLICED
 
 
 class TestLlavaNextVideo(AdapterContract):

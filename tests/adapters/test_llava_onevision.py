@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_kit import Row, layouts_of
-from vidsieve.framework.testing.adapter_runs import HALF, STEPS, run
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_kit import Row, layouts_of
+from vidsieve.testing.adapter_runs import HALF, STEPS, run
 
 
 class TestLlavaOnevision(AdapterContract):

@@ -12,9 +12,9 @@ from transformers.vision_utils import get_vision_window_index
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_kit import KeepAll, Row, kept_columns, policy_of, rows_removed
-from vidsieve.framework.testing.adapter_runs import ALL, HALF, STEPS, logits, run, unpatched
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_kit import KeepAll, Row, kept_columns, policy_of, rows_removed
+from vidsieve.testing.adapter_runs import ALL, HALF, STEPS, logits, run, unpatched
 
 AUDIO, AUDIO_START, AUDIO_END = 94, 95, 96
 VISION = {

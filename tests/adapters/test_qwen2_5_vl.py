@@ -10,8 +10,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.vision_utils import get_vision_window_index
 
 import vidsieve
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_kit import KeepAll, Row, policy_of
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_kit import KeepAll, Row, policy_of
 
 VISION = {
     "depth": 2,

@@ -5,7 +5,7 @@ from adapters.tiny import IDS, ROPE_3D, TEXT, VISION_END, VISION_START, patches
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
+from vidsieve.testing import AdapterContract
 
 VISION = {"depth": 1, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4}
 

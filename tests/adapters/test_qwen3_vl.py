@@ -7,9 +7,9 @@ from adapters.tiny import DEEPSTACK, IDS, INTERLEAVED_3D, TEXT, VISION_END, VISI
 from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_kit import Row, language_inputs
-from vidsieve.framework.testing.adapter_runs import HALF, STEPS, run
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_kit import Row, language_inputs
+from vidsieve.testing.adapter_runs import HALF, STEPS, run
 
 TIMESTAMP = (81, 82)
 

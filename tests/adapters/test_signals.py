@@ -10,13 +10,13 @@ from adapters.test_qwen2_vl import TestQwen2VL as Qwen2VL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidsieve.adapters import signals
-from vidsieve.adapters.signals import received
-from vidsieve.adapters.tower import square_mean
+from vidsieve.adapters.vision import signals
+from vidsieve.adapters.vision.signals import received
+from vidsieve.adapters.vision.towers import square_mean
 from vidsieve.framework import registry
-from vidsieve.framework.testing import adapter_flash
-from vidsieve.framework.testing.adapter_kit import Row
-from vidsieve.framework.testing.adapter_signals import Looks, shown
+from vidsieve.testing import adapter_flash
+from vidsieve.testing.adapter_kit import Row
+from vidsieve.testing.adapter_signals import Looks, shown
 
 
 @settings(max_examples=40, deadline=None)

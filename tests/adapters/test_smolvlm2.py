@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
+from vidsieve.testing import AdapterContract
 
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 

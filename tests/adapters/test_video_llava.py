@@ -7,9 +7,9 @@ from adapters.tiny import CLIP, LLAVA_IDS, TEXT, pixels
 from torch import Tensor
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_kit import Row
-from vidsieve.framework.testing.adapter_runs import HALF, STEPS, run
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_kit import Row
+from vidsieve.testing.adapter_runs import HALF, STEPS, run
 
 
 class TestVideoLlava(AdapterContract):

@@ -7,9 +7,9 @@ from adapters.tiny import IDS, TEXT, patches
 from torch import Tensor
 from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
-from vidsieve.framework.testing import AdapterContract
-from vidsieve.framework.testing.adapter_kit import Row, layouts_of
-from vidsieve.framework.testing.adapter_runs import HALF, run
+from vidsieve.testing import AdapterContract
+from vidsieve.testing.adapter_kit import Row, layouts_of
+from vidsieve.testing.adapter_runs import HALF, run
 
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from vidsieve.bundled.bundled_task import BundledTask, write_dataset
 from vidsieve.bundled.render import PALETTE
 from vidsieve.bundled.scene import RUNGS, SIDE
-from vidsieve.bundled.task import BundledTask, write_dataset
 from vidsieve.bundled.words import COLORS, KINDS, OPTIONS, QUADRANTS, TOKEN_ID
 from vidsieve.framework.errors import UnknownNameError, UsageError
 from vidsieve.framework.task import SPLITS, Example, Task

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from vidsieve.bundled import thresholds
-from vidsieve.bundled.catalog import MODELS, BundledModel, find, get
-from vidsieve.bundled.task import BundledTask
+from vidsieve.bundled.bundled_models import MODELS, BundledModel, find, get
+from vidsieve.bundled.bundled_task import BundledTask
 from vidsieve.bundled.train.batches import frames_for
 from vidsieve.bundled.train.language import line_logits
 from vidsieve.bundled.train.lines import LENGTH, question_ids
@@ -63,7 +63,7 @@ def _answers(entry: BundledModel, questions: list[str], clips: list[Clip]) -> tu
 
 def test_metadata_loads_without_torch() -> None:
     code = (
-        "import sys, vidsieve.bundled.catalog as c, vidsieve.bundled.thresholds, vidsieve.bundled.words;"
+        "import sys, vidsieve.bundled.bundled_models as c, vidsieve.bundled.thresholds, vidsieve.bundled.words;"
         "assert c.find('qwen2-vl').folder.is_dir(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

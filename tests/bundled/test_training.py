@@ -20,7 +20,7 @@ from vidsieve.bundled.train.drops import kept_tokens
 from vidsieve.bundled.train.language import line_logits
 from vidsieve.bundled.train.lines import LENGTH, evaluation_lines, question_ids, training_lines
 from vidsieve.bundled.train.packed import frame_of, positions
-from vidsieve.bundled.train.run import Run
+from vidsieve.bundled.train.training_run import Run
 from vidsieve.bundled.train.vision import normalise, patches, video_features
 from vidsieve.media import read_video, write_video
 from vidsieve.media.llava import llava_pixels
@@ -138,7 +138,7 @@ def test_the_stand_in_codec_is_about_as_lossy_as_h264(tmp_path: Path) -> None:
 def _tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "BATCH", 2)
     monkeypatch.setattr(curriculum, "VIDEOS_PER_BATCH", 1)
-    monkeypatch.setattr("vidsieve.bundled.train.run.evaluate", lambda model, rung: {})
+    monkeypatch.setattr("vidsieve.bundled.train.training_run.evaluate", lambda model, rung: {})
 
 
 @pytest.mark.usefixtures("_tiny_batches")
@@ -157,7 +157,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch
         update(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(part, "_update", stop_at_third)
-    monkeypatch.setattr("vidsieve.bundled.train.run.SAVE_EVERY_S", 0)
+    monkeypatch.setattr("vidsieve.bundled.train.training_run.SAVE_EVERY_S", 0)
     with pytest.raises(KeyboardInterrupt):
         part.language(4, watch_every=100)
     resumed = Run("llava-onevision", tmp_path / "part", seed=99)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from checkpoint_fixtures import Invoke
 
-from tests.cli.conftest import Invoke
 from vidsieve import load_policy
 from vidsieve.framework.registry import Registry, default
 
@@ -27,7 +27,7 @@ def register_stages(register):
 
 PARTIAL = """
 from vidsieve import hookimpl
-from vidsieve.adapters.base import Adapter
+from vidsieve.adapters.adapter import Adapter
 
 @hookimpl
 def register_models(register):

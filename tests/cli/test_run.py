@@ -7,8 +7,8 @@ import av
 import numpy as np
 import pytest
 import torch
+from checkpoint_fixtures import Invoke
 
-from tests.cli.conftest import Invoke
 from vidsieve import load_policy
 from vidsieve.media import write_video
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkpoint_fixtures import Invoke
 
 import vidsieve
-from tests.cli.conftest import Invoke
-from vidsieve.cli.workbench.bench import Workbench
 from vidsieve.framework.errors import TuneError, UsageError
+from vidsieve.harness.model_bench import Workbench
 from vidsieve.tuner.result import TuneResult
 
 SMALL = ("--trials", 2, "--examples", 4, "--policies", "vidcom2", "--frames", 8, "--in-process")
@@ -88,7 +88,7 @@ def test_an_existing_file_is_refused_before_anything_runs(invoke: Invoke, monkey
     def never(*args: object, **more: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("vidsieve.cli.workbench.loading.load", never)
+    monkeypatch.setattr("vidsieve.harness.model_loading.load", never)
     result = invoke(*BUNDLED, "--latency-ms", 60)
     assert result.exit_code == 2
     assert "--force" in result.stderr

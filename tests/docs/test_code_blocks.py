@@ -14,9 +14,9 @@ import pytest
 from doc_pages import Block, blocks, having, pages
 
 from vidsieve.framework.errors import VidsieveError
-from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.registry import Registry
-from vidsieve.tuner.knobs import knobs_of, retention_window
+from vidsieve.tuner.space.knobs import knobs_of, retention_window
 
 ALLOWED_WORDS = ("wrong", "no-run")
 NO_RUN_MOST = 3

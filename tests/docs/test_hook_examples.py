@@ -8,11 +8,11 @@ import pytest
 import torch
 from doc_pages import ROOT
 
-from vidsieve.framework.checks import check_keep_frames
+from vidsieve.framework.planning.checks import check_keep_frames
 from vidsieve.framework.plans import KeepFrames
 from vidsieve.framework.records import FrameBatch
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract, rank_layer, select_kv
+from vidsieve.testing import StageContract, rank_layer, select_kv
 
 FOLDER = ROOT / "docs" / "examples" / "hooks"
 

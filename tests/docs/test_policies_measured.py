@@ -12,12 +12,12 @@ from doc_pages import ROOT, text
 
 from vidsieve import load_policy
 from vidsieve.bundled.thresholds import TABLE_RATIOS
-from vidsieve.cli.workbench.session import open_session
-from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework import registry
 from vidsieve.framework.errors import StageError
 from vidsieve.framework.records import SIGNALS
-from vidsieve.tuner.statistics import wilson_interval
+from vidsieve.harness.session import open_session
+from vidsieve.harness.setup import Setup
+from vidsieve.tuner.judge.statistics import wilson_interval
 
 DATA = ROOT / "scripts" / "data" / "policy_table.json"
 MODEL = "qwen2-vl-tiny"

@@ -12,7 +12,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.framework.testing import select_kv
+from vidsieve.testing import select_kv
 
 
 class Top(Stage):

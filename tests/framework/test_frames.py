@@ -8,8 +8,8 @@ from framework.kit import Best, Norm, answering, policy, ramp
 from torch import Tensor
 
 from vidsieve.framework.errors import PlanError, PolicyError, RetentionError, StageError
-from vidsieve.framework.frames import plan_frames
 from vidsieve.framework.hookspecs import hookimpl
+from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.framework.plans import KeepFrames
 from vidsieve.framework.records import FrameBatch, VideoShape
 from vidsieve.framework.stage import Stage, tunable

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from vidsieve.framework.errors import PlanError, PolicyError, RetentionError
 from vidsieve.framework.hookspecs import hookimpl
-from vidsieve.framework.layer_counts import LayerCounts, prune_points
+from vidsieve.framework.planning.layers import LayerCounts, prune_points
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import LayerTokens, VideoShape
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.framework.testing import rank_layer
+from vidsieve.testing import rank_layer
 
 
 class LastRow(Stage):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vidsieve.framework.errors import InputError
-from vidsieve.framework.pipeline import TokenPlan
+from vidsieve.framework.planning.pipeline import TokenPlan
 from vidsieve.framework.plans import Keep, Merge
 
 

@@ -8,7 +8,7 @@ from framework.kit import Best, Norm, answering, forge, policy, ramp
 
 from vidsieve.framework.errors import PlanError, RetentionError, StageError
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage
 
 ALL = torch.ones(2, 3, dtype=torch.bool)

@@ -6,7 +6,7 @@ from framework.plugins import FEATURE_NORM, install, run
 
 PLAN = """
     import torch
-    from vidsieve.framework.policy_file import read_policy
+    from vidsieve.framework.policy.file import read_policy
     text = 'format: 1\\nname: x\\nretention_ratio: 0.25\\nstages: [{use: feature-norm, power: 2.0}, {use: top-k}]'
     policy = read_policy(text, 'x.yaml')
     features = torch.arange(16.0).view(4, 4, 1)

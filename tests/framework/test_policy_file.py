@@ -7,7 +7,7 @@ from framework.kit import Best, Even, Norm, Window, answering
 
 from vidsieve.framework.errors import PolicyFileError
 from vidsieve.framework.plans import KeepKV
-from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.registry import Registry
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidsieve.framework.errors import PolicyError, PolicyFileError
-from vidsieve.framework.policy import Policy
-from vidsieve.framework.policy_file import load_policy, read_policy
+from vidsieve.framework.policy.file import load_policy, read_policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
 
 REGISTRY = Registry(installed=False)

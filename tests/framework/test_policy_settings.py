@@ -10,8 +10,8 @@ from framework.kit import Best, Norm, Window, bind, policy, ramp
 from vidsieve.framework.errors import PolicyError, RetentionError, UnknownNameError, UsageError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Scores
-from vidsieve.framework.policy import Policy
-from vidsieve.framework.policy_file import load_policy, read_policy
+from vidsieve.framework.policy.file import load_policy, read_policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.registry import Registry
 from vidsieve.framework.stage import Stage, tunable

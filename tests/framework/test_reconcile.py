@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vidsieve.framework.errors import PlanError
+from vidsieve.framework.planning.reconcile import reconcile
 from vidsieve.framework.plans import Keep
-from vidsieve.framework.reconcile import reconcile
 
 
 def mask(*rows: str) -> Tensor:

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from framework.kit import Best, Norm, Window
 
-from vidsieve.framework.policy_file import KEYS
+from vidsieve.framework.policy.file import KEYS
+from vidsieve.framework.policy.schema import policy_schema
 from vidsieve.framework.registry import Registry, default
-from vidsieve.framework.schema import policy_schema
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pytest
 import torch
 from framework.kit import Best, Norm, policy, ramp
 
-from vidsieve.framework.calls import call, callers
 from vidsieve.framework.hookspecs import hookimpl
+from vidsieve.framework.planning.calls import call, callers
 from vidsieve.framework.plans import Scores
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.framework.testing import video_tokens
+from vidsieve.testing import video_tokens
 
 
 class Settings(Stage):

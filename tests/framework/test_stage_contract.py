@@ -13,7 +13,7 @@ from vidsieve.framework.errors import PlanError
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.framework.testing import StageContract
+from vidsieve.testing import StageContract
 
 
 class TestNorm(StageContract):

@@ -6,8 +6,8 @@ import pytest
 from framework.kit import Best, Even, Norm, Pairs, Window
 
 from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, UsageError
-from vidsieve.framework.policy import BoundStage, Policy
-from vidsieve.framework.policy_file import load_policy, read_policy
+from vidsieve.framework.policy.file import load_policy, read_policy
+from vidsieve.framework.policy.policy import BoundStage, Policy
 from vidsieve.framework.registry import Registry
 from vidsieve.framework.stage import tunable
 

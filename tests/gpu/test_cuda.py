@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from vidsieve import applied, load_policy
-from vidsieve.bundled.catalog import get
-from vidsieve.bundled.task import BundledTask
-from vidsieve.framework.testing.samples import video_features
+from vidsieve.bundled.bundled_models import get
+from vidsieve.bundled.bundled_task import BundledTask
 from vidsieve.media import Clip, load_processor
+from vidsieve.testing.samples import video_features
 
 pytestmark = pytest.mark.gpu
 

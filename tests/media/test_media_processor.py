@@ -181,7 +181,7 @@ def test_a_cap_above_a_fixed_frame_size_changes_nothing() -> None:
 
 
 def test_without_torchvision_ours_is_used_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidsieve.media.loading.find_spec", lambda name: None)
+    monkeypatch.setattr("vidsieve.media.processor_loading.find_spec", lambda name: None)
     processor = load_processor(DATA / "qwen2_vl", AutoConfig.from_pretrained(DATA / "qwen2_vl"))
     assert processor.kind == "vidsieve"
     assert "256 to 768 pixels a frame (torchvision is not installed" in processor.describe()

@@ -12,13 +12,13 @@ from torch import Tensor
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.plans import Budget, Scores
-from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract
-from vidsieve.framework.testing.samples import video_features, video_tokens
 from vidsieve.policies.cdpruner_select import CDPruner, relevance
 from vidsieve.policies.text_relevance import TextRelevance
+from vidsieve.testing import StageContract
+from vidsieve.testing.samples import video_features, video_tokens
 
 
 class TestCDPruner(StageContract):

@@ -3,7 +3,6 @@
 import pytest
 
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract
 from vidsieve.policies.dycoke_kv import DynamicKV
 from vidsieve.policies.dycoke_temporal_merge import TemporalMerge
 from vidsieve.policies.fastv_prune import FastV
@@ -16,6 +15,7 @@ from vidsieve.policies.uniform_budget import UniformBudget
 from vidsieve.policies.uniform_frames import UniformFrames
 from vidsieve.policies.vidcom2_frame_budget import FrameBudget
 from vidsieve.policies.vidcom2_token_score import TokenScore
+from vidsieve.testing import StageContract
 
 
 class TestFrameBudget(StageContract):

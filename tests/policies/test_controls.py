@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidsieve import load_policy
-from vidsieve.framework.testing import video_tokens
-from vidsieve.framework.testing.samples import video_features
 from vidsieve.policies.random_scores import RandomScores
 from vidsieve.policies.uniform_frames import UniformFrames, evenly_spaced_counts
+from vidsieve.testing import video_tokens
+from vidsieve.testing.samples import video_features
 
 
 def test_chance_is_fair_to_every_token() -> None:

@@ -11,7 +11,7 @@ from vidsieve import load_policy
 from vidsieve.framework.errors import RetentionError
 from vidsieve.framework.plans import tokens_to_keep
 from vidsieve.framework.records import VideoShape
-from vidsieve.framework.testing.samples import video_features
+from vidsieve.testing.samples import video_features
 
 shapes = st.tuples(st.integers(1, 13), st.integers(1, 40))
 ratios = st.floats(0.02, 1.0)
@@ -78,7 +78,7 @@ def test_a_ratio_of_one_keeps_everything(name: str) -> None:
 
 
 def test_compositions_of_any_two_reducers_hit_the_total() -> None:
-    from vidsieve.framework.policy_file import read_policy
+    from vidsieve.framework.policy.file import read_policy
 
     first = {
         "drop": "{use: dycoke.temporal-merge, as: one, drop_ratio: 0.3}",

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from vidsieve import load_policy
 from vidsieve.framework.plans import Budget
-from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract
-from vidsieve.framework.testing.samples import video_features, video_tokens
-from vidsieve.policies import _greedy
 from vidsieve.policies.divprune_select import DivPrune
+from vidsieve.policies.shared import greedy
+from vidsieve.testing import StageContract
+from vidsieve.testing.samples import video_features, video_tokens
 
 
 class TestDivPrune(StageContract):
@@ -101,7 +101,7 @@ def test_tokens_of_length_zero_do_no_harm() -> None:
 def test_many_tokens_are_compared_row_by_row_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     features = video_features(6, 9, 8, seed=5)
     whole = chosen(DivPrune(), features, token_budget=20)
-    monkeypatch.setattr(_greedy, "WHOLE", 10)
+    monkeypatch.setattr(greedy, "WHOLE", 10)
     assert chosen(DivPrune(), features, token_budget=20) == whole
 
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.records import DecodeStep
-from vidsieve.framework.testing import select_kv
 from vidsieve.policies.dycoke_kv import DynamicKV
+from vidsieve.testing import select_kv
 
 
 def step_of(

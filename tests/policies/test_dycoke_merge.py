@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.records import VideoShape
-from vidsieve.framework.testing import video_tokens
-from vidsieve.framework.testing.samples import video_features
 from vidsieve.policies.dycoke_temporal_merge import TemporalMerge
+from vidsieve.testing import video_tokens
+from vidsieve.testing.samples import video_features
 
 
 def plain_merge(x: np.ndarray, drop_ratio: float) -> np.ndarray:

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from policies.cluster_by_hand import peaks_by_hand
 
 from vidsieve import load_policy
-from vidsieve.framework.merging import melt
+from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import Scores, apportion, tokens_to_keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract, video_tokens
-from vidsieve.framework.testing.samples import video_features
-from vidsieve.framework.testing.stage_contract import same
 from vidsieve.policies.holitom_merge import HoliTomMerge
 from vidsieve.policies.holitom_segments import HoliTomSegments, best_cuts, saved
+from vidsieve.testing import StageContract, video_tokens
+from vidsieve.testing.samples import video_features
+from vidsieve.testing.stage_contract import same
 
 
 class TestHoliTomSegments(StageContract):

@@ -6,18 +6,18 @@ from torch import Tensor
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError, RetentionError
-from vidsieve.framework.layer_counts import LayerCounts, prune_points
+from vidsieve.framework.planning.layers import LayerCounts, prune_points
 from vidsieve.framework.plans import Budget
-from vidsieve.framework.policy import Policy
-from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.policy.file import read_policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
-from vidsieve.framework.testing import rank_layer
-from vidsieve.policies._depth import prune_after
-from vidsieve.policies._sparsevlm import density_peaks, raters
 from vidsieve.policies.fastv_prune import FastV
 from vidsieve.policies.pyramiddrop_prune import PyramidDrop
+from vidsieve.policies.shared.prune_depth import prune_after
+from vidsieve.policies.shared.sparsevlm import density_peaks, raters
 from vidsieve.policies.sparsevlm_prune import SparseVLM
 from vidsieve.policies.sparsevlm_prune_by_rank import SparseVLMByRank
+from vidsieve.testing import rank_layer
 
 
 def entered(policy: Policy, offered: int, layers: int) -> LayerCounts:

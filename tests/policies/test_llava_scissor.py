@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.merging import melt
+from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import tokens_to_keep
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract, video_tokens
-from vidsieve.framework.testing.samples import video_features
-from vidsieve.policies._linkage import components, strongest_links
 from vidsieve.policies.llava_scissor_merge import ScissorMerge
+from vidsieve.policies.shared.linkage import components, strongest_links
+from vidsieve.testing import StageContract, video_tokens
+from vidsieve.testing.samples import video_features
 
 
 class TestScissor(StageContract):

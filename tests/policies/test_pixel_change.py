@@ -5,7 +5,7 @@ import torch
 
 from vidsieve import FrameBatch, VideoShape, load_policy
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.frames import plan_frames
+from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.policies.pixel_change import PixelChange, pixel_change
 
 # every pixel of a frame has one value, so the change is the difference of the values: inf, 3, 0, 1, 4
@@ -48,7 +48,7 @@ def test_the_published_policy_meets_its_ratio_in_frames(ratio: float, count: int
 def test_without_anything_that_decides_the_count_it_is_refused() -> None:
     document = load_policy("pixel-change").to_dict()
     del document["retention_ratio"]
-    from vidsieve.framework.policy_file import read_policy
+    from vidsieve.framework.policy.file import read_policy
 
     text = "\n".join(f"{key}: {value!r}" for key, value in document.items())
     with pytest.raises(PolicyError, match="how many"):

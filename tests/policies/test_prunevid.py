@@ -12,13 +12,13 @@ from policies.cluster_by_hand import peaks_by_hand
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.plans import Merge, Segments, apportion, tokens_to_keep
-from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract, video_tokens
-from vidsieve.framework.testing.samples import video_features
 from vidsieve.policies.dpc_knn_merge import DpcKnnMerge
 from vidsieve.policies.static_merge import StaticMerge
+from vidsieve.testing import StageContract, video_tokens
+from vidsieve.testing.samples import video_features
 
 
 class StaticContract(StageContract):

@@ -9,11 +9,11 @@ import torch
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.policy_file import read_policy
+from vidsieve.framework.planning.attainable import check_attainable
+from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import SIGNALS, VideoShape
 from vidsieve.framework.registry import default
-from vidsieve.framework.solve import check_attainable
-from vidsieve.framework.testing.samples import video_features
+from vidsieve.testing.samples import video_features
 
 STAGES = sorted(default().stages)
 INSIDE = sorted(name for name in default().policies if load_policy(name).layer_stages)

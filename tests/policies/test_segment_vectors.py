@@ -10,18 +10,18 @@ import torch
 from policies.segment_inputs import attention, digest, scenes
 
 from vidsieve import load_policy
-from vidsieve.framework.merging import melt
+from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import Merge, Segments
 from vidsieve.framework.records import VideoTokens
-from vidsieve.framework.testing import video_tokens
-from vidsieve.policies._dpc_knn import density_peaks
 from vidsieve.policies.dpc_knn_segments import DpcKnnSegments
 from vidsieve.policies.fastvid_merge import FastVIDMerge
 from vidsieve.policies.holitom_merge import HoliTomMerge
 from vidsieve.policies.holitom_segments import HoliTomSegments, saved
 from vidsieve.policies.llava_scissor_merge import ScissorMerge
+from vidsieve.policies.shared.dpc_knn import density_peaks
 from vidsieve.policies.similarity_cuts import SimilarityCuts
 from vidsieve.policies.static_merge import StaticMerge
+from vidsieve.testing import video_tokens
 
 FOLDER = Path(__file__).parents[1] / "data" / "vectors"
 CASES: dict[str, dict[str, Any]] = json.loads((FOLDER / "segments.json").read_text())

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidsieve.framework.merging import melt
+from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import Merge, Scores
-from vidsieve.framework.testing import rank_layer
-from vidsieve.framework.testing.samples import video_tokens
-from vidsieve.policies._framefusion import melting, runs
-from vidsieve.policies._quadtree import Pyramid, lasting
 from vidsieve.policies.cdpruner_select import CDPruner
 from vidsieve.policies.dart_prune import DART
 from vidsieve.policies.divprune_select import DivPrune
+from vidsieve.policies.shared.framefusion import melting, runs
+from vidsieve.policies.shared.quadtree import Pyramid, lasting
+from vidsieve.testing import rank_layer
+from vidsieve.testing.samples import video_tokens
 
 with np.load(Path(__file__).parents[1] / "data" / "vectors" / "select.npz") as _file:
     RECORDED = {name: torch.from_numpy(np.array(_file[name])) for name in _file.files}

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidsieve.framework.policy import BoundStage, Policy
+from vidsieve.framework.planning.stream import StreamState
+from vidsieve.framework.policy.policy import BoundStage, Policy
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.stream import StreamState
-from vidsieve.framework.testing import StageContract, video_tokens
-from vidsieve.framework.testing.samples import video_features
 from vidsieve.policies.stc_token_score import StreamNovelty
 from vidsieve.policies.top_k import TopK
 from vidsieve.policies.uniform_budget import UniformBudget
+from vidsieve.testing import StageContract, video_tokens
+from vidsieve.testing.samples import video_features
 
 
 class TestStreamNovelty(StageContract):

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract, rank_layer
-from vidsieve.policies._quadtree import Pyramid, lasting, parents
+from vidsieve.policies.shared.quadtree import Pyramid, lasting, parents
 from vidsieve.policies.sttm_merge import STTM
+from vidsieve.testing import StageContract, rank_layer
 
 
 class TestSTTM(StageContract):

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.plans import Budget, Scores, apportion
-from vidsieve.framework.testing import video_tokens
 from vidsieve.policies.top_k import TopK
 from vidsieve.policies.uniform_budget import UniformBudget
+from vidsieve.testing import video_tokens
 
 
 def plain_top_k(values: torch.Tensor, alive: torch.Tensor, lines: list[int], counts: dict[int, int]) -> torch.Tensor:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.testing import video_tokens
-from vidsieve.framework.testing.samples import video_features
-from vidsieve.policies import _vidcom2
+from vidsieve.policies.shared import vidcom2
 from vidsieve.policies.vidcom2_frame_budget import FrameBudget
 from vidsieve.policies.vidcom2_token_score import TokenScore
+from vidsieve.testing import video_tokens
+from vidsieve.testing.samples import video_features
 
 
 def plain_likeness(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +38,7 @@ def plain_likeness(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def test_likeness_equals_the_formulas_in_float64(shape: tuple[int, int, int]) -> None:
     features = video_features(*shape, seed=3)
     record = video_tokens(*shape)
-    found = _vidcom2.measure(features, record.keep, record.weight, 0.5)
+    found = vidcom2.measure(features, record.keep, record.weight, 0.5)
     video, frame = plain_likeness(features.numpy())
     np.testing.assert_allclose(found.video.numpy(), video, atol=5e-6)
     np.testing.assert_allclose(found.frame.numpy(), frame, atol=5e-6)
@@ -117,8 +117,8 @@ def test_a_token_standing_for_three_counts_as_three() -> None:
     tripled = torch.cat([base, base[:, :1], base[:, :1]], dim=1)
     weight = torch.ones(2, 4)
     weight[:, 0] = 3
-    light = _vidcom2.measure(base, torch.ones(2, 4, dtype=torch.bool), weight, 0.5)
-    heavy = _vidcom2.measure(tripled, torch.ones(2, 6, dtype=torch.bool), torch.ones(2, 6), 0.5)
+    light = vidcom2.measure(base, torch.ones(2, 4, dtype=torch.bool), weight, 0.5)
+    heavy = vidcom2.measure(tripled, torch.ones(2, 6, dtype=torch.bool), torch.ones(2, 6), 0.5)
     for one, other in zip(light, heavy, strict=True):
         assert torch.allclose(one, other[:, :4], atol=1e-5)
 
@@ -139,14 +139,14 @@ def test_dropped_tokens_count_as_if_they_had_never_been() -> None:
 
 def test_frame_weight_zero_leaves_likeness_to_the_video_alone() -> None:
     record = video_tokens(4, 9, 16)
-    video, _ = _vidcom2.likeness(record, 0.5)
+    video, _ = vidcom2.likeness(record, 0.5)
     assert torch.equal(TokenScore(frame_weight=0.0).score_tokens(record).values, -video)
 
 
 def test_both_stages_measure_a_video_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    real = _vidcom2.measure
-    monkeypatch.setattr(_vidcom2, "measure", lambda *args: calls.append(1) or real(*args))
+    real = vidcom2.measure
+    monkeypatch.setattr(vidcom2, "measure", lambda *args: calls.append(1) or real(*args))
     policy, features = load_policy("vidcom2"), video_features(6, 9, 16)
     first = policy.plan(features)
     assert len(calls) == 1

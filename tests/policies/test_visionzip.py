@@ -14,10 +14,10 @@ from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.plans import Budget, Scores, tokens_to_keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.testing import StageContract
-from vidsieve.framework.testing.samples import video_features, video_tokens
 from vidsieve.policies.vision_attention import VisionAttention
 from vidsieve.policies.visionzip_merge import VisionZip
+from vidsieve.testing import StageContract
+from vidsieve.testing.samples import video_features, video_tokens
 
 
 class TestVisionZip(StageContract):

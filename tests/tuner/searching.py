@@ -4,11 +4,11 @@ from typing import Any
 
 from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Bounds, Listener, TrialEvent
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.tune import tune
+from vidsieve.tuner.tuning import tune
 
 BEST_POWER = 1.4
 GOOD = {"good": 0.0, "bad": -0.25, "random": -0.15, "uniform-frames": -0.2}

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import pytest
 from tuner.fake_bench import FakeBench, fake_policy
 
-from vidsieve.tuner.breakdown import PARTS, measure_breakdown
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.measure.breakdown import PARTS, measure_breakdown
+from vidsieve.tuner.measure.measurement import Lab
 from vidsieve.tuner.protocol import Treatment
 from vidsieve.tuner.request import TuneRequest
 

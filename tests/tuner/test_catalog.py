@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from vidsieve.framework.errors import PolicyFileError, UnknownNameError, UsageError, VidsieveError
-from vidsieve.framework.policy import Policy
-from vidsieve.framework.policy_file import load_policy
+from vidsieve.framework.policy.file import load_policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import default
-from vidsieve.tuner.catalog import expand_policies, split_published
+from vidsieve.tuner.space.policy_catalog import expand_policies, split_published
 
 
 def _names(*words: str | Path) -> list[str]:

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from tuner.fake_bench import FakeBench, fake_policy
 from tuner.searching import quality
 
-from vidsieve.tuner.confirm import LEAST_GROWTH, MOST_SHRINK, Confirmed, confirm_latency
-from vidsieve.tuner.curve import RetentionCurve
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.judge.confirm_latency import LEAST_GROWTH, MOST_SHRINK, Confirmed, confirm_latency
+from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
 
 

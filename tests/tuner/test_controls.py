@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pytest
 from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.control import Control
-from vidsieve.tuner.controls import controls_for, run_control
+from vidsieve.tuner.controls.control import Control
+from vidsieve.tuner.controls.match_latency import MOST_PROBES, sizes
+from vidsieve.tuner.controls.matched_controls import controls_for, run_control
+from vidsieve.tuner.controls.smaller_input import SmallerInput
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.heldout import Heldout
-from vidsieve.tuner.lab import Lab
-from vidsieve.tuner.latency import Latency, TimingRules
-from vidsieve.tuner.match import MOST_PROBES, sizes
+from vidsieve.tuner.judge.heldout import Heldout
+from vidsieve.tuner.measure.latency import Latency, TimingRules
+from vidsieve.tuner.measure.measurement import Lab
 from vidsieve.tuner.protocol import Bench, Treatment
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.smaller import SmallerInput
 
 
 class SmallerBench(FakeBench):

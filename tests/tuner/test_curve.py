@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidsieve.tuner.curve import RetentionCurve
+from vidsieve.tuner.measure.retention_curve import RetentionCurve
 
 
 def _curve(*points: tuple[float, float]) -> RetentionCurve:

@@ -7,7 +7,7 @@ from tuner.fake_bench import FakeTask
 
 from vidsieve.framework.errors import DataError
 from vidsieve.framework.task import Example
-from vidsieve.tuner.data import ids_hash, pick_examples
+from vidsieve.tuner.examples import ids_hash, pick_examples
 from vidsieve.tuner.request import TuneRequest
 
 REQUEST = TuneRequest(latency_ms=200, examples=20, heldout_examples=30, rerank_examples=24)

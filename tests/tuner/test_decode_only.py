@@ -3,7 +3,7 @@
 import pytest
 
 from vidsieve import load_policy
-from vidsieve.tuner.space import PolicySpace
+from vidsieve.tuner.space.search_space import PolicySpace
 
 
 @pytest.mark.parametrize(("metric", "searched"), [("ttft", False), ("e2e", True), (None, True)])

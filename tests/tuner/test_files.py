@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vidsieve.framework.errors import TuneError, UsageError
-from vidsieve.tuner.files import check_output, write_atomically
+from vidsieve.tuner.atomic_files import check_output, write_atomically
 
 
 def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path: Path) -> None:

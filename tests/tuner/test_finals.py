@@ -7,19 +7,19 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from tuner.test_rerank import UNKNOWN, Flattering, fresh_of, searched
 
 from vidsieve.framework.errors import TargetUnreachableError
-from vidsieve.framework.policy import Policy
-from vidsieve.tuner.bounds import Explored
-from vidsieve.tuner.confirm import STEPS, confirm_latency
-from vidsieve.tuner.curve import RetentionCurve
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Bounds, Listener
-from vidsieve.tuner.finals import Finals
-from vidsieve.tuner.heldout import Heldout
-from vidsieve.tuner.lab import Lab, Timings
-from vidsieve.tuner.latency import TimingRules
+from vidsieve.tuner.judge.confirm_latency import STEPS, confirm_latency
+from vidsieve.tuner.judge.finals import Finals
+from vidsieve.tuner.judge.heldout import Heldout
+from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.measure.bounds import Explored
+from vidsieve.tuner.measure.latency import TimingRules
+from vidsieve.tuner.measure.measurement import Lab, Timings
+from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search import Search
-from vidsieve.tuner.space import Space
-from vidsieve.tuner.statistics import Interval
+from vidsieve.tuner.search.trial_loop import Search
+from vidsieve.tuner.space.search_space import Space
 
 RULES = TimingRules(warmup=1, min_pairs=6, max_pairs=6)
 LOW = fake_policy("x").attainable(FakeBench.shape)[0]

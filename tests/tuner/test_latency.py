@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tuner.fake_bench import FakeBench, fake_policy
 
 from vidsieve.framework.errors import TuneError
-from vidsieve.framework.policy import Policy
-from vidsieve.tuner.latency import STAYS_THROTTLED, THROTTLED, PairedTimer, TimingRules
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.measure.latency import STAYS_THROTTLED, THROTTLED, PairedTimer, TimingRules
 from vidsieve.tuner.protocol import Treatment
 
 

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from tuner.fake_bench import FakeBench, fake_policy
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
-from vidsieve.tuner import limits
-from vidsieve.tuner.bounds import Explored, explore
-from vidsieve.tuner.curve import RetentionCurve
 from vidsieve.tuner.events import Bounds, Listener
-from vidsieve.tuner.explored import explored_from_dict, explored_to_dict
-from vidsieve.tuner.lab import Lab
-from vidsieve.tuner.limits import AIM
+from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.measure import retention_limits
+from vidsieve.tuner.measure.bounds import Explored, explore
+from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
+from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.measure.retention_limits import AIM
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.solver import RetentionSolver
-from vidsieve.tuner.space import PolicySpace, Space
-from vidsieve.tuner.statistics import Interval
+from vidsieve.tuner.search.retention_solver import RetentionSolver
+from vidsieve.tuner.space.search_space import PolicySpace, Space
 
 
 def _lab(bench: FakeBench | None = None, clock: Callable[[], float] = lambda: 0.0, **options: Any) -> Lab:
@@ -105,7 +105,7 @@ def test_where_the_target_is_met_anyway_retention_is_searched_over_the_whole_ran
 
 
 def test_with_slack_retention_is_searched_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SLACK", 0.5)
+    monkeypatch.setattr(retention_limits, "SLACK", 0.5)
     entry = explore(_lab(), [fake_policy("good")]).space.entries["good"]
     assert not entry.solved
     assert entry.retention == pytest.approx((0.1555, 0.3111), abs=2e-4)

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.lab import Lab
-from vidsieve.tuner.proxy import Proxy
+from vidsieve.tuner.judge.proxy import Proxy
+from vidsieve.tuner.judge.rerank import Fresh, far_ahead, rerank
+from vidsieve.tuner.judge.scoring import Score, Scorer
+from vidsieve.tuner.measure.measurement import Lab
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.rerank import Fresh, far_ahead, rerank
-from vidsieve.tuner.scoring import Score, Scorer
-from vidsieve.tuner.space import Candidate
-from vidsieve.tuner.trial import Finding
+from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.space.search_space import Candidate
 
 TRUSTED = Proxy(n=10, r=0.9, slope=1.0, intercept=0.0, bias_points=0.0, trusted=True)
 BIASED = replace(TRUSTED, bias_points=5.0)

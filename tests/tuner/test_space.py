@@ -7,12 +7,12 @@ import pytest
 from tuner.fake_bench import STAGES, FakeScore, FakeTop, fake_policy
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.framework.policy import BoundStage, Policy
-from vidsieve.framework.policy_file import load_policy
+from vidsieve.framework.policy.file import load_policy
+from vidsieve.framework.policy.policy import BoundStage, Policy
 from vidsieve.framework.registry import Registry, default
-from vidsieve.tuner.catalog import split_published
-from vidsieve.tuner.knobs import knobs_of, retention_window
-from vidsieve.tuner.space import PolicySpace, Space
+from vidsieve.tuner.space.knobs import knobs_of, retention_window
+from vidsieve.tuner.space.policy_catalog import split_published
+from vidsieve.tuner.space.search_space import PolicySpace, Space
 
 
 def _knobs(search: dict[str, Any] | None = None) -> dict[str, dict[str, Any]]:

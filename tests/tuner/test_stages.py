@@ -10,16 +10,16 @@ from tuner.fake_bench import STAGES, FakeBench, FakeScore, FakeTop
 
 from vidsieve import Budget, Scores, Stage, VideoTokens, hookimpl, tunable
 from vidsieve.framework.errors import UsageError
-from vidsieve.framework.policy import BoundStage, Policy
-from vidsieve.framework.policy_file import load_policy, read_policy
+from vidsieve.framework.policy.file import load_policy, read_policy
+from vidsieve.framework.policy.policy import BoundStage, Policy
 from vidsieve.framework.registry import Registry, default
-from vidsieve.tuner.bounds import explore
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.knobs import has_free_retention
-from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.measure.bounds import explore
+from vidsieve.tuner.measure.measurement import Lab
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.space import PolicySpace, Space
-from vidsieve.tuner.stages import MOST_COMBINATIONS, OFF
+from vidsieve.tuner.space.knobs import has_free_retention
+from vidsieve.tuner.space.search_space import PolicySpace, Space
+from vidsieve.tuner.space.stage_variants import MOST_COMBINATIONS, OFF
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -5,7 +5,7 @@ from tuner.fake_bench import FakeBench, fake_policy
 from tuner.searching import Recorder, quality, search
 
 from vidsieve.framework.errors import TargetUnreachableError
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -7,13 +7,13 @@ import pytest
 from tuner.fake_bench import STAGES, FakeBench, FakeTask, fake_policy
 from tuner.searching import Recorder, quality, search
 
-from vidsieve.framework.policy import Policy
-from vidsieve.framework.policy_file import load_policy
+from vidsieve.framework.policy.file import load_policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
-from vidsieve.tuner.finals import fast_finalists
+from vidsieve.tuner.judge.finals import fast_finalists
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.trial import Finding
-from vidsieve.tuner.tune import tune
+from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.tuning import tune
 
 
 def test_held_out_examples_are_apart_from_the_search_and_scored_once() -> None:

@@ -7,9 +7,9 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from tuner.searching import quality, search
 
 from vidsieve.framework.errors import DataError, TuneError, UsageError
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.tune import tune
+from vidsieve.tuner.tuning import tune
 
 
 def test_a_space_with_nothing_in_it_says_why() -> None:

@@ -7,12 +7,12 @@ import pytest
 from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from tuner.searching import Recorder, quality, search
 
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.harness.process.worker_errors import WorkerCannotStart
 from vidsieve.tuner.events import TrialEvent
-from vidsieve.tuner.interrupted import Interrupted
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.tune import tune
-from vidsieve.tuner.worker.errors import WorkerCannotStart
+from vidsieve.tuner.search.interrupted import Interrupted
+from vidsieve.tuner.tuning import tune
 
 
 def test_a_trial_that_raises_is_recorded_with_its_reason_and_ends_nothing() -> None:

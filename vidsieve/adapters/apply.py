@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from vidsieve.adapters.base import Adapter, VideoModel
-from vidsieve.adapters.call import GenerateCall
-from vidsieve.adapters.encode import encode, vision_names
-from vidsieve.adapters.positions import has_mrope, model_positions, text_positions
-from vidsieve.adapters.prompt import filler_id, read_mask
-from vidsieve.adapters.shorten import Request, Shortened, shorten
+from vidsieve.adapters.adapter import Adapter, VideoModel
+from vidsieve.adapters.generate_call import GenerateCall
+from vidsieve.adapters.prompt.positions import has_mrope, model_positions, text_positions
+from vidsieve.adapters.prompt.reading import filler_id, read_mask
+from vidsieve.adapters.prompt.shortening import Request, Shortened, shorten
+from vidsieve.adapters.vision.encoding import encode, vision_names
 from vidsieve.framework import registry
 from vidsieve.framework.errors import InputError, ModelError, PolicyError, UsageError
 from vidsieve.framework.hookspecs import STAGE_HOOKS
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 
 

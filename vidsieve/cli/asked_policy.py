@@ -8,7 +8,7 @@ from vidsieve.cli.options import option
 from vidsieve.framework.errors import UsageError
 
 if TYPE_CHECKING:
-    from vidsieve.framework.policy import Policy
+    from vidsieve.framework.policy.policy import Policy
     from vidsieve.framework.registry import Registry
 
 PANEL = "Policy"
@@ -35,8 +35,8 @@ class AskedPolicy:
         settings = dict(_setting(text) for text in self.set or ())
         if len(settings) < len(self.set or ()):
             raise UsageError("--set: a setting is given twice; give it once.")
-        from vidsieve.framework.policy import check_ratio
-        from vidsieve.framework.policy_file import load_policy
+        from vidsieve.framework.policy.file import load_policy
+        from vidsieve.framework.policy.policy import check_ratio
 
         if self.retention is not None:
             check_ratio("--retention", self.retention)

@@ -18,7 +18,7 @@ def check(
 ) -> None:
     """Check policy files: every fault with its line. Exit code 1 if one is faulty."""
     from vidsieve.framework.errors import VidsieveError
-    from vidsieve.framework.policy_file import load_policy
+    from vidsieve.framework.policy.file import load_policy
 
     add_plugins(plugin)
     verdicts = []

@@ -7,16 +7,16 @@ import typer
 from vidsieve.cli.asked_policy import AskedPolicy
 from vidsieve.cli.options import Json
 from vidsieve.cli.output import note, say, say_json, table
+from vidsieve.cli.search_options import Metric
 from vidsieve.cli.told import first_line, interval
 from vidsieve.cli.warned import warn_differences
-from vidsieve.cli.workbench.search_options import Metric
-from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework.errors import UsageError
+from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
-    from vidsieve.cli.workbench.pick import Picked
-    from vidsieve.cli.workbench.session import Session
-    from vidsieve.framework.policy import Policy
+    from vidsieve.framework.policy.policy import Policy
+    from vidsieve.harness.data.eval_examples import Picked
+    from vidsieve.harness.session import Session
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
     if examples is not None and examples < 1:
         raise UsageError(f"--examples: must be at least 1, got {examples}.")
     session, policy = _open(setup, asked)
-    from vidsieve.cli.workbench.pick import pick
+    from vidsieve.harness.data.eval_examples import pick
 
     picked = pick(session.task, policy, heldout=heldout, count=examples, seed=seed)
     (note if json else say)(first_line(session, f"{picked.told} of {session.task.name} ({session.task.metric})"))
@@ -54,9 +54,9 @@ def evaluate(
 def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
     """Check options and names, then load."""
     from vidsieve.cli.plugins import add_plugins
-    from vidsieve.cli.workbench.choice import choose
-    from vidsieve.cli.workbench.session import as_measured, with_task
-    from vidsieve.cli.workbench.tasks import choose_task
+    from vidsieve.harness.data.task_choice import choose_task
+    from vidsieve.harness.model_choice import choose
+    from vidsieve.harness.session import as_measured, with_task
 
     registry = add_plugins(setup.plugin)
     if setup.model is not None:
@@ -72,9 +72,9 @@ def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
 
 def measure(session: "Session", policy: "Policy", picked: "Picked", metric: Metric) -> dict[str, Any]:
     """Score both on the examples, then time them in turn."""
-    from vidsieve.cli.workbench.accuracy import compare
-    from vidsieve.tuner.lab import Timings
-    from vidsieve.tuner.latency import PairedTimer
+    from vidsieve.harness.comparison import compare
+    from vidsieve.tuner.measure.latency import PairedTimer
+    from vidsieve.tuner.measure.measurement import Timings
 
     bench = session.bench
     # the policy first: if it cannot run here, that shows at once

@@ -71,7 +71,7 @@ def policies(registry: "Registry") -> list[dict[str, Any]]:
 
 def _headline(path: Path) -> dict[str, Any]:
     """Summary and sources of a policy file, without building its stages."""
-    from vidsieve.framework.yaml_nodes import Faults, compose, pairs, python
+    from vidsieve.framework.policy.yaml_nodes import Faults, compose, pairs, python
 
     try:
         root = compose(path.read_text(encoding="utf-8"), Faults(str(path)))
@@ -103,7 +103,7 @@ def stages(registry: "Registry") -> list[dict[str, Any]]:
 
 def models(registry: "Registry") -> list[dict[str, Any]]:
     """Model families: what each can do, what stands for it, and what of it is on this machine."""
-    from vidsieve.cli.workbench.choice import on_this_machine
+    from vidsieve.harness.model_choice import on_this_machine
 
     return [
         {

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from vidsieve.cli.told import minutes
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Bounds, Listener, TrialEvent
 from vidsieve.tuner.result import TuneResult
 

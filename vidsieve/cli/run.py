@@ -10,14 +10,14 @@ from vidsieve.cli.options import Json
 from vidsieve.cli.output import note, say, say_json
 from vidsieve.cli.told import first_line
 from vidsieve.cli.warned import warn_differences, warn_unknown_words
-from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework.errors import UsageError
+from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
-    from vidsieve.cli.workbench.choice import Choice
-    from vidsieve.cli.workbench.session import Session
-    from vidsieve.framework.policy import Policy
+    from vidsieve.framework.policy.policy import Policy
     from vidsieve.framework.task import Example
+    from vidsieve.harness.model_choice import Choice
+    from vidsieve.harness.session import Session
 
 TIMED = 5
 
@@ -35,8 +35,8 @@ def run(
     """Answer a question about a video with and without a policy; tells tokens and milliseconds."""
     _check(setup, video, ask)
     from vidsieve.cli.plugins import add_plugins
-    from vidsieve.cli.workbench.choice import choose
-    from vidsieve.cli.workbench.session import as_measured
+    from vidsieve.harness.model_choice import choose
+    from vidsieve.harness.session import as_measured
 
     registry = add_plugins(setup.plugin)
     choice = choose(setup.model, setup.checkpoint, registry) if setup.model is not None else None
@@ -68,9 +68,9 @@ def _open(
     setup: Setup, choice: "Choice", video: Path | None, ask: str | None, registry: Any
 ) -> "tuple[Session, Example]":
     """A session on the one example that is asked."""
-    from vidsieve.cli.workbench.one import OneVideo
-    from vidsieve.cli.workbench.session import with_task
-    from vidsieve.cli.workbench.tasks import choose_task
+    from vidsieve.harness.data.single_video import OneVideo
+    from vidsieve.harness.data.task_choice import choose_task
+    from vidsieve.harness.session import with_task
 
     task = OneVideo.first_of(choose_task(setup, choice)) if video is None else OneVideo.of_file(video, ask or "")
     return with_task(setup, choice, task, registry), task.example

@@ -11,7 +11,7 @@ from vidsieve.cli.plugins import add_plugins
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from vidsieve.framework.policy import Policy
+    from vidsieve.framework.policy.policy import Policy
     from vidsieve.framework.records import VideoShape
     from vidsieve.framework.registry import Registry
     from vidsieve.framework.stage import Stage
@@ -46,7 +46,7 @@ def describe(name: str, registry: "Registry", shape: "VideoShape") -> dict[str, 
         UnknownNameError: neither exists.
     """
     from vidsieve.framework.errors import UnknownNameError
-    from vidsieve.framework.policy_file import load_policy
+    from vidsieve.framework.policy.file import load_policy
 
     found: dict[str, Any] = {}
     is_path = name.endswith((".yaml", ".yml")) or "/" in name

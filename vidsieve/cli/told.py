@@ -6,9 +6,9 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vidsieve.cli.workbench.opened import Opened
-    from vidsieve.cli.workbench.session import Session
-    from vidsieve.cli.workbench.setup import Setup
+    from vidsieve.harness.open_benches import Opened
+    from vidsieve.harness.session import Session
+    from vidsieve.harness.setup import Setup
 
 
 def first_line(session: "Session | Opened", data: str | None = None) -> str:

@@ -7,14 +7,14 @@ import typer
 
 from vidsieve.cli.options import Json, option
 from vidsieve.cli.output import complain, note, say, say_json
+from vidsieve.cli.search_options import SearchOptions, StudyOptions
 from vidsieve.cli.told import command, first_line, options_told
-from vidsieve.cli.workbench.search_options import SearchOptions, StudyOptions
-from vidsieve.cli.workbench.setup import Setup
+from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
-    from vidsieve.cli.workbench.opened import Opened
-    from vidsieve.cli.workbench.outputs import Outputs
     from vidsieve.framework.registry import Registry
+    from vidsieve.harness.open_benches import Opened
+    from vidsieve.harness.output_files import Outputs
     from vidsieve.tuner.events import Listener
     from vidsieve.tuner.result import TuneResult
 
@@ -57,8 +57,8 @@ def tune(
         confirm_file(setup, search, study, confirm, out, force=force, json=json)
         return
     from vidsieve.cli.plugins import add_plugins
-    from vidsieve.cli.workbench.opened import open_benches
-    from vidsieve.cli.workbench.outputs import Outputs
+    from vidsieve.harness.open_benches import open_benches
+    from vidsieve.harness.output_files import Outputs
 
     path = out or DEFAULT_OUT
     place = study.place(path)
@@ -88,8 +88,8 @@ def _search(
     quiet: bool,
 ) -> "TuneResult":
     """Run the search; what an interruption found is written before it goes on up."""
-    from vidsieve.cli.workbench.entry import search as run
-    from vidsieve.tuner.interrupted import Interrupted
+    from vidsieve.harness.search_entry import search as run
+    from vidsieve.tuner.search.interrupted import Interrupted
 
     try:
         with progress(quiet) as listener:
@@ -118,7 +118,7 @@ def _check_names(names: list[str] | None, registry: "Registry") -> None:
     """Unknown policies are told before a model is loaded."""
     if not names:
         return
-    from vidsieve.tuner.catalog import expand_policies
+    from vidsieve.tuner.space.policy_catalog import expand_policies
 
     expand_policies(names, registry)
 

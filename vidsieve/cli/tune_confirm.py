@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vidsieve.cli.output import complain, note, say, say_json
+from vidsieve.cli.search_options import Metric, SearchOptions, StudyOptions
 from vidsieve.cli.told import first_line
-from vidsieve.cli.workbench.search_options import Metric, SearchOptions, StudyOptions
-from vidsieve.cli.workbench.setup import Setup
 from vidsieve.framework.errors import UsageError
+from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
-    from vidsieve.framework.policy import Policy
+    from vidsieve.framework.policy.policy import Policy
 
 NOT_MET = 3
 
@@ -28,11 +28,11 @@ def confirm_file(
     """
     from vidsieve.cli.plugins import add_plugins
     from vidsieve.cli.tune import progress, write
-    from vidsieve.cli.workbench.opened import open_benches
-    from vidsieve.cli.workbench.outputs import Outputs
-    from vidsieve.cli.workbench.session import as_measured, differences
-    from vidsieve.framework.policy_file import load_policy
-    from vidsieve.tuner.reconfirm import reconfirm
+    from vidsieve.framework.policy.file import load_policy
+    from vidsieve.harness.open_benches import open_benches
+    from vidsieve.harness.output_files import Outputs
+    from vidsieve.harness.session import as_measured, differences
+    from vidsieve.tuner.judge.reconfirm import reconfirm
 
     if study.devices or study.storage or study.join or search.policies:
         raise UsageError("--confirm: measures one policy on one device; leave out --devices, --policies, --storage.")

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from vidsieve.cli.output import complain
 
 if TYPE_CHECKING:
-    from vidsieve.cli.workbench.session import Session
-    from vidsieve.framework.policy import Policy
+    from vidsieve.framework.policy.policy import Policy
+    from vidsieve.harness.session import Session
 
 
 def warn_differences(policy: "Policy", session: "Session") -> None:
     """A tuned policy on another model, device or workload than it was measured on."""
-    from vidsieve.cli.workbench.session import differences
+    from vidsieve.harness.session import differences
 
     found = differences(policy, dict(session.bench.describe()))
     if found:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidsieve.media.clip import Clip
-    from vidsieve.media.loading import load_processor
     from vidsieve.media.processor import Processor
+    from vidsieve.media.processor_loading import load_processor
     from vidsieve.media.video import list_videos, read_video
     from vidsieve.media.writing import write_video
 
@@ -16,7 +16,7 @@ _HOME = {
     "Clip": "clip",
     "Processor": "processor",
     "list_videos": "video",
-    "load_processor": "loading",
+    "load_processor": "processor_loading",
     "read_video": "video",
     "write_video": "writing",
 }

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from vidsieve.framework.errors import InputError
 from vidsieve.media.clip import Clip
 from vidsieve.media.encoder import Encoder
-from vidsieve.media.prompts import Prompter
+from vidsieve.media.prompter import Prompter
 
 
 class Processor(ABC):

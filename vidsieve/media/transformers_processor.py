@@ -12,7 +12,7 @@ from transformers import PretrainedConfig
 from vidsieve.media.clip import Clip
 from vidsieve.media.encoder import Encoder
 from vidsieve.media.processor import Processor
-from vidsieve.media.prompts import Prompter
+from vidsieve.media.prompter import Prompter
 
 
 class TransformersProcessor(Processor):

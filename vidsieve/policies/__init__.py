@@ -16,9 +16,9 @@ PUBLISHED = Path(__file__).parent / "published"
 
 @hookimpl
 def register_stages(register: Callable[[str, type], None]) -> None:
-    """Offer the stages of every module here whose name does not start with an underscore."""
+    """Offer the stages of every module here; what methods share lives in a package beside them."""
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda found: found.name):
-        if not module.name.startswith("_"):
+        if not module.ispkg:
             importlib.import_module(f"{__name__}.{module.name}").register_stages(register)
 
 

@@ -10,8 +10,8 @@ from torch.nn.functional import threshold
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
-from vidsieve.policies._counting import KeepsRatio
-from vidsieve.policies._greedy import Alike, field_of, pick
+from vidsieve.policies.shared.counting import KeepsRatio
+from vidsieve.policies.shared.greedy import Alike, field_of, pick
 
 SPENT = 1e-5
 """Below this share of a token, what the chosen ones do not show of it is rounding."""

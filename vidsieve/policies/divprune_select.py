@@ -9,8 +9,8 @@ from torch import Tensor
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
-from vidsieve.policies._counting import KeepsRatio
-from vidsieve.policies._greedy import Alike, field_of, pick
+from vidsieve.policies.shared.counting import KeepsRatio
+from vidsieve.policies.shared.greedy import Alike, field_of, pick
 
 
 class DivPrune(KeepsRatio):

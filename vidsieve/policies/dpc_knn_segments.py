@@ -9,8 +9,8 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Segments
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._dpc_knn import density_peaks
-from vidsieve.policies._frames import frame_means, labels_of
+from vidsieve.policies.shared.dpc_knn import density_peaks
+from vidsieve.policies.shared.frame_features import frame_means, labels_of
 
 
 class DpcKnnSegments(Stage):

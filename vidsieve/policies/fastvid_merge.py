@@ -11,8 +11,8 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge, apportion
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import attainable_by_ratio, tokens_to_leave
-from vidsieve.policies._dpc_knn import peak_strength, strongest
+from vidsieve.policies.shared.counting import attainable_by_ratio, tokens_to_leave
+from vidsieve.policies.shared.dpc_knn import peak_strength, strongest
 
 
 class FastVIDMerge(Stage):

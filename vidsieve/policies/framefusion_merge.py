@@ -8,7 +8,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._framefusion import melting, runs
+from vidsieve.policies.shared.framefusion import melting, runs
 
 
 class FrameFusionMerge(Stage):

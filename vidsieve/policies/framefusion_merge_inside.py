@@ -9,8 +9,8 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._depth import AFTER, prune_after
-from vidsieve.policies._framefusion import melting, runs
+from vidsieve.policies.shared.framefusion import melting, runs
+from vidsieve.policies.shared.prune_depth import AFTER, prune_after
 
 
 class FrameFusionMergeInside(Stage):

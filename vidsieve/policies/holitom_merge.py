@@ -10,8 +10,8 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import attainable_by_ratio, counts_of_groups, still_or_moving, tokens_to_leave
-from vidsieve.policies._dpc_knn import density_peaks, strongest
+from vidsieve.policies.shared.counting import attainable_by_ratio, counts_of_groups, still_or_moving, tokens_to_leave
+from vidsieve.policies.shared.dpc_knn import density_peaks, strongest
 
 
 class HoliTomMerge(Stage):

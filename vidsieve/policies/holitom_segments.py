@@ -11,7 +11,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Segments
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._frames import labels_of
+from vidsieve.policies.shared.frame_features import labels_of
 
 
 class HoliTomSegments(Stage):

@@ -13,7 +13,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._linkage import Links, components, strongest_links
+from vidsieve.policies.shared.linkage import Links, components, strongest_links
 from vidsieve.policies.top_k import rank_in_line
 
 STEPS = 6

@@ -9,7 +9,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Segments
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._frames import frame_means, labels_of, living_before
+from vidsieve.policies.shared.frame_features import frame_means, labels_of, living_before
 
 
 class SimilarityCuts(Stage):

@@ -10,8 +10,8 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, Merge
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._depth import AFTER, prune_after
-from vidsieve.policies._sparsevlm import pruned, recycled, relevance
+from vidsieve.policies.shared.prune_depth import AFTER, prune_after
+from vidsieve.policies.shared.sparsevlm import pruned, recycled, relevance
 
 
 class SparseVLM(Stage):

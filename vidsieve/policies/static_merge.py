@@ -13,8 +13,8 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import refuse_token_budget
-from vidsieve.policies._frames import living_before
+from vidsieve.policies.shared.counting import refuse_token_budget
+from vidsieve.policies.shared.frame_features import living_before
 
 
 class StaticMerge(Stage):

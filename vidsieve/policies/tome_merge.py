@@ -11,7 +11,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._counting import counts_of_frames, frames_and_total, tokens_to_leave
+from vidsieve.policies.shared.counting import counts_of_frames, frames_and_total, tokens_to_leave
 
 
 class ToMeMerge(Stage):

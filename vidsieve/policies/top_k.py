@@ -9,8 +9,8 @@ from torch import Tensor
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
-from vidsieve.policies._counting import KeepsRatio
-from vidsieve.policies._lines import budget_lines
+from vidsieve.policies.shared.budget_lines import budget_lines
+from vidsieve.policies.shared.counting import KeepsRatio
 
 
 class TopK(KeepsRatio):

@@ -9,7 +9,7 @@ from torch import Tensor
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
-from vidsieve.policies._counting import KeepsRatio, tokens_to_leave
+from vidsieve.policies.shared.counting import KeepsRatio, tokens_to_leave
 
 
 class UniformFrames(KeepsRatio):

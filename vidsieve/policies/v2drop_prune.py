@@ -8,7 +8,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Scores
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._depth import AFTER, prune_after
+from vidsieve.policies.shared.prune_depth import AFTER, prune_after
 
 
 class V2Drop(Stage):

@@ -6,7 +6,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Scores
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies._vidcom2 import likeness
+from vidsieve.policies.shared.vidcom2 import likeness
 
 
 class TokenScore(Stage):

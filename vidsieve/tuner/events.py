@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.protocol import Metric
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.statistics import Interval
 
 Verdict = Literal["new best", "feasible", "too slow", "inaccurate", "pruned", "failed"]
 """too slow: the latency misses the target; inaccurate: the drop is too great where the target is met anyway;

@@ -6,11 +6,11 @@ The tuner knows no model, no video file and no task; whoever owns them implement
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
+from vidsieve.tuner.controls.smaller_input import SmallerInput
 from vidsieve.tuner.request import Metric
-from vidsieve.tuner.smaller import SmallerInput
 
 Treatment = Policy | SmallerInput
 """What is done to a request: a policy, or a smaller input as a control."""

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import vidsieve
-from vidsieve.tuner.accuracy import Accuracy
-from vidsieve.tuner.control import Control
-from vidsieve.tuner.data import Data
+from vidsieve.tuner.controls.control import Control
 from vidsieve.tuner.events import Bounds
-from vidsieve.tuner.lab import Lab
-from vidsieve.tuner.latency import Latency
-from vidsieve.tuner.proxy import Proxy
-from vidsieve.tuner.search import Search
-from vidsieve.tuner.trial import Judge
+from vidsieve.tuner.examples import Data
+from vidsieve.tuner.judge.paired_accuracy import Accuracy
+from vidsieve.tuner.judge.proxy import Proxy
+from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.search.trial import Judge
+from vidsieve.tuner.search.trial_loop import Search
 
 SCHEMA = 1
 

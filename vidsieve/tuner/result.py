@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidsieve.framework.policy import Policy
-from vidsieve.tuner.accuracy import Accuracy
-from vidsieve.tuner.control import Control
-from vidsieve.tuner.files import write_atomically
-from vidsieve.tuner.latency import Latency
-from vidsieve.tuner.words import in_points, ms
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.atomic_files import write_atomically
+from vidsieve.tuner.controls.control import Control
+from vidsieve.tuner.judge.paired_accuracy import Accuracy
+from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.number_words import in_points, ms
 
 if TYPE_CHECKING:
     from vidsieve.tuner.events import TrialEvent

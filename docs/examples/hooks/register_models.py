@@ -1,6 +1,6 @@
 from vidsieve import hookimpl
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import grid_layouts
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.layouts import grid_layouts
 
 ADAPTER = Adapter(
     family="my-vl",

@@ -13,11 +13,11 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from tuner.searching import Recorder, quality, search
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
 from vidsieve.tuner.events import TrialEvent
-from vidsieve.tuner.interrupted import Interrupted
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.search.interrupted import Interrupted
 from vidsieve.tuner.study.store import RETRIES, Study, StudyMismatchError
 
 
@@ -141,7 +141,7 @@ def test_another_model_and_a_policy_that_changed_are_refused(tmp_path: Path) -> 
         search(Other(quality), storage=path, trials=2)
     assert "  model: revision: 0 in the study, 1 now" in caught.value.fields
     assert "  model: device_name: not there in the study, another GPU now" in caught.value.fields
-    from vidsieve.tuner.tune import tune
+    from vidsieve.tuner.tuning import tune
 
     request = TuneRequest(latency_ms=200.0, trials=2, examples=100, storage=path)
     policies = [fake_policy("good", retention_ratio=0.4), fake_policy("bad")]
@@ -229,7 +229,7 @@ def test_a_search_without_progress_ends_by_patience() -> None:
 
 
 def test_trials_run_on_several_devices_at_once() -> None:
-    from vidsieve.tuner.tune import tune
+    from vidsieve.tuner.tuning import tune
 
     benches = [FakeBench(quality, noise=0.01, seed=seed) for seed in range(3)]
     request = TuneRequest(latency_ms=200.0, trials=18, examples=60)
@@ -248,7 +248,7 @@ def test_trials_run_on_several_devices_at_once() -> None:
 
 
 def test_a_device_that_fails_costs_its_own_trials_only() -> None:
-    from vidsieve.tuner.tune import tune
+    from vidsieve.tuner.tuning import tune
 
     class Broken(FakeBench):
         def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Any:
@@ -261,7 +261,7 @@ def test_a_device_that_fails_costs_its_own_trials_only() -> None:
 
 
 def test_unlike_devices_are_refused() -> None:
-    from vidsieve.tuner.tune import tune
+    from vidsieve.tuner.tuning import tune
 
     class Other(FakeBench):
         def describe(self) -> Any:

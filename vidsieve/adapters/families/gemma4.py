@@ -7,8 +7,8 @@ the kept tokens. In the larger models the tokens of a frame see each other both 
 from collections.abc import Mapping
 from typing import Any
 
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import VideoLayout
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.layouts import VideoLayout
 from vidsieve.framework.errors import InputError
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 

@@ -6,10 +6,10 @@ prompt with both, nor beams or chunked prefill with a video.
 
 from typing import Any
 
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import grid_layouts
-from vidsieve.adapters.tower import grid_tower
-from vidsieve.adapters.units import GRID_UNITS
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.layouts import grid_layouts
+from vidsieve.adapters.vision.towers import grid_tower
+from vidsieve.adapters.vision.units import GRID_UNITS
 
 
 def placeholders(config: Any, ids: Any) -> Any:

@@ -8,10 +8,10 @@ behind each other, of one tile each, cannot be told from frames without it.
 from collections.abc import Mapping
 from typing import Any
 
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import VideoLayout
-from vidsieve.adapters.pictures import picture_layouts
-from vidsieve.adapters.tower import frame_tower, square_mean
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.frame_images import picture_layouts
+from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.vision.towers import frame_tower, square_mean
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:

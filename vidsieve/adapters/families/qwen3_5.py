@@ -3,10 +3,10 @@
 So stages that choose KV entries cannot act on it, and the linear layers see the kept tokens as if they were neighbours.
 """
 
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import grid_layouts
-from vidsieve.adapters.tower import grid_tower
-from vidsieve.adapters.units import GRID_UNITS
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.layouts import grid_layouts
+from vidsieve.adapters.vision.towers import grid_tower
+from vidsieve.adapters.vision.units import GRID_UNITS
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
 ADAPTER = Adapter(

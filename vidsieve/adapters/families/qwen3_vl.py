@@ -4,10 +4,10 @@ The timestamps and the vision start and end tokens between frames are text, so t
 DeepStack adds in the first decoder layers are cut with the same index as the tokens.
 """
 
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import grid_layouts
-from vidsieve.adapters.tower import grid_tower
-from vidsieve.adapters.units import GRID_UNITS
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.layouts import grid_layouts
+from vidsieve.adapters.vision.towers import grid_tower
+from vidsieve.adapters.vision.units import GRID_UNITS
 
 ADAPTER = Adapter(
     family="qwen3-vl",

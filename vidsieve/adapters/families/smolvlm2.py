@@ -9,9 +9,9 @@ without it.
 from collections.abc import Mapping
 from typing import Any
 
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import VideoLayout
-from vidsieve.adapters.pictures import picture_layouts
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.frame_images import picture_layouts
+from vidsieve.adapters.prompt.layouts import VideoLayout
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:

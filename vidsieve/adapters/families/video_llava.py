@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import VideoLayout, square_layouts
-from vidsieve.adapters.pictures import run_lengths
-from vidsieve.adapters.tower import frame_tower
-from vidsieve.adapters.units import FRAME_UNITS
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.frame_images import run_lengths
+from vidsieve.adapters.prompt.layouts import VideoLayout, square_layouts
+from vidsieve.adapters.vision.towers import frame_tower
+from vidsieve.adapters.vision.units import FRAME_UNITS
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vidsieve.adapters.base import Adapter
-from vidsieve.adapters.layout import VideoLayout, grid_layouts
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.adapters.prompt.layouts import VideoLayout, grid_layouts
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:

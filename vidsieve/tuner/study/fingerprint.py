@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vidsieve.framework.policy import Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage
-from vidsieve.tuner.data import Data, ids_hash
-from vidsieve.tuner.lab import Lab
+from vidsieve.tuner.examples import Data, ids_hash
+from vidsieve.tuner.measure.measurement import Lab
 
 STUDY_FORMAT = 1
 

@@ -6,10 +6,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.latency import Latency
-from vidsieve.tuner.scoring import Score
-from vidsieve.tuner.space import Candidate
-from vidsieve.tuner.trial import Finding
+from vidsieve.tuner.judge.scoring import Score
+from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.space.search_space import Candidate
 
 LATENCY = TypeAdapter(Latency)
 

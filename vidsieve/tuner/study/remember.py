@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.data import ids_hash
+from vidsieve.tuner.examples import ids_hash
 from vidsieve.tuner.protocol import Bench, Treatment
 from vidsieve.tuner.study.record import outcomes_from_json, outcomes_to_json
 from vidsieve.tuner.study.store import Study

@@ -15,12 +15,12 @@ import numpy as np
 from vidsieve.framework.errors import TuneError, UsageError
 from vidsieve.framework.task import Example
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.space import Candidate, Space
+from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.space.search_space import Candidate, Space
 from vidsieve.tuner.study.fingerprint import canonical, differences
 from vidsieve.tuner.study.lock import StudyLock
 from vidsieve.tuner.study.record import finding_from_json, finding_to_json
 from vidsieve.tuner.study.storage import open_storage, patiently, shown, sqlite_path, told
-from vidsieve.tuner.trial import Finding
 
 SQLITE_TAILS = ("-journal", "-wal", "-shm")
 """What a killed process leaves beside a SQLite file, and what that file is broken without."""

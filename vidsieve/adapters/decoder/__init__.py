@@ -1,0 +1,1 @@
+"""Inside the language model: attention taps, layer pruning, decode-time KV pruning."""

@@ -1,0 +1,187 @@
+"""Step 9 on a model: after the layers that stages name, visual tokens leave the sequence, in prefill.
+
+Pre-hooks on decoder layers shorten hidden states, rotary embeddings and masks; layers behind a prune point never see
+the tokens again, and their caches are shorter. What stages rank by is a few rows of attention, made from queries and
+keys; attention weights are asked of the model nowhere, so its kernel stays what it was.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vidsieve.adapters.adapter import VideoModel, decoder_of
+from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
+from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.layer_prefill import Prefill, renumbered
+from vidsieve.adapters.decoder.layer_refusals import refuse_cache, refuse_layers
+from vidsieve.adapters.decoder.layer_rows import Row
+from vidsieve.adapters.prompt.positions import has_mrope
+from vidsieve.framework.errors import PolicyError
+from vidsieve.framework.planning.layers import prune_points
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.report import Report
+
+
+class LayerPrune:
+    """Carries a policy's layer stages out on a model's decoder, for one prompt after another."""
+
+    def __init__(self, model: VideoModel, policy: Policy, *, seed: int = 0) -> None:
+        self.decoder = decoder_of(model)
+        self.policy, self.seed, self.mrope = policy, seed, has_mrope(model)
+        self.points = prune_points(policy, len(self.decoder.layers))
+        refuse_layers(self.decoder, policy, min((point.layer for point in self.points), default=0))
+        self.prefill: Prefill | None = None
+        self.announce: Callable[[LayerPrune, Tensor, Any], None] | None = None
+        self.width = 0
+        self._passing = False
+        self._step: dict[Any, Any] = {}
+
+    def start(
+        self, rows: Sequence[Row], mask: Tensor, start: int = 0, past: Sequence[Held | None] | None = None
+    ) -> None:
+        """The next pass is over a prompt of these columns, `start` of which are cached."""
+        self.width = mask.shape[1]
+        self.prefill = Prefill(
+            self.decoder,
+            self.policy,
+            rows=rows,
+            mask=mask.bool(),
+            start=start,
+            past=past,
+            mrope=self.mrope,
+            seed=self.seed,
+        )
+        self._passing = False
+
+    @property
+    def held(self) -> tuple[Held | None, ...] | None:
+        """What each layer's cache holds of the prompt; None where it is everything, for all or for a layer."""
+        if self.prefill is None or all(one is None for one in self.prefill.held):
+            return None
+        return tuple(self.prefill.held)
+
+    @contextmanager
+    def attached(self) -> Iterator["LayerPrune"]:
+        """While open, the decoder prunes prompts that were announced by `start`."""
+        layers = self.decoder.layers
+        handles = [self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)]
+        modules = {point.layer: layers[point.layer].self_attn for point in self.points}
+        try:
+            for number, layer in enumerate(layers):
+                handles.append(layer.register_forward_pre_hook(_Enter(self, number), with_kwargs=True))
+            with tapped(modules, self._tap), self._deepstack():
+                yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @contextmanager
+    def _deepstack(self) -> Iterator[None]:
+        """While open, features that a decoder adds behind its first layers are cut as the sequence is."""
+        original = getattr(self.decoder, "_deepstack_process", None)
+        if original is None or "_deepstack_process" in vars(self.decoder):
+            yield
+            return
+
+        def add(hidden: Tensor, places: Tensor, features: Tensor) -> Tensor:
+            prefill = self.prefill
+            if prefill is None or not self._passing or prefill.width is None:
+                return original(hidden, places, features)
+            full = hidden.new_zeros(*places.shape, hidden.shape[-1])
+            full[places.to(hidden.device)] = features.to(full)
+            return hidden + prefill.shortened(full)
+
+        self.decoder._deepstack_process = add
+        try:
+            yield
+        finally:
+            del self.decoder._deepstack_process
+
+    def report(self, report: Report) -> None:
+        """Write what the layer stages did into the report of a call."""
+        if self.prefill is None or not self.points:
+            return
+        videos = [video for row in self.prefill.rows for video in row.videos]
+        if not videos:
+            return
+        report.stopwatches = (*report.stopwatches, *self.prefill.watches)
+        report.layer_tokens = tuple(tuple(video.counts.entered) for video in videos)
+        entered = sum(sum(counts) for counts in report.layer_tokens)
+        report.layer_ratio = entered / (len(self.decoder.layers) * report.baseline_tokens)
+        ran = {bound.label for bound in self.policy.layer_stages}
+        report.not_run = tuple(label for label in report.not_run if label not in ran)
+        asked = self.policy.retention_ratio
+        if asked is not None and self.policy.exact and abs(asked - report.layer_ratio) * report.baseline_tokens > 1:
+            text = f"{asked:g} of the visual tokens was asked, {report.layer_ratio:.4g} entered the mean layer."
+            report.notes = (*report.notes, text)
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before each pass of the decoder: is it the prompt's?"""
+        given = (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args)
+        tokens: Tensor = next(one for one in given if one is not None)
+        cache = kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        refuse_cache(self.policy, cache)
+        self._step = {}
+        if self.announce is not None and past == 0:
+            self.announce(self, tokens, kwargs.get("attention_mask"))
+        if self.prefill is None:
+            return
+        self._passing = past == self.prefill.start
+        if self._passing and past + tokens.shape[1] != self.width:
+            raise PolicyError(
+                f"policy {self.policy.name!r}: a prompt of {self.width - past} tokens came in parts of "
+                f"{tokens.shape[1]}, but pruning inside the decoder needs all of it in one pass."
+            )
+        self.total = past + tokens.shape[1]
+
+    def _tap(self, call: AttentionCall) -> Any:
+        if self.prefill is not None and self._passing:
+            self.prefill.attended(call)
+        return call.run(call.key, call.value, call.mask)
+
+    def enter(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Before a layer: the hidden states and arguments it is to have."""
+        prefill = self.prefill
+        if prefill is None:
+            return hidden, kwargs
+        if self._passing:
+            return prefill.enter(layer, hidden, kwargs)
+        held = prefill.held[layer]
+        return hidden, kwargs if held is None else kwargs | self._arguments(held, hidden, kwargs)
+
+    def _arguments(self, held: Held, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Mask and positions of a decode step for a layer that holds less; made once for layers that agree."""
+        if id(held) not in self._step:
+            wide = held.grown(self.width, self.total - self.width).for_rows(hidden.shape[0])
+            queries, implementation = hidden.shape[1], self.decoder.config._attn_implementation
+            changed = {"attention_mask": wide.mask(kwargs["attention_mask"], queries, implementation, hidden.dtype)}
+            if held.renumbered:
+                positions = wide.positions(queries)
+                changed["position_embeddings"] = renumbered(self.decoder, positions, hidden, self.mrope)
+            self._step[id(held)] = changed
+        return {name: _moved(value, hidden.device) for name, value in self._step[id(held)].items()}
+
+
+class _Enter:
+    """The pre-hook of one decoder layer."""
+
+    def __init__(self, prune: LayerPrune, number: int) -> None:
+        self.prune, self.number = prune, number
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        named = not args
+        hidden, kwargs = self.prune.enter(self.number, kwargs["hidden_states"] if named else args[0], kwargs)
+        if named:
+            return (), {**kwargs, "hidden_states": hidden}
+        return (hidden, *args[1:]), kwargs
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    """Tensors of an argument on the device of the layer that reads it."""
+    if isinstance(value, tuple):
+        return tuple(part.to(device) for part in value)
+    return value.to(device) if isinstance(value, Tensor) else value

@@ -1,0 +1,135 @@
+"""The prompts of a batch on their way through the decoder: which token is where, as more and more of them go."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.framework.planning.layer_cut import LayerCut
+from vidsieve.framework.planning.layers import LayerCounts
+from vidsieve.framework.planning.pipeline import TokenPlan
+from vidsieve.framework.policy.policy import Policy
+
+
+@dataclass(eq=False, kw_only=True)
+class VideoOnItsWay:
+    """One video: `slots` of its tokens among the row's, their numbers in the video, and how many each stands for."""
+
+    plan: TokenPlan
+    index: int
+    counts: LayerCounts
+    slots: Int[Tensor, " visual"]
+    tokens: Int[Tensor, " visual"]
+    weight: Float[Tensor, " visual"]
+    entered: Int[Tensor, " entered"]
+
+    @property
+    def frame(self) -> Int[Tensor, " visual"]:
+        """The frame of each token."""
+        return self.tokens // self.plan.keep.shape[1]
+
+    @property
+    def place(self) -> Int[Tensor, " visual"]:
+        """The place of each token in its frame."""
+        return self.tokens % self.plan.keep.shape[1]
+
+
+@dataclass(eq=False)
+class Row:
+    """The real tokens of one prompt in this pass, by slot: padding has none.
+
+    `places` are columns of the pass whose position a token has, `columns` those whose place in the order it has;
+    they differ where merged tokens moved. `others` are the slots no stage touches, `text` counts among them the text
+    after the last visual token. `seen` are places in the attention that was tapped last.
+    """
+
+    places: Int[Tensor, " slots"]
+    others: Int[Tensor, " others"]
+    text: Int[Tensor, " words"]
+    videos: list[VideoOnItsWay]
+
+    def __post_init__(self) -> None:
+        self.columns = self.places
+        self.text_places = self.places[self.others[self.text]]
+        self.seen = self.places
+
+    @property
+    def width(self) -> int:
+        """Real tokens left."""
+        return self.places.numel()
+
+    def text_slots(self, words: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
+        """The slots of some words of the text."""
+        return self.others[self.text[words.to(self.text.device)]]
+
+    def cut(self, cuts: Sequence[LayerCut]) -> Int[Tensor, " slots"]:
+        """Let go of what the cuts (one a video) drop. Returns the slots that stay, in their new order."""
+        stride = self.width + 1
+        slots, keys = [self.others], [self.others * stride]
+        indices = [cut.index.to(self.places.device) for cut in cuts]
+        for video, cut, index in zip(self.videos, cuts, indices, strict=True):
+            kept = video.slots[index]
+            key = kept * stride
+            if cut.moved:
+                # behind the video's last token and before whatever follows it
+                behind = torch.arange(1, cut.moved + 1, device=kept.device)
+                key = torch.cat([key[: -cut.moved], video.slots[-1] * stride + behind])
+            slots.append(kept)
+            keys.append(key)
+        every, key = torch.cat(slots), torch.cat(keys)
+        pick = every[key.argsort()]
+        new = torch.zeros_like(self.places).scatter(0, pick, torch.arange(pick.numel(), device=pick.device))
+        self.others = new[self.others]
+        for video, kept, cut, index in zip(self.videos, slots[1:], cuts, indices, strict=True):
+            video.slots, video.tokens, video.weight = new[kept], video.tokens[index], cut.weight
+            video.counts.leave(kept.numel())
+        self.places, self.seen = self.places[pick], self.seen[pick]
+        self.columns = self.columns[pick].sort().values
+        return pick
+
+
+def right_aligned(
+    parts: Sequence[Int[Tensor, " _"]],
+) -> tuple[Int[Tensor, "rows width"], Bool[Tensor, "rows width"]]:
+    """Rows of different lengths as one tensor, filled up on the left with zeros, and which entries are real."""
+    width = max(part.numel() for part in parts)
+    filled = [torch.nn.functional.pad(part, (width - part.numel(), 0)) for part in parts]
+    lengths = torch.tensor([part.numel() for part in parts]).to(parts[0].device)
+    place = torch.arange(width, device=parts[0].device)
+    return torch.stack(filled), place >= width - lengths[:, None]
+
+
+def rows_of_prompt(
+    columns: Columns,
+    start: int,
+    plans: Sequence[Sequence[TokenPlan]],
+    placeholders: Bool[Tensor, "rows columns"],
+    policy: Policy,
+    layers: int,
+) -> list[Row]:
+    """The prompts behind column `start`, with their videos. Reads the places of visual tokens back, once a row."""
+    rows = []
+    for number, videos in enumerate(plans):
+        places = columns.mask[number, start:].bool().nonzero().squeeze(1)
+        visual = columns.visual[number, start:][places]
+        slots, others = visual.nonzero().squeeze(1), (~visual).nonzero().squeeze(1)
+        behind = others > (slots[-1] if slots.numel() else -1)
+        text = (behind & ~placeholders[number, start:][places[others]]).nonzero().squeeze(1)
+        parts = slots.split([plan.index.numel() for plan in videos])
+        on_their_way = [
+            VideoOnItsWay(
+                plan=plan,
+                index=index,
+                counts=LayerCounts(policy, baseline=plan.report.baseline_tokens, offered=part.numel(), layers=layers),
+                slots=part,
+                tokens=plan.index.to(part.device),
+                weight=plan.weight,
+                entered=places[part],
+            )
+            for index, (plan, part) in enumerate(zip(videos, parts, strict=True))
+        ]
+        rows.append(Row(places, others, text, on_their_way))
+    return rows

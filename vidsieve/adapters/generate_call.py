@@ -1,0 +1,265 @@
+"""One call of `generate` under a policy: read what was asked, run the short prompt, give back what was expected."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from vidsieve.adapters.adapter import Adapter, VideoModel
+from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.decode_kv import DecodeKV
+from vidsieve.adapters.decoder.kv_prompt import KVPrompt
+from vidsieve.adapters.decoder.layer_pruning import LayerPrune
+from vidsieve.adapters.decoder.layer_refusals import refuse_settings
+from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
+from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, new_part, recall, remember
+from vidsieve.adapters.prompt.columns import PER_TOKEN
+from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
+from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask
+from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
+from vidsieve.adapters.prompt.streamer import OriginalPrompt
+from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
+from vidsieve.framework.errors import InputError, PolicyError
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.report import Report
+
+
+class GenerateCall:
+    """One call of `generate`."""
+
+    def __init__(self, adapter: Adapter, model: VideoModel, policy: Policy, seed: int) -> None:
+        self.adapter, self.model, self.policy, self.seed = adapter, model, policy, seed
+        self.asked: dict[str, Any] = {}
+        self.inputs: dict[str, Any] = {}
+        self.whole = torch.empty(0, 0, dtype=torch.long)
+
+    def run(self, original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Report]:
+        """Run `original` on the shortened inputs; its output as the caller would have had it, and the Report."""
+        self.asked = _bound(original, args, kwargs)
+        past = recall(self.asked.get("past_key_values"))
+        ids = self._ids()
+        if ids is None or (past is None and self._passes_untouched(ids)):
+            return original(**self.asked, **self._types(ids)), empty_report(self.policy)
+        self._refuse_guidance()
+        decode = self._decode_kv()
+        prune = self._layer_prune(past)
+        with torch.no_grad():
+            short = self._shorten(ids, past)
+        with ExitStack() as stack:
+            stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
+            if prune is not None:
+                self._announce(prune, short, past)
+                stack.enter_context(prune.attached())
+            if decode is not None:
+                decode.prompt = KVPrompt.of(short.columns.visual, short.columns.mask)
+                decode.held = lambda: None if prune is None else prune.held
+                stack.enter_context(decode.attached())
+            output = original(**self._inputs(ids, short))
+        if decode is not None and decode.read_ratio is not None:
+            ran = {bound.label for bound in self.policy.kv_stages}
+            short.report.kv_ratio = decode.read_ratio
+            short.report.not_run = tuple(label for label in short.report.not_run if label not in ran)
+        if prune is not None:
+            prune.report(short.report)
+        return self._restore(ids, short, output, None if prune is None else prune.held), short.report
+
+    def setting(self, name: str) -> Any:
+        """A generation setting as `generate` will see it: the call's, its config's, or the model's."""
+        for value in (
+            self.asked.get(name),
+            getattr(self.asked.get("generation_config"), name, None),
+            getattr(getattr(self.model, "generation_config", None), name, None),
+        ):
+            if value is not None:
+                return value
+        return None
+
+    def _decode_kv(self) -> DecodeKV | None:
+        """The KV stages of the policy, ready to be attached; None without any."""
+        stages = self.policy.kv_stages
+        if not stages:
+            return None
+        if self.setting("use_cache") is False:
+            raise PolicyError(
+                f"policy {self.policy.name!r}, stage {stages[0].label!r}: chooses among cached keys and values, but "
+                "use_cache is False; leave use_cache on, or use a policy without KV stages."
+            )
+        return DecodeKV(
+            self.model, {f"policy {self.policy.name!r}, stage {one.label!r}, prune_kv": one.stage for one in stages}
+        )
+
+    def _layer_prune(self, past: Past | None) -> LayerPrune | None:
+        """The layer stages of the policy, and a cache that earlier ones cut; None without either."""
+        stages = self.policy.layer_stages
+        if not stages and (past is None or past.held is None):
+            return None
+        where = f"policy {self.policy.name!r}, stage {stages[0].label!r}" if stages else "past_key_values"
+        refuse_settings(where, self.setting)
+        return LayerPrune(self.model, self.policy, seed=self.seed)
+
+    def _announce(self, prune: LayerPrune, short: Shortened, past: Past | None) -> None:
+        """Tell the layer stages what prompt comes."""
+        columns, held = short.columns, None
+        if past is not None:
+            held = cached_layers(past, self.asked["past_key_values"])
+        placeholders = placeholders_of(self.adapter, self.model.config, columns.ids)
+        layers = len(prune.decoder.layers)
+        rows = rows_of_prompt(columns, short.start, short.plans, placeholders, self.policy, layers)
+        prune.start(rows, columns.mask, short.start, held)
+
+    def _types(self, ids: Tensor | None) -> dict[str, Any]:
+        """`mm_token_type_ids` of a call with images only that came without: M-RoPE would see only text."""
+        images = any(self.asked.get(name) is not None for name in PIXELS["image"])
+        if ids is None or not images or not reads_types(self.model) or self.asked.get("mm_token_type_ids") is not None:
+            return {}
+        return {"mm_token_type_ids": ids.eq(self.model.config.image_token_id).to(torch.int32)}
+
+    def _ids(self) -> Int[Tensor, "rows columns"] | None:
+        """The prompt's ids; None when the call has none, which is fine as long as it has no video either."""
+        ids = self.asked.get("inputs") if self.asked.get("inputs") is not None else self.asked.get("input_ids")
+        if (ids is None or self.asked.get("inputs_embeds") is not None) and has_video(self.adapter, self.asked):
+            raise InputError(
+                "generate: a video needs input_ids, where its placeholders stand; inputs_embeds cannot be compressed."
+            )
+        return None if self.asked.get("inputs_embeds") is not None else ids
+
+    def _passes_untouched(self, ids: Int[Tensor, "rows columns"]) -> bool:
+        """Whether there is nothing for a policy in this call: text, or images, with or without a cache."""
+        cache = self.asked.get("past_key_values")
+        cached = cache is not None and int(cache.get_seq_length()) > 0
+        if not has_video(self.adapter, self.asked):
+            # without a cache the check for placeholders without a video is made by `shorten`
+            return cached or not bool(placeholders_of(self.adapter, self.model.config, ids).any())
+        if cached:
+            raise InputError(
+                "past_key_values: was not filled by a call under `applied`, so the place of the new video is unknown; "
+                "make the first turn under `applied` too, or start without past_key_values."
+            )
+        return False
+
+    def _refuse_guidance(self) -> None:
+        if self.setting("guidance_scale") not in (None, 1, 1.0):
+            raise InputError(
+                "generate: guidance_scale runs a second prompt through the same model, which a compressed prompt's "
+                "positions do not fit; leave guidance_scale out."
+            )
+
+    def _pad_id(self) -> int:
+        """An id for filled-up columns."""
+        return filler_id(self.model, self.setting("pad_token_id"), *self._eos())
+
+    def _eos(self) -> list[int]:
+        eos = self.setting("eos_token_id")
+        return [] if eos is None else [int(one) for one in (eos if isinstance(eos, list | tuple) else [eos])]
+
+    def _shorten(self, ids: Int[Tensor, "rows columns"], past: Past | None) -> Shortened:
+        """The short prompt, with what the cache holds in front of it."""
+        mask, pad = self.asked.get("attention_mask"), self.setting("pad_token_id")
+        request: dict[str, Any] = dict(
+            adapter=self.adapter, model=self.model, policy=self.policy, seed=self.seed, pad_id=self._pad_id()
+        )
+        if past is None:
+            mask = read_mask(ids, mask, None if pad is None else int(pad), self._eos())
+            self.inputs, self.whole = self.asked, ids
+            return shorten(Request(inputs=self.asked, ids=ids, mask=mask, **request))
+        columns, seen = cached_columns(past, int(self.asked["past_key_values"].get_seq_length()))
+        ids, mask = new_part(past, seen, ids, mask)
+        self.inputs, self.whole = self._new_inputs(ids), torch.cat([past.ids[:, :seen].to(ids), ids], dim=1)
+        start = columns.positions[..., -1:] + 1
+        new = shorten(Request(inputs=self.inputs, ids=ids, mask=mask, start=start, **request))
+        return Shortened(
+            columns=columns.join(new.columns),
+            features=new.features,
+            report=new.report,
+            gapped=new.gapped or past.gapped,
+            plans=new.plans,
+            start=columns.width,
+        )
+
+    def _new_inputs(self, new_ids: Int[Tensor, "rows columns"]) -> dict[str, Any]:
+        """The call's inputs without the pictures of earlier turns, whose tokens the cache already holds."""
+        config, videos = self.model.config, placeholders_of(self.adapter, self.model.config, new_ids)
+        places = {"image": new_ids.eq(config.image_token_id) & ~videos} | {self.adapter.modality: videos}
+        spent = {name for modality in places for name in vision_names(self.model, modality)} | self.adapter.spent
+        needed = {
+            name for modality, found in places.items() if found.any() for name in vision_names(self.model, modality)
+        }
+        needed |= self.adapter.spent if videos.any() else set()
+        return {name: value for name, value in self.asked.items() if name not in spent - needed}
+
+    def _inputs(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> dict[str, Any]:
+        """Arguments for the original `generate`."""
+        columns = short.columns
+        modality = self.adapter.modality
+        spent = {*self.adapter.spent, *PER_TOKEN, "inputs", "mm_encoder_outputs"}
+        spent |= {*vision_names(self.model, "image"), *vision_names(self.model, "video")}
+        call = {name: value for name, value in self.inputs.items() if name not in spent}
+        call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
+        call["position_ids"] = model_positions(columns)
+        features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != modality}
+        features |= self._images()
+        features |= {} if short.features is None else {modality: short.features}
+        call |= {"mm_encoder_outputs": features} if features else {}
+        if self.policy.kv_stages or self.policy.layer_stages:
+            # choosing reads counts back from the device, which a compiled step cannot
+            call["disable_compile"] = True
+        call |= self._lengths(ids.shape[1] - columns.width)
+        if call.get("streamer") is not None:
+            call["streamer"] = OriginalPrompt(call["streamer"], ids)
+        return call
+
+    def _images(self) -> dict[str, Any]:
+        """Features of the images beside videos: some models take features of all pictures, or of none."""
+        if self.adapter.modality == "image":
+            return {}
+        with torch.no_grad():
+            output = encode(self.model, "image", self.inputs)
+        return {} if output is None else {"image": output}
+
+    def _lengths(self, removed: int) -> dict[str, int]:
+        """`max_length` and `min_length` count the prompt: lower them by what was removed from it."""
+        lowered = {}
+        for name, other in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+            value = self.setting(name)
+            if value and removed and self.setting(other) is None:
+                lowered[name] = max(int(value) - removed, 0)
+        return lowered
+
+    def _restore(
+        self, ids: Int[Tensor, "rows columns"], short: Shortened, output: Any, held: tuple[Held | None, ...] | None
+    ) -> Any:
+        """The output with the original prompt in its sequences; its cache is remembered for a next turn."""
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        copies = sequences.shape[0] // ids.shape[0]
+        new = sequences[:, short.columns.width :]
+        prompt = ids.repeat_interleave(copies, dim=0).to(sequences.device)
+        asked = torch.cat([prompt, new], dim=1)
+        cache = getattr(output, "past_key_values", None)
+        cache = self.asked.get("past_key_values") if cache is None else cache
+        if cache is not None:
+            single = copies == 1 and (self.setting("num_beams") or 1) == 1
+            whole = torch.cat([self.whole.to(new), new], dim=1) if single else self.whole
+            past = Past(
+                ids=whole,
+                prompt=self.whole.shape[1],
+                columns=short.columns,
+                gapped=short.gapped,
+                held=held,
+                single=single,
+            )
+            remember(cache, past)
+        if isinstance(output, Tensor):
+            return asked
+        output.sequences = asked
+        return output
+
+
+def _bound(original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of the call by name."""
+    bound = dict(inspect.signature(original).bind(*args, **kwargs).arguments)
+    bound.update(bound.pop("kwargs", {}))
+    return bound

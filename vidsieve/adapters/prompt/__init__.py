@@ -1,0 +1,1 @@
+"""The prompt: which of its tokens are visual, and how it becomes shorter."""

@@ -1,0 +1,123 @@
+"""Rotary positions: those of the uncompressed prompt, and the way they reach a model whose tokens have gaps.
+
+Models with M-RoPE take three position axes and are given the kept tokens' own. Models with one axis are given
+contiguous positions, and a pre-hook on the rotary module turns them into the original ones: a gap in `position_ids`
+would otherwise be read as a border between packed sequences (transformers `find_packed_sequence_indices`, and the
+variable-length path of FlashAttention).
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+
+from vidsieve.adapters.adapter import VideoModel, decoder_of
+from vidsieve.adapters.prompt.columns import Columns
+
+
+def has_mrope(model: VideoModel) -> bool:
+    """Whether the model's positions have a time, a height and a width axis."""
+    return hasattr(model.base_model, "get_rope_index")
+
+
+def reads_types(model: VideoModel) -> bool:
+    """Whether positions are made from `mm_token_type_ids`: without them such a model silently sees only text."""
+    return has_mrope(model) and "mm_token_type_ids" in inspect.signature(model.base_model.get_rope_index).parameters
+
+
+def text_positions(mask: Shaped[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
+    """0, 1, 2, … over the real tokens of each row; 0 on padding."""
+    return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
+
+
+def original_positions(
+    model: VideoModel,
+    inputs: Mapping[str, Any],
+    ids: Int[Tensor, "rows columns"],
+    mask: Shaped[Tensor, "rows columns"],
+) -> Int[Tensor, "*axes rows columns"]:
+    """The positions the uncompressed model would use, counted from 0; the caller's own if there are any."""
+    given = inputs.get("position_ids")
+    if given is not None:
+        return _axes_of(given, has_mrope(model))[..., -ids.shape[1] :].to(ids.device)
+    flat = text_positions(mask)
+    if not has_mrope(model):
+        return flat
+    grids = [inputs.get(name) for name in ("image_grid_thw", "video_grid_thw")]
+    if all(grid is None for grid in grids):
+        return flat.expand(3, *flat.shape)
+    accepted = inspect.signature(model.base_model.get_rope_index).parameters
+    known = {**inputs, **_other_names(inputs)}
+    extra = {name: known[name] for name in accepted if known.get(name) is not None}
+    extra |= {"input_ids": ids, "attention_mask": mask}
+    return model.base_model.get_rope_index(**extra)[0]
+
+
+def _other_names(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What Qwen2.5-Omni calls otherwise in its inputs and where it numbers positions."""
+    heard = inputs.get("feature_attention_mask")
+    lengths = inputs.get("audio_feature_lengths") if heard is None else heard.sum(dim=-1)
+    return {"second_per_grids": inputs.get("video_second_per_grid"), "audio_seqlens": lengths}
+
+
+def _axes_of(given: Tensor, mrope: bool) -> Tensor:
+    """The caller's position_ids without the text row that transformers puts in front of M-RoPE's three."""
+    if mrope and given.dim() == 2:
+        return given.expand(3, *given.shape)
+    return given[1:] if mrope and given.shape[0] == 4 else given
+
+
+def model_positions(columns: Columns) -> Int[Tensor, "*axes rows columns"]:
+    """`position_ids` for the short prompt: contiguous ones, with the M-RoPE axes behind them where there are any."""
+    flat = text_positions(columns.mask)
+    if columns.positions.dim() == 2:
+        return flat
+    return torch.cat([flat[None], columns.positions.to(flat)], dim=0)
+
+
+class _Original:
+    """Maps the contiguous positions of a short prompt, and of what is generated after it, to the original ones."""
+
+    def __init__(self, columns: Columns) -> None:
+        rows, width = columns.ids.shape
+        place = text_positions(columns.mask).masked_fill(columns.mask == 0, width)
+        table = columns.positions.new_zeros(rows, width + 1)
+        self.table = table.scatter(1, place, columns.positions)[:, :width]
+        self.length = columns.mask.long().sum(dim=1, keepdim=True)
+        self.next = columns.positions[:, -1:] + 1
+
+    def __call__(self, contiguous: Int[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
+        """Beams are consecutive rows of one prompt, so each prompt's table serves all of its beams."""
+        beams = contiguous.shape[0] // self.table.shape[0]
+        table, length, after = (
+            part.repeat_interleave(beams, dim=0).to(contiguous.device) for part in (self.table, self.length, self.next)
+        )
+        known = table.gather(1, contiguous.clamp(max=table.shape[1] - 1))
+        return torch.where(contiguous < length, known, contiguous - length + after)
+
+
+@contextmanager
+def original_rotation(model: VideoModel, columns: Columns, gapped: bool) -> Iterator[None]:
+    """While open, the rotary module of a one-axis model sees original positions. Does nothing without gaps."""
+    if not gapped:
+        yield
+        return
+    original = _Original(columns)
+
+    def swap(
+        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if "position_ids" in kwargs:
+            return args, kwargs | {"position_ids": original(kwargs["position_ids"])}
+        return (args[0], original(args[1]), *args[2:]), kwargs
+
+    rotary = decoder_of(model).rotary_emb
+    handle = rotary.register_forward_pre_hook(swap, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,268 @@
+"""Steps 3 to 8 on a prompt: plan every video, then drop features, ids, masks and positions with one index.
+
+To transformers the result is a shorter prompt with explicit positions, so nothing of the model is touched.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+from vidsieve.adapters.adapter import Adapter, VideoModel
+from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns, kept_order
+from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.prompt.positions import has_mrope, original_positions, reads_types, text_positions
+from vidsieve.adapters.prompt.reading import placeholders_of, question_ids, videos_by_row
+from vidsieve.adapters.prompt.visual_rows import Picture, shortened_output, visual_placeholders, visual_rows
+from vidsieve.adapters.vision.encoding import Vision, rows_of
+from vidsieve.adapters.vision.signals import encode_all, signals_by_picture
+from vidsieve.adapters.vision.units import require_pixels
+from vidsieve.framework.planning.frames import plan_frames
+from vidsieve.framework.planning.pipeline import TokenPlan
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.report import Report, Stopwatch
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Request:
+    """A policy about to be applied to a batch of prompts. `start` is the position of the first column, row by row."""
+
+    adapter: Adapter
+    model: VideoModel
+    policy: Policy
+    inputs: Mapping[str, Any]
+    ids: Int[Tensor, "rows columns"]
+    mask: Shaped[Tensor, "rows columns"]
+    pad_id: int
+    seed: int = 0
+    start: Int[Tensor, "*axes rows one"] | None = None
+
+    @cached_property
+    def placeholders(self) -> Bool[Tensor, "rows columns"]:
+        """Where the prompt holds video tokens, structural ones included."""
+        return placeholders_of(self.adapter, self.model.config, self.ids)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shortened:
+    """The short prompt: its columns, the features its videos need (None without), and what was done.
+
+    `features` go to the model under the adapter's modality. `gapped` says that a one-axis model must be shown other
+    positions than contiguous ones. `plans` are those of the new videos, row by row; `start` is how many columns in
+    front of them are cached.
+    """
+
+    columns: Columns
+    features: Any
+    report: Report
+    gapped: bool
+    plans: Sequence[Sequence[TokenPlan]]
+    start: int = 0
+
+
+def shorten(request: Request) -> Shortened:
+    """Apply steps 3 to 8.
+
+    Raises:
+        InputError: placeholders and videos do not fit; raised before the vision tower runs.
+        PolicyError: as `Policy.plan`.
+    """
+    model, inputs = request.model, request.inputs
+    layouts = videos_by_row(request.adapter, model.config, inputs, request.ids, request.placeholders)
+    with torch.no_grad():
+        units = _units(request, layouts)
+        with Stopwatch(model.device) as watch:
+            calls = [inputs] if units is None else _tower_inputs(request, units)
+            outputs, signals = encode_all(model, request.adapter, calls, request.policy)
+            vision = Vision.of(outputs)
+        pictures = _plan_all(request, layouts, units, vision, signals)
+        with Stopwatch(model.device) as gathering:
+            columns = _columns(request, pictures)
+            columns, removed = _drop(request, columns, pictures)
+            features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
+    gapped = removed and request.policy.positions == "original" and not has_mrope(model)
+    return Shortened(
+        columns=columns,
+        features=features,
+        report=_report(request, pictures, watch, gathering),
+        gapped=gapped,
+        plans=[[picture.plan for picture in row if picture.plan is not None] for row in pictures],
+    )
+
+
+def _report(request: Request, pictures: Sequence[Sequence[Picture]], vision: Stopwatch, gathering: Stopwatch) -> Report:
+    """What was done to all videos together."""
+    plans = [picture.plan for picture in chain(*pictures) if picture.plan is not None]
+    report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)
+    report.stopwatches = (*report.stopwatches, gathering)
+    report.extra["vision"] = vision
+    if plans:
+        later = ("prune_layer", "prune_kv")
+        ran = {bound.label for bound in request.policy.frame_stages if not bound.runs(*later)}
+        report.not_run = tuple(label for label in report.not_run if label not in ran)
+    return report
+
+
+def _units(request: Request, layouts: Sequence[Sequence[VideoLayout]]) -> list[Tensor] | None:
+    """The units of each video that the vision tower must encode; None for all, when no stage chooses among them."""
+    if not request.policy.frame_stages or not any(layouts):
+        return None
+    assert request.adapter.units is not None
+    require_pixels(request.inputs)
+    pixels = iter(request.adapter.units.pixels(request.model.config, request.inputs))
+    return [
+        plan_frames(
+            request.policy,
+            next(pixels),
+            timestamps_s=_seconds(layout, request.ids.device),
+            seed=request.seed,
+            video_index=index,
+        )
+        for row in layouts
+        for index, layout in enumerate(row)
+    ]
+
+
+def _tower_inputs(request: Request, units: Sequence[Tensor]) -> Sequence[Mapping[str, Any]]:
+    """What the vision tower is given when it sees only these units."""
+    assert request.adapter.units is not None
+    return request.adapter.units.without(request.inputs, units)
+
+
+def _seconds(layout: VideoLayout, device: torch.device) -> Tensor | None:
+    """When each unit of a video begins, if that is known."""
+    pace = layout.seconds_per_frame
+    return None if pace is None else (torch.arange(layout.frames, device=device) * pace).float()
+
+
+def empty_report(policy: Policy) -> Report:
+    """The report of a call without video: no stage ran."""
+    return Report(
+        policy_name=policy.name,
+        policy_hash=policy.hash,
+        requested_ratio=policy.retention_ratio,
+        not_run=tuple(bound.label for bound in policy.stages),
+    )
+
+
+def _plan_all(
+    request: Request,
+    layouts: Sequence[Sequence[VideoLayout]],
+    units: Sequence[Tensor] | None,
+    vision: Vision | None,
+    signals: Mapping[str, Tensor],
+) -> list[list[Picture]]:
+    """The pictures of each row, videos planned. A video's random numbers depend on its place in its row, never on
+    the row."""
+    asked = request.policy.needs() | request.policy.wants()
+    encoded = _encoded(list(chain(*layouts)), units)
+    inners = [layout for layout, _ in encoded]
+    rows = iter(rows_of([] if vision is None else vision.features, inners))
+    shown = iter(signals_by_picture(signals, inners))
+    seen, pictures = iter(encoded), []
+    for row, own in enumerate(layouts):
+        question = _question(request, row) if own and "question" in asked else None
+        pictures.append(taken := list[Picture]())
+        for layout in own:
+            inner, mask = next(seen)
+            picture = Picture(layout=layout, encoded=inner, plan=None, units=mask)
+            index = sum(one.plan is not None for one in taken)
+            features, own_signals = next(rows), next(shown)
+            plan = _plan(request, picture, features, question, index, own_signals) if layout.visual else None
+            taken.append(replace(picture, plan=plan))
+    return pictures
+
+
+def _encoded(layouts: Sequence[VideoLayout], units: Sequence[Tensor] | None) -> list[tuple[VideoLayout, Tensor | None]]:
+    """The layout of what the vision tower saw of each video, and which units those were."""
+    if units is None:
+        return [(layout, None) for layout in layouts]
+    counts = [int(mask.sum()) for mask in units]
+    return [
+        (replace(layout, frames=count, grid=(count, *layout.grid[1:]), alive=None), mask)
+        for layout, count, mask in zip(layouts, counts, units, strict=True)
+    ]
+
+
+def _plan(
+    request: Request,
+    picture: Picture,
+    rows: Tensor,
+    question: Tensor | None,
+    video_index: int,
+    signals: Mapping[str, Tensor],
+) -> TokenPlan:
+    """Steps 3 to 7 on one video's visual rows."""
+    layout, seen, index = picture.layout, picture.encoded, None
+    times = _seconds(layout, rows.device)
+    if picture.units is not None:
+        index = picture.units.nonzero().squeeze(1).to(rows.device)
+        times = None if times is None else times[index]
+    return request.policy.plan(
+        rows[visual_rows(seen, rows.device)].unflatten(0, (seen.frames, seen.tokens)),
+        token_grid=seen.grid,
+        timestamps_s=times,
+        question=question,
+        signals=signals,
+        frame_index=index,
+        units=layout.frames,
+        alive=layout.alive,
+        layers=request.model.config.get_text_config().num_hidden_layers,
+        seed=request.seed,
+        video_index=video_index,
+    )
+
+
+def _question(request: Request, row: int) -> Tensor | None:
+    """Input embeddings of the words after the last visual token of a row; None if there are none."""
+    config = request.model.config
+    visual = request.placeholders[row] | request.ids[row].eq(config.image_token_id)
+    words = question_ids(request.adapter, request.model, request.ids[row], request.mask[row].bool(), visual)
+    embed = request.model.get_input_embeddings()
+    return embed(words.to(embed.weight.device)) if words.numel() else None
+
+
+def _columns(request: Request, pictures: Sequence[Sequence[Picture]]) -> Columns:
+    """The full prompt's columns. Fills in `mm_token_type_ids`, without which M-RoPE silently sees only text."""
+    ids, mask, model = request.ids, request.mask, request.model
+    names = [name for name in PER_TOKEN if name not in request.adapter.spent]
+    others = {name: request.inputs[name] for name in names if request.inputs.get(name) is not None}
+    others = {name: values[:, -ids.shape[1] :] for name, values in others.items()}
+    if reads_types(model) and "mm_token_type_ids" not in others:
+        image = ids.eq(model.config.image_token_id) & ~request.placeholders
+        others["mm_token_type_ids"] = image.to(torch.int32) + 2 * request.placeholders.to(torch.int32)
+    positions = original_positions(model, {**request.inputs, **others}, ids, mask)
+    if request.start is not None:
+        positions = positions + request.start
+    visual = [visual_placeholders(picture.layout, ids.device) for picture in chain(*pictures)]
+    return Columns(ids=ids, mask=mask, positions=positions, visual=_spread(request.placeholders, visual), others=others)
+
+
+def _spread(places: Bool[Tensor, "rows columns"], flags: Sequence[Tensor]) -> Bool[Tensor, "rows columns"]:
+    """Put one flag on each placeholder, in reading order; False elsewhere."""
+    none = torch.zeros(0, dtype=torch.bool, device=places.device)
+    return torch.zeros_like(places).masked_scatter(places, torch.cat([none, *flags]))
+
+
+def _drop(request: Request, columns: Columns, pictures: Sequence[Sequence[Picture]]) -> tuple[Columns, bool]:
+    """The columns that stay, right-aligned, and whether any went. With nothing removed they are left untouched."""
+    removed = [sum(picture.removed for picture in row) for row in pictures]
+    if not any(removed):
+        return columns, False
+    places = request.placeholders
+    stays = ~places | _spread(places, [picture.stays(places.device) for picture in chain(*pictures)])
+    keep = stays & columns.mask.bool()
+    lengths = columns.mask.long().sum(dim=1).tolist()
+    width = max(length - gone for length, gone in zip(lengths, removed, strict=True))
+    order, real = kept_order(keep, width)
+    short = columns.take(order, real, request.pad_id)
+    if request.policy.positions == "compact":
+        flat = text_positions(short.mask)
+        start = 0 if request.start is None else request.start
+        short = short.placed((flat + start).expand_as(short.positions))
+    return short, True

@@ -1,5 +1,0 @@
-"""The workbench: model, data, media and policies put together for the tuner and the verbs; and `vidsieve.tune`."""
-
-from vidsieve.cli.workbench.entry import tune
-
-__all__ = ["tune"]

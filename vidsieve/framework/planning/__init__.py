@@ -1,0 +1,1 @@
+"""From stages to a plan: call them in order, check what they say, count, and reconcile."""

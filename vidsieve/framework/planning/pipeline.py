@@ -1,0 +1,242 @@
+"""Steps 3 to 8 on one video: call the stages in order, check each plan, apply it, gather what is left."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from vidsieve.framework.errors import InputError, PlanError
+from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
+from vidsieve.framework.planning.attainable import check_attainable, check_reach, solved
+from vidsieve.framework.planning.calls import call
+from vidsieve.framework.planning.checks import (
+    check_budget,
+    check_keep,
+    check_merge,
+    check_scores,
+    check_segments,
+    check_type,
+)
+from vidsieve.framework.planning.inputs import VideoInput, check_needs, check_sizes
+from vidsieve.framework.planning.merging import MergeStep, melt
+from vidsieve.framework.planning.reconcile import reconcile
+from vidsieve.framework.planning.silence import refuse_silence
+from vidsieve.framework.planning.stream import StreamState, begin, remembered
+from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, tokens_to_keep
+from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.records import VideoShape, VideoTokens
+from vidsieve.framework.report import Report, Stopwatch
+from vidsieve.framework.stage import Stage
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TokenPlan:
+    """What stays of one video.
+
+    `keep` marks kept tokens (for merges the targets), `index` their flat numbers in order, `features` their rows.
+    `weight` counts the originals each stands for. `budget`, `scores` and `segments` are what is still alive after
+    step 7, for layer stages. `report` says what was done. `state` goes into the plan of the video's next chunk.
+    """
+
+    keep: Bool[Tensor, "frames tokens"]
+    index: Int[Tensor, " kept"]
+    features: Float[Tensor, "kept dim"]
+    weight: Float[Tensor, " kept"]
+    report: Report
+    token_grid: tuple[int, int, int] | None = None
+    """(t, h, w) of all the tokens there were."""
+    budget: Budget | None = None
+    scores: Scores | None = None
+    segments: Segments | None = None
+    merges: tuple[MergeStep, ...] = ()
+    state: StreamState | None = None
+
+    def carry(self, rows: Shaped[Tensor, "all ..."]) -> Shaped[Tensor, "kept ..."]:
+        """Apply the same drops and merges to any tensor with a row per original token (DeepStack, say).
+
+        Rows of whole numbers or flags (ids, positions) are not averaged: a merged token has those of its target.
+
+        Raises:
+            InputError: `rows` has not one row per original token.
+        """
+        if rows.shape[:1] != (self.keep.numel(),):
+            raise InputError(
+                f"carry: {self.keep.numel()} rows asked, one per original visual token, got shape {tuple(rows.shape)}."
+            )
+        for merge in self.merges if rows.is_floating_point() else ():
+            rows = merge.apply(rows)
+        return rows[self.index.to(rows.device)]
+
+
+class _Video:
+    """One video on its way through the stages."""
+
+    def __init__(self, policy: Policy, video: VideoInput) -> None:
+        self.policy, self.video = policy, video
+        frames, tokens, _ = video.features.shape
+        self.features = video.features
+        device = video.features.device
+        living = video.living
+        self.keep = torch.ones(frames, tokens, dtype=torch.bool, device=device) if living is None else living.to(device)
+        self.weight = torch.ones(frames, tokens, device=device)
+        self.frame_index = torch.arange(frames, device=device) if video.frame_index is None else video.frame_index
+        self.made: dict[str, Any] = {"budget": None, "scores": None, "segments": None}
+        self.merges: list[MergeStep] = []
+        self.notes: list[str] = []
+        self.past = begin(policy, video.state)
+        self.kept: dict[tuple[str, str], dict[str, Tensor]] = {}
+        self.reduced = False
+
+    @property
+    def shape(self) -> VideoShape:
+        """Sizes with what is alive; reads the counts back only after something was dropped."""
+        shape = self.video.shape
+        return replace(shape, alive=tuple(self.keep.sum(dim=1).tolist())) if self.reduced else shape
+
+    def run(self) -> None:
+        """Call every video hook of every stage, in order."""
+        for position, bound in enumerate(self.policy.stages):
+            for hook in bound.stage.hooks():
+                if hook in VIDEO_HOOKS:
+                    self.step(position, bound, hook)
+
+    def step(self, position: int, bound: BoundStage, hook: str) -> None:
+        """One hook of one stage: show, ask, check, apply."""
+        closes = bound is self.policy.closer and hook == [h for h in bound.stage.hooks() if h in REDUCING_HOOKS][-1]
+        stage, token_budget = self.closing(bound) if closes else (bound.stage, None)
+        where = f"policy {self.policy.name!r}, stage {bound.label!r}, {hook}"
+        before = self.past.kept.get((bound.label, hook))
+        plan = call(where, stage, hook, self.tokens(position, token_budget, before))
+        check_type(where, hook, plan)
+        after = remembered(where, plan)
+        if after is not None:
+            self.kept[bound.label, hook] = after
+        self.apply(where, plan, token_budget)
+
+    def closing(self, bound: BoundStage) -> tuple[Stage, int | None]:
+        """The closer with its count solved, and the number of tokens to leave; its own rule stands if it is fixed."""
+        ratio = self.policy.retention_ratio
+        if bound.fixed or ratio is None:
+            return bound.stage, None
+        token_budget = tokens_to_keep(self.video.baseline.total, ratio)
+        shape = self.shape
+        if shape.total < token_budget:
+            self.notes.append(f"{shape.total} tokens reached {bound.label!r}, fewer than the {token_budget} asked for.")
+            token_budget = shape.total
+        check_reach(f"policy {self.policy.name!r}, stage {bound.label!r}", bound.stage, shape, token_budget)
+        return solved(bound, shape, token_budget) if bound.stage.solves else bound.stage, token_budget
+
+    def tokens(self, position: int, token_budget: int | None, state: dict[str, Tensor] | None) -> VideoTokens:
+        """The record a stage is shown."""
+        video = self.video
+        return VideoTokens(
+            features=self.features,
+            keep=self.keep,
+            weight=self.weight,
+            frame_index=self.frame_index,
+            rng=generator(video.seed, video.video_index, position, self.past.chunks),
+            token_budget=token_budget,
+            retention_ratio=self.policy.retention_ratio,
+            token_grid=video.token_grid,
+            timestamps_s=video.timestamps_s,
+            question=video.question,
+            signals=video.signals,
+            state=state,
+            **self.made,
+        )
+
+    def apply(self, where: str, plan: object, token_budget: int | None) -> None:
+        """Check a plan's content and act on it."""
+        if isinstance(plan, Segments):
+            check_segments(where, plan, self.keep.shape[0], self.keep)
+            self.made["segments"] = plan
+        elif isinstance(plan, Budget):
+            check_budget(where, plan, self.keep.shape[0], self.keep, exact=self.policy.exact)
+            self.made["budget"] = plan
+        elif isinstance(plan, Scores):
+            check_scores(where, plan, self.keep)
+            # dead tokens may hold anything, NaN too: no later stage shall see it
+            self.made["scores"] = Scores(plan.values.masked_fill(~self.keep, -torch.inf))
+        elif isinstance(plan, Keep):
+            check_keep(where, plan, self.keep)
+            if token_budget is not None and self.policy.exact:
+                self.keep = reconcile(where, plan, self.keep, token_budget)
+            else:
+                self.keep = plan.mask
+            self.spend()
+        elif isinstance(plan, Merge):
+            check_merge(where, plan, self.keep)
+            if plan.behind is not None:
+                raise PlanError(f"{where}: Merge.behind moves tokens, which only prune_layer may; leave it out.")
+            self.melt(plan)
+            self.spend()
+
+    def spend(self) -> None:
+        """A reduction uses up the budget and the scores."""
+        self.made |= {"budget": None, "scores": None}
+        self.reduced = True
+
+    def melt(self, plan: Merge) -> None:
+        """Weighted means at the targets; what is no target dies."""
+        step, weight = melt(plan, self.weight.flatten())
+        self.features = step.apply(self.features.flatten(0, 1)).view_as(self.features)
+        self.keep = step.targets.view_as(self.keep)
+        self.weight = weight.view_as(self.weight)
+        self.merges.append(step)
+
+
+def generator(seed: int, video_index: int, position: int, chunk: int = 0) -> torch.Generator:
+    """A CPU generator for one stage on one chunk of a video: the same for the same numbers, whatever the batch."""
+    # torch seeds its CPU generator with the low 32 bits alone, so the numbers are mixed into those first
+    text = f"{seed} {video_index} {position}" + (f" {chunk}" if chunk else "")
+    mixed = hashlib.blake2b(text.encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(mixed, "little"))
+
+
+def _over_units(work: _Video) -> Bool[Tensor, "units tokens"]:
+    """The kept tokens among all units of the video; of those that step 1 skipped nothing is kept."""
+    units = work.video.baseline.frames
+    if units == work.keep.shape[0]:
+        return work.keep
+    mask = work.keep.new_zeros(units, work.keep.shape[1])
+    return mask.index_copy(0, work.frame_index.long().to(mask.device), work.keep)
+
+
+def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
+    """Run steps 3 to 8 of `policy` on one video. Raises as `Policy.plan` does."""
+    check_sizes(policy, video)
+    check_needs(policy, video)
+    if video.layers is not None or not policy.layer_stages:
+        check_attainable(policy, video.baseline)
+    work = _Video(policy, video)
+    with torch.no_grad(), Stopwatch(video.features.device) as watch:
+        work.run()
+        index = work.keep.flatten().nonzero().squeeze(1)
+        features = work.features.flatten(0, 1)[index]
+        weight = work.weight.flatten()[index]
+    if index.numel() == video.baseline.total:
+        work.notes += refuse_silence(policy, video.shape)
+    report = Report(
+        policy_name=policy.name,
+        policy_hash=policy.hash,
+        requested_ratio=policy.retention_ratio,
+        keeps=(_over_units(work),),
+        baselines=(video.baseline.total,),
+        not_run=tuple(bound.label for bound in policy.stages if any(h not in VIDEO_HOOKS for h in bound.stage.hooks())),
+        notes=tuple(work.notes),
+        stopwatches=(watch,),
+    )
+    return TokenPlan(
+        keep=work.keep,
+        token_grid=video.token_grid,
+        index=index,
+        features=features,
+        weight=weight,
+        report=report,
+        merges=tuple(work.merges),
+        state=StreamState(policy_hash=policy.hash, chunks=work.past.chunks + 1, kept=work.kept),
+        **work.made,
+    )

@@ -1,0 +1,1 @@
+"""Policies: the record of a composition and its rules, and their files in YAML."""

@@ -1,0 +1,131 @@
+"""`Workbench`: a loaded model with a workload and a task, as the callables that the tuner is handed."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vidsieve.framework.errors import DataError
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.records import VideoShape
+from vidsieve.framework.report import Report
+from vidsieve.framework.task import SPLITS, Example, Outcome, Task
+from vidsieve.harness.data.clips import ClipReader
+from vidsieve.harness.example_scoring import Scorer
+from vidsieve.harness.facts import facts
+from vidsieve.harness.gpu_clocks import Clocks
+from vidsieve.harness.model_loading import Loaded
+from vidsieve.harness.request_timing import MOST_CLIPS, Timer
+from vidsieve.harness.runner import Runner
+from vidsieve.harness.setup import Setup
+from vidsieve.harness.smaller_runners import Runners
+
+if TYPE_CHECKING:
+    from vidsieve.tuner.protocol import Metric, Treatment
+
+DEFAULT_FRAMES = 16
+BUNDLED_BATCH = 16
+MOST_ASKED = 128
+
+
+class Workbench:
+    """Implements the tuner's `Bench`. `clip_examples` are what latency is measured on; the first gives the shape.
+
+    `notices` fills with what makes its timings doubtful, in words.
+    """
+
+    def __init__(self, loaded: Loaded, setup: Setup, metric: str, clip_examples: Sequence[Example]) -> None:
+        bundled = loaded.choice.bundled
+        frames = setup.frames
+        if frames is None and setup.fps is None:
+            frames = bundled.frame_count if bundled else DEFAULT_FRAMES
+        self.max_new_tokens = setup.max_new_tokens or (4 if bundled else 32)
+        rows = setup.batch_size or 1
+        self.workload = {
+            "frames": frames,
+            "fps": setup.fps,
+            "max_pixels": setup.max_pixels,
+            "batch_size": rows,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        self.loaded = loaded
+        self.runner = Runner(loaded, ClipReader(frames, setup.fps))
+        runners = Runners(self.runner, self._frame_pixels)
+        score_rows = max(rows, BUNDLED_BATCH) if bundled else rows
+        self._scorer = Scorer(runners, metric, score_rows, self.max_new_tokens)
+        self._clocks = Clocks.of(self.runner.device)
+        self.notices: list[str] = []
+        self._timer = Timer(runners, clip_examples, rows, self.max_new_tokens)
+        self.clips = self._timer.clips
+        self.offers: frozenset[str] = loaded.adapter.offers
+        self.smaller: frozenset[str] = runners.kinds
+        self.shape = self._shape()
+
+    @classmethod
+    def of_task(cls, loaded: Loaded, setup: Setup, task: Task, *, seed: int = 0) -> "Workbench":
+        """A bench that measures latency on the task's first videos."""
+        examples = clip_examples(task, MOST_CLIPS * (setup.batch_size or 1), seed)
+        return cls(loaded, setup, task.metric, examples)
+
+    def _shape(self) -> VideoShape:
+        layout = self.loaded.adapter.layouts(self.loaded.model.config, self._timer.inputs(0))[0]
+        layers = self.loaded.model.config.get_text_config().num_hidden_layers
+        return VideoShape(layout.frames, layout.tokens, layers)
+
+    def _frame_pixels(self) -> int:
+        """Pixels of the largest frame of the clips that latency is measured on, as the model sees it."""
+        grids = [self._timer.inputs(clip)["video_grid_thw"] for clip in range(self.clips)]
+        patch: int = self.loaded.model.config.vision_config.patch_size
+        return patch**2 * max(int(grid[:, 1:].prod(dim=1).max()) for grid in grids)
+
+    def renew(self) -> bool:
+        """The model stays in this process."""
+        return False
+
+    def describe(self) -> Mapping[str, str]:
+        """Facts for provenance."""
+        return facts(self.loaded, self.workload)
+
+    def clip_shape(self, clip_index: int) -> Hashable:
+        """Clips of equal shape share their warm-up."""
+        return self._timer.shape(clip_index)
+
+    def timed(self, policy: "Treatment | None", clip_index: int, metric: "Metric") -> Mapping[str, float]:
+        """One request in milliseconds, by parts; on a GPU with its clock right after."""
+        run = self._timer.ttft if metric == "ttft" else self._timer.e2e
+        parts = run(policy, clip_index)
+        return parts if self._clocks is None else parts | self._watched(self._clocks)
+
+    def _watched(self, clocks: Clocks) -> dict[str, float]:
+        """`clock_ratio` where it is known; neighbours go into the notices, once."""
+        ratio = clocks.ratio()
+        if not self.notices and (neighbours := clocks.neighbours()):
+            self.notices.append(neighbours)
+        return {} if ratio is None else {"clock_ratio": ratio}
+
+    def answer(self, policy: Policy | None, example: Example) -> tuple[str, Report | None]:
+        """What the model writes about one example, and what the policy did."""
+        inputs = self.runner.inputs([example])
+        with self.runner.under(policy) as reports:
+            sequences = self.runner.generate(inputs, self.max_new_tokens).sequences
+        return self.runner.answers(inputs, sequences)[0], reports[-1] if reports else None
+
+    def score(self, policy: "Treatment | None", examples: Sequence[Example]) -> Iterator[Outcome]:
+        """One outcome for each example, in order."""
+        return self._scorer.score(policy, examples)
+
+
+def clip_examples(task: Task, videos: int, seed: int) -> list[Example]:
+    """Examples of up to `videos` different videos, from the search split, else from the others.
+
+    Raises:
+        DataError: the task has no example at all.
+    """
+    for split in SPLITS:
+        count = videos
+        while True:
+            found = list(task.examples(split, count, seed=seed))
+            if len({e.group for e in found}) >= videos or len(found) < count or count >= MOST_ASKED * videos:
+                break
+            count *= 2
+        if found:
+            return found
+    raise DataError(f"data {task.name!r}: holds no example.")

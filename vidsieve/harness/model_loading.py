@@ -1,0 +1,147 @@
+"""A chosen checkpoint as a model on its device, with its processor and adapter."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidsieve.framework.errors import ModelError, UsageError
+from vidsieve.harness.model_choice import Choice, fetched
+from vidsieve.harness.setup import Setup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from vidsieve.framework.registry import Registry
+    from vidsieve.media.processor import Processor
+
+EDGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Loaded:
+    """A model ready to answer. `choice` says where it came from."""
+
+    model: "PreTrainedModel"
+    processor: "Processor"
+    adapter: Any
+    choice: Choice
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether it is one of the tiny models that come with the package."""
+        return self.choice.bundled is not None
+
+
+def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
+    """Load what was chosen onto the device asked for.
+
+    Raises:
+        ModelError: the checkpoint cannot be had or read, its class has no adapter, or the family is another.
+        UsageError: a device or attention kernel that is not there.
+    """
+    choice = fetched(choice)
+    assert choice.folder is not None
+    adapter, class_name = _adapter(choice, registry)
+    import torch
+    import transformers
+
+    device = pick_device(setup.device)
+    # a bundled model is so small that handing work to other threads costs more than it saves, and many times more
+    # on a busy machine
+    threads = 1 if setup.threads is None and choice.bundled is not None else setup.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    options = {"dtype": _dtype(setup.dtype, device), "attn_implementation": setup.attn, "local_files_only": True}
+    model = _from_pretrained(getattr(transformers, class_name), choice, options)
+    from vidsieve.media import load_processor
+
+    processor = load_processor(choice.folder, model.config, max_pixels=setup.max_pixels)
+    return Loaded(model=model.to(device).eval(), processor=processor, adapter=adapter, choice=choice)
+
+
+def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) -> Any:
+    """The model, whole: weights that are missing would silently be random ones."""
+    import torch
+
+    try:
+        model, found = model_class.from_pretrained(choice.folder, output_loading_info=True, **options)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever transformers or safetensors make of a damaged checkpoint
+        raise ModelError(f"checkpoint {choice.name}: cannot be loaded: {_first_line(error)}") from error
+    wrong = sorted(found["missing_keys"]) + [str(item) for item in found.get("mismatched_keys", ())]
+    if wrong:
+        raise ModelError(
+            f"checkpoint {choice.name}: {len(wrong)} weights are missing or misshapen, such as {wrong[0]}."
+        )
+    return model
+
+
+def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
+    """The adapter for a checkpoint's class, read from its config alone, and the class's name."""
+    assert choice.folder is not None
+    try:
+        config = json.loads((choice.folder / "config.json").read_text(encoding="utf-8"))
+        name = (config.get("architectures") or [config.get("model_type", "unknown")])[0]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"checkpoint {choice.name}: config.json cannot be read: {error}.") from None
+    for adapter in registry.models.values():
+        if name not in adapter.model_classes:
+            continue
+        if choice.family not in (None, adapter.family):
+            raise ModelError(
+                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but --model is {choice.asked}. "
+                f"Give --model {adapter.family}."
+            )
+        return adapter, name
+    known = ", ".join(sorted(name for adapter in registry.models.values() for name in adapter.model_classes))
+    raise ModelError(f"checkpoint {choice.name}: no adapter for the model class {name}. Adapters exist for: {known}.")
+
+
+def pick_device(asked: str | None) -> Any:
+    """The torch device. Raises UsageError for one that is not there."""
+    import torch
+
+    if asked is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UsageError(f"--device: no device named {asked!r}; give cpu, cuda or cuda:N.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {asked}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {asked}: only cpu and cuda are supported.")
+    return device
+
+
+def _dtype(asked: str, device: Any) -> Any:
+    """float32 on a CPU and the checkpoint's own on a GPU, unless said."""
+    import torch
+
+    if asked == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return getattr(torch, asked)
+
+
+def fingerprint(folder: Path) -> str:
+    """A short hash of config and weights (sizes and both edges of each file): says that two copies are the same."""
+    digest = hashlib.sha256()
+    for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        with file.open("rb") as stream:
+            size = file.stat().st_size
+            digest.update(f"{file.name}:{size}:".encode())
+            digest.update(stream.read(EDGE_BYTES))
+            stream.seek(max(0, size - EDGE_BYTES))
+            digest.update(stream.read(EDGE_BYTES))
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

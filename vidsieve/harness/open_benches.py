@@ -1,0 +1,64 @@
+"""What a search works on: a task and one bench for each device, in child processes unless asked otherwise."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vidsieve.cli.output import note
+from vidsieve.harness.setup import Setup
+
+if TYPE_CHECKING:
+    from vidsieve.framework.registry import Registry
+    from vidsieve.framework.task import Task
+    from vidsieve.tuner.protocol import Bench
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Opened:
+    """`bench` times and judges; `others` are the same model on further devices, for trials."""
+
+    task: "Task"
+    bench: "Bench"
+    others: "tuple[Bench, ...]" = ()
+
+
+@contextmanager
+def open_benches(
+    setup: Setup,
+    registry: "Registry",
+    *,
+    devices: Sequence[str] | None,
+    in_process: bool,
+    task: "Task | None" = None,
+) -> Iterator[Opened]:
+    """Choose the model, check the data, then load; the line that says which model stands in comes first.
+
+    Children end with the block. Raises as `choose`, `choose_task` and `load` do.
+    """
+    from vidsieve.harness.data.task_choice import choose_task
+    from vidsieve.harness.model_choice import choose, fetched
+    from vidsieve.harness.session import with_task
+
+    choice = choose(setup.model, setup.checkpoint, registry)
+    task = task or choose_task(setup, choice)
+    if choice.note:
+        note(choice.note)
+    if in_process:
+        yield Opened(task=task, bench=with_task(setup, choice, task, registry).bench)
+        return
+    from vidsieve.harness.process.open_remote import open_remote, open_remotes
+
+    # downloaded here, once, where it can show its progress
+    choice = fetched(choice)
+    benches: list[Any] = []
+    try:
+        if devices:
+            benches = open_remotes(setup, choice, task, devices)
+        else:
+            benches = [open_remote(setup, choice, task)]
+            benches[0].start()
+        yield Opened(task=task, bench=benches[0], others=tuple(benches[1:]))
+    finally:
+        for bench in benches:
+            bench.close()

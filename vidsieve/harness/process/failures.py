@@ -1,0 +1,96 @@
+"""What a child's call raised, as it travels: the error itself where it can be rebuilt, else its words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from vidsieve.framework.errors import TuneError, VidsieveError
+from vidsieve.harness.process.pickling import pack, unpack
+from vidsieve.tuner.trial_failure import reason_of, release_memory
+
+Kind = Literal["error", "memory", "device"]
+MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
+DEVICE_WORDS = ("CUDA error", "device-side assert")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`kind` "memory": it ran out. "device": the process can no longer use its device and has to go."""
+
+    kind: Kind
+    name: str
+    text: str
+    parcel: bytes | None
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """What `error` will be on the other side. Lets go of everything the error held on to."""
+        failure = cls(_kind(error), type(error).__name__, str(error), _packed(error))
+        for each in _chain(error):
+            each.__traceback__ = None
+        release_memory(error)
+        return failure
+
+    @property
+    def reason(self) -> str:
+        """One line."""
+        return reason_of(self.error())
+
+    def error(self) -> Exception:
+        """The error to raise; a TuneError `kind: message` where its class is not here."""
+        try:
+            error = _rebuilt(unpack(self.parcel)) if self.parcel is not None else None
+        except Exception:  # a stranger's class may raise anything when it is put together again
+            error = None
+        return error or TuneError(f"{self.name}: {self.text}".removesuffix(": "))
+
+
+def _packed(error: Exception) -> bytes | None:
+    """The error as bytes that were seen to come back as the same error."""
+    # the default way calls __init__ with `args`, which for some of our classes holds only the finished message
+    state = {name: value for name, value in vars(error).items() if not name.startswith("__")}
+    parts: Any = (type(error), error.args, state) if isinstance(error, VidsieveError) else error
+    try:
+        parcel = pack(parts)
+        back = _rebuilt(unpack(parcel))
+    except Exception:  # again, anything
+        return None
+    return parcel if type(back) is type(error) and str(back) == str(error) else None
+
+
+def _rebuilt(parts: Any) -> Exception:
+    if isinstance(parts, Exception):
+        return parts
+    kind, arguments, state = parts
+    error: Exception = kind.__new__(kind, *arguments)
+    vars(error).update(state)
+    return error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, what it was raised from, and what was being handled."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and not any(each is other for other in seen):
+            seen.append(each)
+            yield each
+            waiting += [each.__cause__, each.__context__]
+
+
+def _kind(error: Exception) -> Kind:
+    """Which kind, looking through the error to its causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        words = str(cause)
+        if isinstance(cause, MemoryError | torch.OutOfMemoryError):
+            return "memory"
+        if isinstance(cause, RuntimeError) and any(word in words for word in MEMORY_WORDS):
+            return "memory"
+        if isinstance(cause, RuntimeError) and any(word in words for word in DEVICE_WORDS):
+            return "device"
+        cause = cause.__cause__
+    return "error"

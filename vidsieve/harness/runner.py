@@ -1,0 +1,134 @@
+"""A model with a workload: inputs of a batch, and `generate` with or without a policy."""
+
+import string
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.report import Report
+from vidsieve.framework.task import Example
+from vidsieve.harness.answer_options import Asked, ask
+from vidsieve.harness.data.clips import ClipReader, Shelf
+from vidsieve.harness.model_loading import Loaded
+
+if TYPE_CHECKING:
+    from vidsieve.media.clip import Clip
+    from vidsieve.media.processor import Processor
+    from vidsieve.tuner.protocol import Treatment
+
+
+class Runner:
+    """Builds inputs and generates, greedily. Processed inputs are kept on the CPU while memory allows.
+
+    `processor` stands in for the one that was loaded with the model.
+    """
+
+    def __init__(self, loaded: Loaded, reader: ClipReader, processor: "Processor | None" = None) -> None:
+        self.loaded, self.reader = loaded, reader
+        self.model, self.processor = loaded.model, processor or loaded.processor
+        self._shelf = Shelf()
+        self._visual_tokens: dict[str, int] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def asked(self, example: Example) -> Asked:
+        """The example's prompt; a model whose vocabulary lacks the letters is asked in the question's own words."""
+        return ask(example, as_written=not self._knows_letters)
+
+    @cached_property
+    def _knows_letters(self) -> bool:
+        tokenizer = self.processor.tokenizer
+        ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in string.ascii_uppercase]
+        return all(found and tokenizer.unk_token_id not in found for found in ids)
+
+    def inputs(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """What `generate` takes for a batch, on the device."""
+        key = tuple(example.id for example in examples)
+        built = self._shelf.get(key)
+        if built is None:
+            built = self.build(examples, [self.reader.clip(example) for example in examples])
+            self._shelf.put(key, built, sum(tensor.nbytes for tensor in built.values()))
+            layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
+            self._visual_tokens |= {e.id: layout.visual for e, layout in zip(examples, layouts, strict=True)}
+        return self.on_device(built)
+
+    def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
+        """How many visual tokens each example's video makes; structural ones are not counted."""
+        missing = [example for example in examples if example.id not in self._visual_tokens]
+        if missing:
+            self.inputs(missing)
+        return [self._visual_tokens[example.id] for example in examples]
+
+    def build(self, examples: Sequence[Example], clips: "Sequence[Clip]") -> dict[str, Tensor]:
+        """Preprocess a batch, on the CPU."""
+        questions = [self.asked(example).question for example in examples]
+        return self.processor.build_inputs(questions, [[clip] for clip in clips])
+
+    def on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same tensors where the model is, pixels in its dtype (times and grids keep theirs)."""
+        moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        return {n: t.to(self.model.dtype) if n.startswith("pixel_values") else t for n, t in moved.items()}
+
+    @contextmanager
+    def under(self, policy: "Treatment | None") -> Iterator[list[Report]]:
+        """The model under a policy; the list receives a report for each call of `generate`. Without one: as it is."""
+        if not isinstance(policy, Policy):
+            yield []
+            return
+        from vidsieve.adapters.apply import applied
+
+        with applied(self.model, policy) as handle:
+            yield handle.reports
+
+    def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, **options: Any) -> Any:
+        """Greedy, whatever the checkpoint's generation settings; the output has `sequences`, and `logits` if asked."""
+        settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        model: Any = self.model
+        with torch.no_grad():
+            return model.generate(
+                **inputs,
+                **settings,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self._pad_id(),
+                return_dict_in_generate=True,
+                **options,
+            )
+
+    def answers(self, inputs: dict[str, Tensor], sequences: Int[Tensor, "rows all"]) -> list[str]:
+        """What was generated after the prompt, as text."""
+        new = sequences[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    @property
+    def end_id(self) -> int | None:
+        """The token that ends an answer; None if the model has none."""
+        end = self.model.generation_config.eos_token_id
+        return end[0] if isinstance(end, list) else end
+
+    def _pad_id(self) -> int:
+        config, tokenizer = self.model.generation_config, self.processor.tokenizer
+        known = (config.pad_token_id, tokenizer.pad_token_id, self.end_id)
+        return next((token for token in known if isinstance(token, int)), 0)
+
+
+class Force:
+    """A logits processor that makes `generate` write given tokens; it counts steps, as prompts may be shortened."""
+
+    def __init__(self, tokens: Int[Tensor, "rows steps"]) -> None:
+        self._tokens, self._step = tokens, 0
+
+    def __call__(
+        self, input_ids: Int[Tensor, "rows prompt"], scores: Float[Tensor, "rows vocabulary"]
+    ) -> Float[Tensor, "rows vocabulary"]:
+        wanted = self._tokens[:, self._step : self._step + 1]
+        self._step += 1
+        return torch.full_like(scores, -torch.inf).scatter_(1, wanted, 0.0)

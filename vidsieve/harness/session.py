@@ -1,0 +1,98 @@
+"""Opening what a verb works on, cheapest checks first: options, names, data, and only then the model."""
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vidsieve.framework.errors import UsageError
+from vidsieve.harness.data.task_choice import choose_task
+from vidsieve.harness.model_choice import Choice, choose
+from vidsieve.harness.setup import Setup
+
+if TYPE_CHECKING:
+    from vidsieve.framework.policy.policy import Policy
+    from vidsieve.framework.registry import Registry
+    from vidsieve.framework.task import Task
+    from vidsieve.harness.model_bench import Workbench
+    from vidsieve.harness.model_loading import Loaded
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Session:
+    """A task, a loaded model and the bench made of them."""
+
+    setup: Setup
+    task: "Task"
+    loaded: "Loaded"
+    bench: "Workbench"
+
+
+def open_session(setup: Setup, registry: "Registry", *, seed: int = 0) -> Session:
+    """Choose, check and load. Raises as `choose`, `choose_task` and `load` do."""
+    choice = choose(setup.model, setup.checkpoint, registry)
+    task = choose_task(setup, choice)
+    return with_task(setup, choice, task, registry, seed=seed)
+
+
+def with_task(setup: Setup, choice: Choice, task: "Task", registry: "Registry", *, seed: int = 0) -> Session:
+    """The session of a task that is already there."""
+    from vidsieve.harness.model_bench import Workbench
+    from vidsieve.harness.model_loading import load
+
+    loaded = load(choice, setup, registry)
+    return Session(setup=setup, task=task, loaded=loaded, bench=Workbench.of_task(loaded, setup, task, seed=seed))
+
+
+FILLED = {"frames": int, "fps": float, "max_pixels": int, "batch_size": int, "max_new_tokens": int}
+
+
+def as_measured(setup: Setup, policy: "Policy") -> Setup:
+    """`setup` with what was left out taken from the policy's provenance, so that a tuned policy runs as it was tuned.
+
+    Model, workload and the bundled task's rung are taken; device and threads are this machine's own.
+    """
+    measured: dict[str, Any] = dict(policy.provenance.get("measured_on") or {})
+    if not measured:
+        return setup
+    changes: dict[str, Any] = {}
+    sampled = setup.frames is not None or setup.fps is not None
+    for name, kind in FILLED.items():
+        if getattr(setup, name) is None and name in measured and not (sampled and name in ("frames", "fps")):
+            changes[name] = kind(measured[name])
+    if changes.get("fps") is not None:
+        changes.pop("frames", None)
+    if setup.dtype == "auto" and "dtype" in measured:
+        changes["dtype"] = measured["dtype"]
+    if setup.model is None:
+        changes |= _model_of(measured)
+    task_name = str(((policy.provenance.get("data") or {}).get("task") or {}).get("name", ""))
+    if setup.data is None and setup.videos is None and setup.rung is None and task_name.startswith("bundled-"):
+        changes["rung"] = task_name.removeprefix("bundled-")
+    return replace(setup, **changes)
+
+
+def _model_of(measured: dict[str, Any]) -> dict[str, Any]:
+    """--model, and --checkpoint where it can be had again by name. Raises UsageError where only a path would do."""
+    name, revision = str(measured.get("checkpoint", "")), str(measured.get("revision", ""))
+    if measured.get("bundled") == "yes":
+        return {"model": name}
+    if name.count("/") == 1:
+        pinned = f"{name}@{revision}" if revision and ":" not in revision else name
+        return {"model": measured.get("model"), "checkpoint": pinned}
+    raise UsageError(
+        f"--model: the policy was measured on the local checkpoint {name!r}; give its folder, or another model."
+    )
+
+
+WARNED = ("model", "checkpoint", "revision", "device_name", "dtype", "attn", "threads", "frames", "fps", "max_pixels")
+
+
+def differences(policy: "Policy", described: "dict[str, str]") -> list[str]:
+    """How this run differs from what the policy's provenance was measured on, in words."""
+    measured = dict(policy.provenance.get("measured_on") or {})
+    if not measured:
+        return []
+    return [
+        f"{name} {described.get(name, 'not given')} (measured on {measured.get(name, 'not given')})"
+        for name in WARNED
+        if described.get(name) != measured.get(name)
+    ]

@@ -1,0 +1,119 @@
+"""The report of a search: one HTML file that needs nothing else."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vidsieve.framework.errors import UsageError
+from vidsieve.report.beside import control_rows
+from vidsieve.report.headline import MEANING, badges, headline, measured_again, target_told, tiles
+from vidsieve.report.leaders import leader_rows, leaders_told
+from vidsieve.report.number_format import percent, plain, visible
+from vidsieve.report.pareto import pareto_inline
+from vidsieve.report.points import chosen_trial, metric_of
+from vidsieve.report.tables import facts, importance_rows, parts, search_facts, trial_rows
+from vidsieve.tuner.atomic_files import write_atomically
+from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.result import TuneResult
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+SUFFIXES = (".html", ".htm")
+LONGEST_YAML = 20_000
+# shown above them, or of no use to a reader: the ids are in the policy file
+NOT_PROVENANCE = (
+    *("latency", "accuracy", "controls", "search", "warnings", "heldout_ids", "bounds", "target", "schema"),
+    *("breakdown_ms", "rerank"),
+)
+
+
+def report_html(result: TuneResult) -> str:
+    """The report as HTML: no scripts, nothing loaded from elsewhere. Parts that were not measured say so."""
+    return _template().render(
+        **_verdict(result),
+        figure=pareto_inline(result),
+        controls=control_rows(result),
+        parts=parts(result),
+        importance=importance_rows(result),
+        trials=trial_rows(result),
+        trials_in_all=len(result.trials),
+        lowered=_lowered(result),
+        leaders=leader_rows(result),
+        leaders_told=leaders_told(result),
+        search=search_facts(result),
+        set_aside=dict(result.search.get("set_aside", {})),
+        **_provenance(result),
+    )
+
+
+def write_report(result: TuneResult, path: str | Path, *, force: bool = False) -> Path:
+    """Write the report as .html, whole or not at all.
+
+    Raises:
+        UsageError: another suffix; the file exists and `force` is not given; its folder cannot be written to.
+        TuneError: the disk refused.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"report {path}: must end in .html, got {suffix or 'no ending'!r}.")
+    return write_atomically(path, report_html(result), force=force, what="report")
+
+
+def _verdict(result: TuneResult) -> dict[str, Any]:
+    """What the top of the page shows."""
+    metric = metric_of(result)
+    sentences = result.sentences()
+    return {
+        "name": result.policy.name,
+        "headline": headline(result),
+        "badges": badges(result),
+        "tiles": tiles(result),
+        "sentences": [line for line in sentences if not line.startswith("warning: ")],
+        "warnings": result.warnings,
+        "metric": metric,
+        "meaning": MEANING.get(metric, ""),
+        "target": target_told(result),
+        "target_ms": ms(result.target_ms),
+        "again": measured_again(result),
+        "empty": result.policy.is_empty,
+        "accuracy": result.accuracy,
+        "interrupted": not result.confirmed,
+    }
+
+
+def _lowered(result: TuneResult) -> str:
+    """The retention that the chosen trial was confirmed with, where that is less than it had; else empty."""
+    trial, ratio = chosen_trial(result), result.policy.retention_ratio
+    if trial is None or trial.retention_ratio is None or ratio is None or ratio >= trial.retention_ratio:
+        return ""
+    return percent(ratio)
+
+
+def _provenance(result: TuneResult) -> dict[str, Any]:
+    """Where it comes from, and the policy itself."""
+    told = result.policy.provenance
+    yaml = visible(replace(result.policy, provenance={}).to_yaml())
+    return {
+        "bounds": facts(told.get("bounds", {})),
+        "target_facts": facts(told.get("target", {}), "target"),
+        "provenance": facts({key: value for key, value in told.items() if key not in NOT_PROVENANCE}),
+        "hash": result.policy.hash,
+        "yaml": yaml if len(yaml) <= LONGEST_YAML else f"{yaml[:LONGEST_YAML]}\n(cut; see the policy file)",
+    }
+
+
+@cache
+def _template() -> "Template":
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("vidsieve.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = plain
+    return environment.get_template("report.html.j2")

@@ -1,0 +1,168 @@
+"""Rows of the report's tables, as text and widths."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vidsieve.report.looks import COLOURS, FAINT
+from vidsieve.report.number_format import NOT_MEASURED, decimals, percent, points
+from vidsieve.report.points import chosen_trial, most_telling
+from vidsieve.tuner.events import TrialEvent
+from vidsieve.tuner.result import TuneResult
+
+PARTS = {
+    "video_ms": "decode the video",
+    "preprocess_ms": "preprocess",
+    "vision_ms": "vision tower",
+    "compress_ms": "compress",
+    "prefill_ms": "prefill",
+    "decode_step_ms": "decode, one token",
+}
+REST, WHOLE = "further tokens and the rest", "whole request"
+LEAST_REST = 0.005
+MOST_TRIALS, MOST_SETTINGS, MOST_FACTS = 150, 12, 120
+SHOWN_ELSEWHERE = ("policies", "set_aside", "failures", "verdicts", "proxy", "latency_model_error")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a request: `widths` in percent of the longer bar, uncompressed and policy."""
+
+    name: str
+    colour: str
+    uncompressed: str
+    policy: str
+    saved: str
+    widths: tuple[float, float]
+
+
+def parts(result: TuneResult) -> list[Part]:
+    """Where the time goes, the whole request last (without colour); empty if it was not measured for both sides."""
+    before, after = (_parts(result.breakdown.get(side) or {}) for side in ("uncompressed", "policy"))
+    if not before or not after:
+        return []
+    longest = max(before[WHOLE], after[WHOLE]) or 1.0
+    digits = decimals([longest])
+    colours = dict(zip(PARTS.values(), COLOURS, strict=True)) | {REST: FAINT}
+    rows = []
+    for name in dict.fromkeys([*PARTS.values(), REST, WHOLE]):
+        old, new = before.get(name), after.get(name)
+        if old is None and new is None:
+            continue
+        widths = tuple(round(100 * max(0.0, value or 0.0) / longest, 3) for value in (old, new))
+        uncompressed, policy = (f"{value:.{digits}f}" if value is not None else NOT_MEASURED for value in (old, new))
+        saved = f"{(old or 0.0) - (new or 0.0):.{digits}f}"
+        rows.append(Part(name, colours.get(name, ""), uncompressed, policy, saved, (widths[0], widths[1])))
+    return rows
+
+
+def _parts(measured: Mapping[str, float]) -> dict[str, float]:
+    """The parts by their names in words, the whole, and what the parts leave over of it where that is anything."""
+    found = {told: float(measured[name]) for name, told in PARTS.items() if name in measured}
+    if not found:
+        return {}
+    total = sum(found.values())
+    whole = float(measured.get("e2e_ms", total))
+    if whole - total > LEAST_REST * whole:
+        found[REST] = whole - total
+    return found | {WHOLE: whole}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A searched setting and how much of the score it explains."""
+
+    name: str
+    share: str
+    width: float
+
+
+def importance_rows(result: TuneResult) -> list[Share]:
+    """The largest dozen."""
+    named = {("which policy" if name == "policy" else name): share for name, share in result.importance.items()}
+    largest = sorted(named.items(), key=lambda item: -item[1])[:MOST_SETTINGS]
+    return [Share(name, f"{share:.0%}", round(100 * min(1.0, max(0.0, share)), 2)) for name, share in largest]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A trial; `chosen` if the result's policy came from it."""
+
+    number: int
+    policy: str
+    verdict: str
+    retention: str
+    latency: str
+    interval: str
+    change: str
+    scored: str
+    settings: str
+    reason: str
+    chosen: bool
+
+
+def trial_rows(result: TuneResult) -> list[TrialRow]:
+    """The trials in order; of very many, the most telling."""
+    chosen = chosen_trial(result)
+    shown = most_telling(result.trials, MOST_TRIALS)
+    digits = decimals(trial.latency.high for trial in shown if trial.latency)
+    return [_trial_row(trial, chosen is not None and trial.number == chosen.number, digits) for trial in shown]
+
+
+def _trial_row(trial: TrialEvent, chosen: bool, digits: int) -> TrialRow:
+    latency, own = trial.latency, f"{trial.policy}."
+    return TrialRow(
+        number=trial.number,
+        policy=trial.policy,
+        verdict=trial.verdict,
+        retention=percent(trial.retention_ratio) if trial.retention_ratio is not None else NOT_MEASURED,
+        latency=f"{latency.value:.{digits}f}" if latency else NOT_MEASURED,
+        interval=f"[{latency.low:.{digits}f}, {latency.high:.{digits}f}]" if latency else NOT_MEASURED,
+        change=points(trial.change_points) if trial.change_points is not None else NOT_MEASURED,
+        scored=str(trial.scored) if trial.scored else NOT_MEASURED,
+        settings=", ".join(f"{n.removeprefix(own)}={_value(value)}" for n, value in trial.settings.items()),
+        reason=trial.reason,
+        chosen=chosen,
+    )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def search_facts(result: TuneResult) -> list[tuple[str, str]]:
+    """How the search went, as pairs; what other tables show is left out."""
+    told = {key: value for key, value in result.search.items() if key not in SHOWN_ELSEWHERE}
+    checks: dict[str, Any] = {}
+    if result.search.get("proxy"):
+        checks["p(gold) follows accuracy"] = _followed(result.search["proxy"])
+    if result.search.get("latency_model_error") is not None:
+        checks["latency model"] = f"off by {percent(result.search['latency_model_error'])} at most"
+    return facts({"policies searched": ", ".join(map(str, result.search.get("policies", ())))} | told | checks)
+
+
+def _followed(proxy: Mapping[str, Any]) -> str:
+    """The check of p(gold) in words."""
+    count = proxy["configurations"]
+    over = f"{count} configuration{'' if count == 1 else 's'}"
+    if proxy["trusted"] is None or proxy["r"] is None:
+        return f"cannot be told from {over}"
+    return f"{'yes' if proxy['trusted'] else 'no'}: r = {proxy['r']:.2f} over {over}"
+
+
+def facts(told: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
+    """Nested numbers and text as flat pairs; an interval in one line; what is empty is left out."""
+    found: list[tuple[str, str]] = []
+    for key, value in told.items():
+        name = f"{label} {key}".strip().replace("_", " ")
+        if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
+            found.append((name, f"{_value(value['value'])} [{_value(value['low'])}, {_value(value['high'])}]"))
+        elif isinstance(value, Mapping):
+            found += facts(value, name)
+        elif isinstance(value, (list, tuple)):
+            found.append((name, ", ".join(map(_value, value))))
+        elif value is not None and value != "":
+            found.append((name, _value(value)))
+    return [(name, text) for name, text in found if text][:MOST_FACTS]

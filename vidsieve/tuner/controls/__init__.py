@@ -1,0 +1,1 @@
+"""What a winner must beat at its own latency: random tokens, fewer frames, fewer pixels."""

@@ -1,0 +1,1 @@
+"""Accuracy: scores, intervals, the re-rank, and the held-out judgement."""

@@ -1,0 +1,163 @@
+"""Before the search: the uncompressed model, the floor, and for each policy where the target lies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vidsieve.framework.errors import TargetUnreachableError, TuneError
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.events import Bounds
+from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.retention_limits import find_retention
+from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
+from vidsieve.tuner.space.knobs import retention_window
+from vidsieve.tuner.space.search_space import PolicySpace, Space
+from vidsieve.tuner.trial_failure import excuse
+
+NO_TIME = "time budget used up"
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What the search starts from. `floor` is the policy that the floor was measured with."""
+
+    bounds: Bounds
+    space: Space
+    floor: Policy
+
+
+def explore(lab: Lab, policies: Sequence[Policy]) -> Explored:
+    """Measure baseline and floor, set the target, and find what retention ratio of each policy meets it.
+
+    Once the time budget is used up, policies not yet measured are set aside; one is always measured.
+
+    Raises:
+        TargetUnreachableError: the floor lies above the target; the message gives both.
+        TuneError: no policy can take part; the message gives the reasons.
+    """
+    set_aside: dict[str, str] = {}
+    lowest = _lowest(lab, policies, set_aside)
+    if not lowest:
+        raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
+    floor_policy = min(lowest, key=lambda entry: entry[2].ratio.value)[1]
+    floor = lab.probe(floor_policy, lab.timings.final)
+    _set_target(lab, floor)
+    _refuse_unreachable(lab, floor, floor_policy)
+    space = _space(lab, lowest, set_aside)
+    if not space.entries:
+        raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
+    curves = [lab.curves[policy.name] for policy, _, _ in lowest if policy.name in lab.curves]
+    bounds = Bounds(
+        metric=lab.request.metric,
+        target_ms=lab.request.target_ms(lab.baseline_ms),
+        baseline=floor.baseline_ms,
+        floor=floor.policy_ms,
+        floor_policy=_told(floor_policy),
+        already_met=lab.already_met,
+        policies=tuple(space.entries),
+        limits={name: entry.retention[1] for name, entry in space.entries.items() if entry.retention},
+        set_aside=set_aside,
+        warnings=tuple(lab.warnings),
+        model_error=max((error for curve in curves if (error := curve.error) is not None), default=None),
+        configurations=sum(len(curve.measured) for curve in curves),
+    )
+    return Explored(bounds, space, floor_policy)
+
+
+def _lowest(lab: Lab, policies: Sequence[Policy], set_aside: dict[str, str]) -> list[tuple[Policy, Policy, Latency]]:
+    """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
+    found: list[tuple[Policy, Policy, Latency]] = []
+    for index, policy in enumerate(policies):
+        (
+            PolicySpace.of(policy, None),
+            retention_window(policy),
+        )  # a faulty search section is the user's to mend, not a reason
+        missing = policy.needs() - lab.bench.offers
+        if found and _time_is_up(lab):
+            set_aside[policy.name] = NO_TIME
+            continue
+        if policy.is_empty or missing:
+            set_aside[policy.name] = f"needs {', '.join(sorted(missing))}" if missing else "removes nothing"
+            continue
+        try:
+            low = policy.attainable(lab.bench.shape)[0]
+            smallest = policy.with_(retention_ratio=low) if has_free_retention(policy) else policy
+            found.append((policy, smallest, lab.probe(smallest, lab.timings.quick)))
+        except Exception as error:
+            set_aside[policy.name] = excuse(error)
+        lab.listener.step("find the floor", index + 1, len(policies))
+    return found
+
+
+def _set_target(lab: Lab, floor: Latency) -> None:
+    """Fix the reference: the uncompressed median as measured beside the floor."""
+    lab.baseline_ms = floor.baseline_ms.value
+    lab.target_ratio = lab.request.target_ms(lab.baseline_ms) / lab.baseline_ms
+    lab.already_met = lab.request.latency_ms is not None and floor.baseline_ms.high <= lab.request.latency_ms
+
+
+def _refuse_unreachable(lab: Lab, floor: Latency, policy: Policy) -> None:
+    target = lab.request.target_ms(lab.baseline_ms)
+    name = f"{lab.request.metric}_ms"
+    told = (
+        f"the floor, {_told(policy)}, takes {ms(floor.policy_ms.value)} ms "
+        f"[{ms(floor.policy_ms.low)}, {ms(floor.policy_ms.high)}]; uncompressed {ms(floor.baseline_ms.value)} ms"
+    )
+    if floor.policy_ms.low > target:
+        raise TargetUnreachableError(
+            f"target: {ms(target)} ms of {name} asked, but {told}. Ask for more time, or give the model less video "
+            "(--frames, --max-pixels)."
+        )
+    if floor.policy_ms.high > target:
+        lab.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {told}")
+
+
+def _space(lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]) -> Space:
+    """The space of the policies that can meet the target; the others are set aside with a reason."""
+    entries: dict[str, PolicySpace] = {}
+    for index, (policy, _, latency) in enumerate(lowest):
+        try:
+            if not has_free_retention(policy):
+                entries[policy.name] = PolicySpace.of(policy, None, bench=lab.bench, metric=lab.request.metric)
+            elif latency.ratio.low > lab.target_ratio:
+                set_aside[policy.name] = f"takes {ms(latency.ratio.value * lab.baseline_ms)} ms at its floor"
+            elif entries and _time_is_up(lab):
+                set_aside[policy.name] = NO_TIME
+            else:
+                found = find_retention(lab, policy)
+                entries[policy.name] = PolicySpace.of(
+                    policy, (found.low, found.high), solved=found.solved, bench=lab.bench, metric=lab.request.metric
+                )
+        except Exception as error:
+            set_aside[policy.name] = excuse(error)
+        lab.listener.step("find each policy's range", index + 1, len(lowest))
+    for entry in entries.values():
+        _tell_left_out(lab, entry)
+    return Space(entries)
+
+
+def _tell_left_out(lab: Lab, entry: PolicySpace) -> None:
+    """Warn of variants that the model has no inputs for."""
+    for variant in PolicySpace.of(entry.policy, None).variants.values():
+        missing = variant.policy.needs() - lab.bench.offers
+        if missing:
+            lab.warn(f"{variant.policy.name} is not searched: it needs {', '.join(sorted(missing))}")
+
+
+def _time_is_up(lab: Lab) -> bool:
+    left = lab.seconds_left()
+    return left is not None and left <= 0
+
+
+def _told(policy: Policy) -> str:
+    """The policy and its retention ratio in words."""
+    ratio = policy.retention_ratio
+    return policy.name if ratio is None else f"{policy.name} at retention {ratio:.3g}"
+
+
+def _listed(set_aside: Mapping[str, str]) -> str:
+    """The policies set aside with their reasons, or that none was given."""
+    if not set_aside:
+        return "No policy was given."
+    return "Set aside: " + "; ".join(f"{name} ({reason})" for name, reason in set_aside.items()) + "."

@@ -1,0 +1,237 @@
+"""Latency of a policy beside the uncompressed model: interleaved, warmed up, stopped when precise enough."""
+
+import gc
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, Literal
+
+from vidsieve.framework.errors import TuneError
+from vidsieve.tuner.judge.statistics import Interval, median_interval
+from vidsieve.tuner.measure.tail import p95_interval
+from vidsieve.tuner.protocol import Bench, Metric, Treatment
+
+PROTOCOL = "abba-interleaved-v1"
+LEAST_PAIRS = 3
+LEAST_CLOCK = 0.75
+"""A run at a lower share of the device's nominal clock is throttled."""
+THROTTLED = (
+    f"the device's clock fell below {LEAST_CLOCK:.0%} of its nominal one in some runs (heat or a power limit); "
+    "such pairs were measured again"
+)
+STAYS_THROTTLED = (
+    f"the device's clock stayed below {LEAST_CLOCK:.0%} of its nominal one, so throttled runs had to be counted; "
+    "expect other milliseconds on a cool device"
+)
+Stop = Literal["precise", "decided", "pairs", "seconds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingRules:
+    """When to stop: both intervals' half-width at most `half_width_ratio`, or a cap of pairs or seconds reached.
+
+    `warmup` runs go before the first timed one for every new token shape, of the policy and of the baseline. Where a
+    question is all there is, `above` and `below` end it: the ratio's interval lies wholly above, or wholly below; so
+    does `above_ms`, for the policy's own milliseconds.
+    """
+
+    warmup: int = 10
+    min_pairs: int = 10
+    max_pairs: int = 200
+    max_seconds: float = 60.0
+    half_width_ratio: float = 0.02
+    above: float = math.inf
+    below: float = 0.0
+    above_ms: float = math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Medians with order-statistic intervals. `ratio` is the median of policy ÷ baseline over pairs on one clip.
+
+    `parts_ms` and `baseline_parts_ms` are medians of whatever parts the bench reported. `stopped` says why timing
+    ended; unless "precise", the intervals are wider than asked and must be read as they are. `policy_p95_ms` is there
+    from 59 runs on. `throttled_pairs` were dropped because the device's clock was low; `throttled_kept` were low too,
+    and counted because the clock would not recover.
+    """
+
+    metric: Metric
+    policy_ms: Interval
+    baseline_ms: Interval
+    ratio: Interval
+    stopped: Stop
+    parts_ms: dict[str, float] = field(default_factory=dict)
+    baseline_parts_ms: dict[str, float] = field(default_factory=dict)
+    policy_p95_ms: Interval | None = None
+    throttled_pairs: int = 0
+    throttled_kept: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and text, for provenance."""
+        told: dict[str, Any] = {
+            "metric": f"{self.metric}_ms",
+            "protocol": PROTOCOL,
+            "policy_ms": self.policy_ms.to_dict(),
+            "baseline_ms": self.baseline_ms.to_dict(),
+            "ratio": self.ratio.to_dict(),
+            "stopped": self.stopped,
+            "parts_ms": {key: round(value, 4) for key, value in self.parts_ms.items()},
+            "baseline_parts_ms": {key: round(value, 4) for key, value in self.baseline_parts_ms.items()},
+        }
+        if self.policy_p95_ms is not None:
+            told["policy_p95_ms"] = self.policy_p95_ms.to_dict()
+        counts = {"throttled_pairs": self.throttled_pairs, "throttled_kept": self.throttled_kept}
+        return told | {name: count for name, count in counts.items() if count}
+
+
+@dataclass
+class _Pairs:
+    """What one measurement has so far: runs of the baseline and of the policy, pair by pair."""
+
+    baseline: list[dict[str, float]] = field(default_factory=list)
+    policy: list[dict[str, float]] = field(default_factory=list)
+    dropped: int = 0
+    kept_throttled: int = 0
+
+    def __len__(self) -> int:
+        return len(self.baseline)
+
+    def add(self, baseline: dict[str, float], policy: dict[str, float], *, may_drop: bool) -> None:
+        """Take a pair, or drop it if the device was throttled in either run and `may_drop`."""
+        throttled = min(run.get("clock_ratio", math.inf) for run in (baseline, policy)) < LEAST_CLOCK
+        if throttled and may_drop:
+            self.dropped += 1
+            return
+        self.kept_throttled += throttled
+        self.baseline.append(baseline)
+        self.policy.append(policy)
+
+    def intervals(self, metric: Metric) -> tuple[Interval, Interval, Interval]:
+        """Baseline, policy, ratio."""
+        baseline, policy = ([run[f"{metric}_ms"] for run in side] for side in (self.baseline, self.policy))
+        ratios = [ours / theirs for ours, theirs in zip(policy, baseline, strict=True)]
+        return median_interval(baseline), median_interval(policy), median_interval(ratios)
+
+
+class PairedTimer:
+    """Times policies against the uncompressed model in ABBA order, clip after clip.
+
+    Drift (heat, clocks, neighbours) hits both sides alike, so the ratio survives what the milliseconds do not. What
+    has been warmed up is remembered from call to call. `clock` gives seconds. `warn` may be set, and is then told what
+    makes the numbers doubtful: throttling, and the bench's own `notices` where it has any.
+    """
+
+    def __init__(self, bench: Bench, metric: Metric, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._bench, self._metric, self._clock = bench, metric, clock
+        self._warm: set[tuple[str, Hashable]] = set()
+        self.warn: Callable[[str], None] = lambda text: None
+
+    def measure(self, policy: Treatment, rules: TimingRules) -> Latency:
+        """The latency of `policy` beside the baseline. Whatever the bench raises passes through.
+
+        Raises:
+            TuneError: the bench gave no usable number for the metric.
+        """
+        pairs = _Pairs()
+        start = self._clock()
+        with collector_off():
+            while True:
+                self._pair(policy, pairs, rules, start)
+                stopped = self._stop(pairs, rules, self._clock() - start) if len(pairs) else None
+                if stopped:
+                    self._tell(pairs)
+                    return self._summary(pairs, stopped)
+
+    def _pair(self, policy: Treatment, pairs: _Pairs, rules: TimingRules, start: float) -> None:
+        """One more pair on the next clip; on the same one again, in the same order, if it is dropped."""
+        number = len(pairs)
+        clip = number % self._bench.clips
+        for each in (None, policy):
+            self._warm_up(each, clip, rules, start)
+        # the second rotation swaps the order on every clip, so that no clip is always measured first
+        if (number + number // self._bench.clips) % 2:
+            ours = self._run(policy, clip)
+            theirs = self._run(None, clip)
+        else:
+            theirs = self._run(None, clip)
+            ours = self._run(policy, clip)
+        # a clock that stays low is this device's own: no more drops than pairs, and none beyond the seconds
+        in_time = self._clock() - start < rules.max_seconds
+        pairs.add(theirs, ours, may_drop=in_time and pairs.dropped < max(rules.min_pairs, number))
+
+    def _run(self, policy: Treatment | None, clip: int) -> dict[str, float]:
+        """One timed request."""
+        parts = dict(self._bench.timed(policy, clip, self._metric))
+        value = parts.get(f"{self._metric}_ms", math.nan)
+        if not (math.isfinite(value) and value > 0):
+            raise TuneError(f"latency: the bench must give {self._metric}_ms as a positive number, got {value!r}.")
+        return parts
+
+    def _warm_up(self, policy: Treatment | None, clip: int, rules: TimingRules, start: float) -> None:
+        """Run a new token shape untimed; give up half the seconds at most, and one run at least."""
+        key = (policy.hash if policy is not None else "", self._bench.clip_shape(clip))
+        if key in self._warm:
+            return
+        for _ in range(rules.warmup):
+            self._run(policy, clip)
+            if self._clock() - start > rules.max_seconds / 2:
+                break
+        self._warm.add(key)
+
+    def _stop(self, pairs: _Pairs, rules: TimingRules, elapsed: float) -> Stop | None:
+        """Why to stop now, or None to go on."""
+        if len(pairs) >= rules.min_pairs and len(pairs) % 2 == 0:
+            _, policy, ratio = pairs.intervals(self._metric)
+            if max(policy.half_width_ratio, ratio.half_width_ratio) <= rules.half_width_ratio:
+                return "precise"
+            if ratio.low > rules.above or ratio.high < rules.below or policy.low > rules.above_ms:
+                return "decided"
+        if len(pairs) >= rules.max_pairs:
+            return "pairs"
+        return "seconds" if elapsed >= rules.max_seconds and len(pairs) >= LEAST_PAIRS else None
+
+    def _tell(self, pairs: _Pairs) -> None:
+        """Pass on what makes the numbers doubtful."""
+        if pairs.kept_throttled:
+            self.warn(STAYS_THROTTLED)
+        elif pairs.dropped:
+            self.warn(THROTTLED)
+        for notice in getattr(self._bench, "notices", ()):
+            self.warn(notice)
+
+    def _summary(self, pairs: _Pairs, stopped: Stop) -> Latency:
+        baseline, policy, ratio = pairs.intervals(self._metric)
+        return Latency(
+            metric=self._metric,
+            policy_ms=policy,
+            baseline_ms=baseline,
+            ratio=ratio,
+            stopped=stopped,
+            parts_ms=_medians(pairs.policy),
+            baseline_parts_ms=_medians(pairs.baseline),
+            policy_p95_ms=p95_interval([run[f"{self._metric}_ms"] for run in pairs.policy]),
+            throttled_pairs=pairs.dropped,
+            throttled_kept=pairs.kept_throttled,
+        )
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    """The median of every part that some run reported."""
+    names = dict.fromkeys(name for run in runs for name in run if name.endswith("_ms"))
+    return {name: float(median(run[name] for run in runs if name in run)) for name in names}
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Collect young garbage now, and none while timing."""
+    was_on = gc.isenabled()
+    gc.collect(1)  # the whole heap, with torch in it, would take longer than many a measurement
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,98 @@
+"""`Lab`: the bench with a stopwatch, a listener and a deadline, and the latency target every measurement is held to."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.events import Listener
+from vidsieve.tuner.measure.latency import Latency, PairedTimer, TimingRules
+from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.request import TuneRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """How carefully latency is measured: `quick` to find the range, `trial` in the search, `final` for what is told."""
+
+    quick: TimingRules
+    trial: TimingRules
+    final: TimingRules
+
+    @classmethod
+    def for_device(cls, device: str) -> "Timings":
+        """A GPU needs ten warm-up runs a shape (clocks, autotuning, allocator), a CPU two."""
+        warmup = 2 if device.startswith("cpu") else 10
+        return cls(
+            quick=TimingRules(warmup=warmup, min_pairs=6, max_pairs=12, max_seconds=8.0, half_width_ratio=0.04),
+            trial=TimingRules(warmup=warmup, min_pairs=10, max_pairs=40, max_seconds=12.0),
+            final=TimingRules(warmup=warmup, min_pairs=20),
+        )
+
+
+@dataclass
+class Lab:
+    """What all phases share. `target_ratio` is the target ÷ the uncompressed median, known once that is measured."""
+
+    bench: Bench
+    request: TuneRequest
+    listener: Listener
+    timings: Timings
+    timer: PairedTimer
+    clock: Callable[[], float] = time.perf_counter
+    baseline_ms: float = 0.0
+    target_ratio: float = 0.0
+    already_met: bool = False
+    curves: dict[str, RetentionCurve] = field(default_factory=dict)
+    started_s: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls, bench: Bench, request: TuneRequest, listener: Listener, timings: Timings | None, clock: Callable[[], float]
+    ) -> "Lab":
+        """A lab with its watch started."""
+        timings = timings or Timings.for_device(bench.describe().get("device", "cpu"))
+        timer = PairedTimer(bench, request.metric, clock)
+        lab = cls(bench, request, listener, timings, timer, clock, started_s=clock())
+        lab.timer.warn = lab.warn
+        return lab
+
+    def beside(self, bench: Bench) -> "Lab":
+        """A lab with another device, held to the same target and learning into the same curves; it works silently."""
+        return replace(self, bench=bench, timer=self._timer(bench), listener=Listener())
+
+    def _timer(self, bench: Bench) -> PairedTimer:
+        timer = PairedTimer(bench, self.request.metric, self.clock)
+        timer.warn = self.warn
+        return timer
+
+    def fresh(self) -> bool:
+        """Go on in a fresh process with nothing warm; False where the bench shares this process."""
+        renewed = self.bench.renew()
+        if renewed:
+            self.timer = self._timer(self.bench)
+        return renewed
+
+    def warn(self, text: str) -> None:
+        """Keep a warning for the report, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+    def elapsed_s(self) -> float:
+        """Seconds since the lab opened."""
+        return self.clock() - self.started_s
+
+    def seconds_left(self, reserve_s: float = 0.0) -> float | None:
+        """Seconds of the time budget left after `reserve_s`; None without a budget."""
+        budget = self.request.time_budget_s
+        return None if budget is None else budget - self.elapsed_s() - reserve_s
+
+    def probe(self, policy: Policy, rules: TimingRules) -> Latency:
+        """Time a policy with its published settings, and let its retention curve learn from it."""
+        latency = self.timer.measure(policy, rules)
+        if policy.retention_ratio is not None:
+            curve = self.curves.setdefault(policy.name, RetentionCurve())
+            curve.add(policy.retention_ratio, latency.ratio.value, (latency.ratio.high - latency.ratio.low) / 2)
+        return latency

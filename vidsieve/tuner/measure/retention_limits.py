@@ -1,0 +1,90 @@
+"""How many tokens a policy may keep within the target: solved from a few timed configurations, or a range to search."""
+
+import math
+from dataclasses import dataclass, replace
+
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.measure.latency import TimingRules
+from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.space.knobs import retention_window
+from vidsieve.tuner.space.search_space import RETENTION_DIGITS
+
+AIM = 0.975
+"""Retention ratios are solved for this share of the target: room for noise to confirm in."""
+SLACK = 1.0
+"""1: retention is solved. Below: it is searched, from this share of the largest that meets the target up to that."""
+ROUNDS = 2
+CLOSE = 0.01
+"""A prediction this near to what is then measured needs no second round."""
+CAREFUL = 4
+"""Retention is solved from few configurations, so each is timed with this many times the pairs of a quick look."""
+LEAST = 0.01
+"""The lowest retention ratio searched where the uncompressed model meets the target."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The retention ratios of one policy: `low` to `high` are searched, or `high` is `solved` and low equals it."""
+
+    low: float
+    high: float
+    solved: bool
+
+
+def find_retention(lab: Lab, policy: Policy) -> Retention:
+    """What the search does about the retention of `policy`, which has been timed at its lowest.
+
+    Where latency is not monotone in retention, the largest ratio predicted to fit means little: then the range from
+    the lowest to the largest that was measured to fit is searched, and a warning says so.
+    """
+    lowest, highest = policy.attainable(lab.bench.shape)
+    if lab.already_met:
+        return _within(policy, lowest, LEAST, highest, solved=False)
+    limit = _measured_limit(lab, policy)
+    curve = lab.curves[policy.name]
+    if not curve.monotone:
+        lab.warn(f"latency of {policy.name} is not monotone in retention within its error: retention is searched")
+        return _within(policy, lowest, lowest, curve.largest_within(lab.target_ratio) or lowest, solved=False)
+    return _within(policy, lowest, SLACK * limit, limit, solved=SLACK >= 1)
+
+
+def _measured_limit(lab: Lab, policy: Policy) -> float:
+    """The largest retention ratio of `policy` predicted to meet the target: bracket, solve, measure there, solve.
+
+    A point half-way shows where latency falls as retention grows, and mends the first guess where it bends.
+    """
+    lowest, highest = policy.attainable(lab.bench.shape)
+    rules = careful(lab.timings.quick)
+    for ratio in (highest, round_down((lowest + highest) / 2, lowest)):
+        lab.probe(policy.with_(retention_ratio=ratio), rules)
+    curve, aim = lab.curves[policy.name], AIM * lab.target_ratio
+    for _ in range(ROUNDS):
+        solved = curve.solve(aim)
+        ratio = lowest if solved is None else round_down(solved, lowest)
+        if ratio in curve.measured:
+            break
+        expected = curve.predict(ratio)
+        measured = lab.probe(policy.with_(retention_ratio=ratio), rules).ratio.value
+        if abs(measured / expected - 1) <= CLOSE:
+            break
+    solved = curve.solve(aim)
+    return lowest if solved is None else solved
+
+
+def careful(quick: TimingRules) -> TimingRules:
+    """A quick look with more pairs, and an interval half as wide if the seconds allow it."""
+    more = {"min_pairs": 2 * quick.min_pairs, "max_pairs": CAREFUL * quick.max_pairs}
+    return replace(quick, **more, half_width_ratio=quick.half_width_ratio / 2)
+
+
+def _within(policy: Policy, lowest: float, low: float, high: float, *, solved: bool) -> Retention:
+    """The range within what the policy's `search:` section allows and what it can reach."""
+    allowed_low, allowed_high = retention_window(policy)
+    high = round_down(max(min(high, allowed_high), lowest), lowest)
+    return Retention(high if solved else min(max(low, allowed_low, lowest), high), high, solved)
+
+
+def round_down(ratio: float, lowest: float) -> float:
+    """`ratio` cut to the digits that a candidate has, and no lower than `lowest`."""
+    scale = 10**RETENTION_DIGITS
+    return max(lowest, math.floor(ratio * scale + 1e-6) / scale)

@@ -1,0 +1,1 @@
+"""The search itself: trials by ask and tell, and when it stops."""

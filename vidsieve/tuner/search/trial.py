@@ -1,0 +1,208 @@
+"""One trial: time a candidate; if it can meet the target, score it against the best so far."""
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.task import Example
+from vidsieve.tuner.events import Verdict
+from vidsieve.tuner.examples import Data
+from vidsieve.tuner.judge.scoring import Score, Scorer, race
+from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.trial_failure import excuse
+
+REPEATS = "same as trial"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Finding:
+    """What one trial found. `value` is what the study maximises, `violation` its constraints (positive: broken).
+
+    `change` is the mean paired difference to the uncompressed model on the search examples, with its standard error.
+    """
+
+    number: int
+    candidate: Candidate | None
+    verdict: Verdict
+    value: float
+    violation: dict[str, float]
+    latency: Latency | None = None
+    score: Score | None = None
+    change: float | None = None
+    change_error: float | None = None
+    reason: str = ""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it may win: measured in full and no constraint broken."""
+        complete = self.score is not None and not self.score.pruned
+        return complete and all(amount <= 0 for amount in self.violation.values())
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it is an earlier trial over again, and was not measured."""
+        return self.reason.startswith(REPEATS)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy tried; only for a trial that got that far."""
+        assert self.candidate is not None
+        return self.candidate.policy
+
+
+@dataclass
+class Memory:
+    """What judges of one search share: findings by what was chosen, and how many examples they took."""
+
+    seen: dict[str, Finding] = field(default_factory=dict)
+    examples_scored: int = 0
+
+
+class Judge:
+    """Evaluates candidates on the search examples, paired with the uncompressed model (`baseline`).
+
+    Where the target binds, the study maximises the score with latency as constraint. Where the uncompressed model
+    meets the target already, it maximises speed with the accuracy drop as constraint.
+    """
+
+    def __init__(self, lab: Lab, data: Data, baseline: Score) -> None:
+        self._lab, self._data, self.baseline = lab, data, baseline
+        self._margin = lab.request.max_drop_points / 100
+        self._memory = Memory(examples_scored=len(baseline.outcomes))
+
+    def beside(self, lab: Lab) -> "Judge":
+        """A judge that works in another lab and shares this one's memory."""
+        other = copy.copy(self)
+        other._lab = lab
+        return other
+
+    def remember(self, findings: Iterable[Finding]) -> None:
+        """Take over what an earlier session or another tuner found."""
+        for finding in findings:
+            if finding.candidate is not None and finding.verdict != "failed":
+                self._memory.seen[finding.candidate.key] = finding
+            if finding.score is not None and not finding.repeats:
+                self._memory.examples_scored += len(finding.score.outcomes)
+
+    @property
+    def examples_scored(self) -> int:
+        """Examples evaluated so far, those of the uncompressed model included."""
+        return self._memory.examples_scored
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """What candidates are scored on."""
+        return self._data.search
+
+    @property
+    def scorer(self) -> Scorer:
+        """What a score is the mean of."""
+        return self.baseline.scorer
+
+    def judge(self, number: int, candidate: Candidate, best: Finding | None) -> Finding:
+        """Evaluate a candidate. Whatever it raises (bar interruption) becomes a failed finding with its reason."""
+        repeated = self._memory.seen.get(candidate.key)
+        # what was too slow comes back with fewer tokens, now that the latency curve has learnt from it
+        again = (
+            repeated is not None and repeated.verdict == "too slow" and repeated.policy.hash != candidate.policy.hash
+        )
+        if repeated is not None and not again:
+            reason = f"{REPEATS} {repeated.number}"
+            verdict: Verdict = "feasible" if repeated.verdict == "new best" else repeated.verdict
+            return replace(repeated, number=number, reason=reason, verdict=verdict)
+        try:
+            finding = self._evaluate(number, candidate, best)
+        except Exception as error:
+            return self.failed(number, candidate, excuse(error))
+        self._memory.seen[candidate.key] = finding
+        return finding
+
+    def failed(self, number: int, candidate: Candidate | None, reason: str) -> Finding:
+        """A trial that could not be measured: infeasible by far, so that the sampler turns away from it."""
+        value = -2.0 if self._lab.already_met else 0.0
+        violation = dict.fromkeys(self._constraints(), 1.0)
+        return Finding(
+            number=number, candidate=candidate, verdict="failed", value=value, violation=violation, reason=reason
+        )
+
+    def _constraints(self) -> tuple[str, ...]:
+        return ("latency", "drop") if self._lab.already_met else ("latency",)
+
+    def _evaluate(self, number: int, candidate: Candidate, best: Finding | None) -> Finding:
+        limit = min(1.0, self._lab.target_ratio)
+        # where the target binds, being clearly within it is enough; where speed is what counts, it is not
+        rules = replace(self._lab.timings.trial, above=limit, below=0.0 if self._lab.already_met else limit)
+        latency = self._lab.timer.measure(candidate.policy, rules)
+        violation = dict.fromkeys(self._constraints(), 0.0) | {"latency": latency.ratio.value / limit - 1}
+        if latency.ratio.low > limit:
+            value = -latency.ratio.value if self._lab.already_met else 0.0
+            return Finding(
+                number=number,
+                candidate=candidate,
+                verdict="too slow",
+                value=value,
+                violation=violation,
+                latency=latency,
+            )
+        score = self._score(candidate, best)
+        return self._weigh(number, candidate, best, latency, score, violation)
+
+    def _score(self, candidate: Candidate, best: Finding | None) -> Score:
+        """Score, stopping early: against the best where accuracy decides, else against the allowed drop."""
+        rival, margin = (best.score if best is not None else None), 0.0
+        if self._lab.already_met:
+            rival, margin = self.baseline, self._margin
+        score = race(
+            self._lab.bench,
+            candidate.policy,
+            self._data.search,
+            scorer=self.scorer,
+            rival=rival,
+            margin=margin,
+            step=self._lab.listener.step,
+        )
+        self._memory.examples_scored += len(score.outcomes)
+        return score
+
+    def _weigh(
+        self,
+        number: int,
+        candidate: Candidate,
+        best: Finding | None,
+        latency: Latency,
+        score: Score,
+        violation: dict[str, float],
+    ) -> Finding:
+        """Value, constraints and verdict of a measured candidate."""
+        differences = score.change(self.baseline)
+        change = float(differences.mean())
+        # on a part of the examples, the paired difference carries over to the whole better than the mean does
+        value = float(self.baseline.mean + change)
+        if self._lab.already_met:
+            violation = violation | {"drop": -change - self._margin}
+            value = -latency.ratio.value
+        finding = Finding(
+            number=number,
+            candidate=candidate,
+            verdict="pruned" if score.pruned else "feasible",
+            value=value,
+            violation=violation,
+            latency=latency,
+            score=score,
+            change=change,
+            change_error=float(differences.std(ddof=1) / np.sqrt(len(differences))),
+        )
+        if score.pruned:
+            asked = len(self._data.search)
+            return replace(finding, reason=f"clearly behind after {len(score.outcomes)} of {asked} examples")
+        if violation["latency"] > 0:
+            return replace(finding, verdict="too slow")
+        if not finding.feasible:
+            return replace(finding, verdict="inaccurate")
+        better = best is None or finding.value > best.value
+        return replace(finding, verdict="new best" if better else "feasible")

@@ -1,0 +1,212 @@
+"""The search itself: trials by ask and tell, presets first, every trial told whatever becomes of it."""
+
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+from vidsieve.tuner.events import TrialEvent
+from vidsieve.tuner.measure.bounds import Explored
+from vidsieve.tuner.measure.device_pool import Crew
+from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.search.retention_solver import RetentionSolver
+from vidsieve.tuner.search.stopping import Stop
+from vidsieve.tuner.search.trial import Finding, Judge
+from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.study.store import Study, quiet
+from vidsieve.tuner.trial_failure import excuse
+
+MOST_REPEATS = 5
+
+
+@dataclass
+class Search:
+    """All trials of a search in order, and why it ended.
+
+    `stopped`: "trials", "time budget", "patience" (no new best for long), "nothing new" (only repeats came), or
+    "interrupted". `resumed` counts the trials that an earlier session brought.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    stopped: str = "trials"
+    resumed: int = 0
+
+    @property
+    def best(self) -> Finding | None:
+        """The feasible trial of highest value."""
+        return next(iter(self.leaders()), None)
+
+    def leaders(self) -> list[Finding]:
+        """Feasible trials, best first, each policy once."""
+        ranked = sorted((f for f in self.findings if f.feasible), key=lambda f: (-f.value, f.number))
+        return list({finding.policy.hash: finding for finding in reversed(ranked)}.values())[::-1]
+
+    @property
+    def since_best(self) -> int:
+        """Trials since the best one; 0 as long as there is none."""
+        best = self.best
+        return 0 if best is None else len(self.findings) - best.number
+
+
+class Hunt:
+    """Fills a `Search` trial by trial, on one device or on several at once."""
+
+    def __init__(self, study: Study, lab: Lab, explored: Explored, judge: Judge, search: Search, stop: Stop) -> None:
+        self._study, self._lab, self._explored = study, lab, explored
+        self._judge, self._search, self._stop = judge, search, stop
+        self._durations: list[float] = []
+        self._pending: dict[Future[Finding], tuple[Any, float]] = {}
+        self._number = len(search.findings)
+        self._solver = RetentionSolver(lab)
+        for finding in search.findings:
+            self._learn(finding)
+
+    def run(self, crew: Crew, reserve_s: float) -> None:
+        """Go on until trials, patience, novelty or the time budget less `reserve_s` are used up.
+
+        The first trial runs whatever the budget. An interruption passes through; `search` keeps what was found, and
+        the trials that ran are asked again when the search is resumed.
+        """
+        enqueue_presets(self._study, self._lab, self._explored)
+        try:
+            while True:
+                ended = self._ended(reserve_s)
+                # what is finished is told first: the next candidate is chosen knowing it
+                while ended is None and crew.free and not (self._stop.asked or self._told_waits):
+                    self._start(crew)
+                    ended = self._ended(reserve_s)
+                if not self._pending:
+                    break
+                for future in wait(self._pending, return_when=FIRST_COMPLETED).done:
+                    self._finish(future, reserve_s, len(crew))
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            self._stop.busy = False
+        if self._stop.asked:
+            raise KeyboardInterrupt
+        self._search.stopped = ended or "trials"
+
+    @property
+    def _told_waits(self) -> bool:
+        """Whether a finished trial waits to be told."""
+        return any(future.done() for future in self._pending)
+
+    def _ended(self, reserve_s: float) -> str | None:
+        """Why no further trial is to start, or None."""
+        self._take_in_others()
+        request, search = self._lab.request, self._search
+        if len(search.findings) + len(self._pending) >= request.trials:
+            return "trials"
+        if search.since_best >= request.patience + len(self._pending):
+            return "patience"
+        last = search.findings[-MOST_REPEATS:]
+        if len(last) == MOST_REPEATS and all(finding.repeats for finding in last):
+            return "nothing new"
+        left = self._lab.seconds_left(reserve_s)
+        # what runs already on other devices ends while the next trial would run
+        if left is not None and (self._durations or self._pending) and left < mean(self._durations or [left + 1]):
+            return "time budget"
+        return None
+
+    def _take_in_others(self) -> None:
+        """On a shared study other tuners' trials count, and their best is the rival."""
+        if not self._study.shared:
+            return
+        known = len(self._search.findings)
+        self._search.findings[:] = self._study.findings(self._explored.space, self._judge.examples)
+        self._judge.remember(self._search.findings[known:])
+
+    def _start(self, crew: Crew) -> None:
+        """Ask for a candidate and hand it to a free device."""
+        self._stop.busy = True
+        trial = self._study.ask()
+        self._number += 1
+        number, best = self._number, self._search.best
+        start = self._lab.clock()
+        try:
+            candidate = self._suggest(trial)
+        except Exception as error:
+            future: Future[Finding] = Future()
+            future.set_result(self._judge.failed(number, None, excuse(error)))
+        else:
+            # registered first: an interruption in a trial that runs right here must find it
+            placeholder: Future[Finding] = Future()
+            self._pending[placeholder] = (trial, start)
+            future = crew.submit(lambda lab: self._judge.beside(lab).judge(number, candidate, best))
+            del self._pending[placeholder]
+        self._pending[future] = (trial, start)
+
+    def _suggest(self, trial: Any) -> Candidate:
+        with quiet():
+            return self._explored.space.suggest(trial, self._solver)
+
+    def _learn(self, finding: Finding) -> None:
+        """Every timed candidate tells where the next ones may stand."""
+        if finding.candidate is not None and finding.latency is not None and not finding.repeats:
+            self._solver.learn(finding.candidate.base, finding.policy, finding.latency)
+
+    def _finish(self, future: "Future[Finding]", reserve_s: float, devices: int) -> None:
+        """Tell a trial and let it be heard."""
+        trial, start = self._pending[future]
+        finding = future.result()
+        self._study.tell(trial, finding)
+        del self._pending[future]
+        self._search.findings.append(finding)
+        self._learn(finding)
+        self._durations.append(self._lab.clock() - start)
+        self._stop.busy = bool(self._pending)
+        eta_s = mean(self._durations) * (self._lab.request.trials - len(self._search.findings)) / devices + reserve_s
+        self._lab.listener.trial(event_of(self._lab, self._judge, finding, eta_s))
+
+    def _abandon(self) -> None:
+        """What ran ends without a result, to be asked again."""
+        for trial, _ in self._pending.values():
+            self._study.abandon(trial.number, trial.params, trial.user_attrs.get("retry", 0))
+        self._pending.clear()
+
+
+def enqueue_presets(study: Study, lab: Lab, explored: Explored) -> None:
+    """Published policies first: each at its limit, then at its published retention ratio, if that is allowed.
+
+    Where the uncompressed model meets the target there is no limit: at the published ratio, half-way from there to all
+    tokens, then at half of it.
+    """
+    for params in presets(lab, explored):
+        study.enqueue(params)
+
+
+def presets(lab: Lab, explored: Explored) -> Iterator[dict[str, Any]]:
+    """Their parameters, those that lie in the space."""
+    entries = explored.space.entries.values()
+    published = [(entry, entry.policy.retention_ratio) for entry in entries]
+    points = [(entry, entry.retention[1] if entry.retention else None) for entry in entries]
+    halves = [(entry, max(entry.retention[0], (ratio or 1) / 2)) for entry, ratio in published if entry.retention]
+    milder = [(entry, (1 + ratio) / 2) for entry, ratio in published if ratio is not None]
+    for entry, ratio in [*published, *milder, *halves] if lab.already_met else [*points, *published]:
+        params = entry.preset(ratio)
+        if params is not None:
+            yield params
+
+
+def event_of(lab: Lab, judge: Judge, finding: Finding, eta_s: float | None = None) -> TrialEvent:
+    """A finding as the listener hears it; the ETA counts the confirmation in."""
+    candidate, latency, score = finding.candidate, finding.latency, finding.score
+    left = lab.seconds_left()
+    return TrialEvent(
+        number=finding.number,
+        total=lab.request.trials,
+        policy=candidate.policy.name if candidate else "",
+        retention_ratio=candidate.policy.retention_ratio if candidate else None,
+        settings=dict(candidate.settings) if candidate else {},
+        latency=latency.ratio.scaled(lab.baseline_ms) if latency else None,
+        score=score.mean if score else None,
+        change_points=100 * finding.change if finding.change is not None else None,
+        scored=len(score.outcomes) if score else 0,
+        scorer=judge.scorer,
+        verdict=finding.verdict,
+        reason=finding.reason,
+        eta_s=eta_s if left is None or eta_s is None else max(0.0, min(eta_s, left)),
+    )

@@ -1,0 +1,1 @@
+"""What is searched: policies, their settings and the stages that may be left out."""
