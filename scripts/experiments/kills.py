@@ -187,9 +187,9 @@ def run_twice(trials: dict[int, Any]) -> int:
     """
     measured = Counter()
     for params, _, attributes, _ in trials.values():
-        finding = attributes["vidsieve"]
-        if not finding["reason"].startswith("same as trial") and finding["verdict"] != "failed":
-            measured[json.dumps([params, finding["policy_hash"]], sort_keys=True)] += 1
+        trial_result = attributes["vidsieve"]
+        if not trial_result["reason"].startswith("same as trial") and trial_result["verdict"] != "failed":
+            measured[json.dumps([params, trial_result["policy_hash"]], sort_keys=True)] += 1
     return sum(count - 1 for count in measured.values())
 
 

@@ -199,7 +199,7 @@ class ReplayBench:
         return float(self._baselines.pop())
 
     def score(self, policy: Policy | None, examples: Sequence[Example]) -> Iterator[Outcome]:
-        """Look the outcomes up."""
+        """Mark the outcomes up."""
         p_gold, correct, attained = self.truth.outcomes(policy)
         columns = [int(example.question) for example in examples]
         self.now_s += len(columns) * SECONDS_AN_EXAMPLE

@@ -2,7 +2,7 @@
 
 import torch
 
-from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.kv_groups import groups_of
 from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 
@@ -10,7 +10,7 @@ REAL = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]]).bool()
 VISUAL = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0]]).bool()
 PROMPT = KVPrompt.of(VISUAL, REAL)
 # the first row holds visual tokens 2 (moved behind) and 4; the second holds one visual token less, and is filled up
-MOVED = Held(
+MOVED = CachedColumns(
     columns=torch.tensor([[0, 2, 4, 5], [0, 1, 3, 5]]),
     places=torch.tensor([[0, 4, 2, 5], [0, 1, 3, 5]]),
     real=torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]]).bool(),

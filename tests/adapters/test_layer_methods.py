@@ -194,7 +194,7 @@ def two_rows(asked: tuple[Any, dict[str, Any]]) -> tuple[Any, list[dict[str, Any
     processor = load_processor(entry.folder, model.config, prefer_hf=False)
     examples = list(BundledTask("static", frame_count=entry.frame_count).examples("heldout", 2))
     clips = [[Clip.from_frames(one.frames, fps=one.fps)] for one in examples]
-    questions = [examples[0].question, "Look closely. " + examples[1].question]
+    questions = [examples[0].question, "Mark closely. " + examples[1].question]
     alone = [processor.build_inputs([q], [clip]) for q, clip in zip(questions, clips, strict=True)]
     return model, [processor.build_inputs(questions, clips), *alone]
 

@@ -11,7 +11,7 @@ from vidsieve.framework.errors import DataError
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness.answer_options import INSTRUCTION, ask, choice_ids, normalised
-from vidsieve.harness.data.clips import ClipReader, Shelf
+from vidsieve.harness.data.clips import ClipReader, FrameCache
 from vidsieve.harness.data.labelled import LabelledData
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import choose
@@ -188,7 +188,7 @@ def test_frames_in_memory_are_thinned_like_a_file() -> None:
 
 
 def test_a_shelf_lets_go_of_what_was_unused_longest() -> None:
-    shelf = Shelf(10)
+    shelf = FrameCache(10)
     for name in "abc":
         shelf.put(name, name.upper(), 4)
         shelf.get("a")

@@ -55,8 +55,8 @@ def in_memory(count: int, name: str, size: int = 96) -> Example:
     return Example(id=name, group=name, question=question, options=("yes", "no"), answer="yes", frames=pixels, fps=8.0)
 
 
-def shares(bench: Workbench, treatment: SmallerInput, examples: Sequence[Example]) -> list[float | None]:
-    return [outcome.retention_ratio for outcome in bench.score(treatment, examples)]
+def shares(bench: Workbench, intervention: SmallerInput, examples: Sequence[Example]) -> list[float | None]:
+    return [outcome.retention_ratio for outcome in bench.score(intervention, examples)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -79,8 +79,8 @@ def test_a_smaller_input_is_what_the_smaller_workload_would_give(
     direct = {frames(0.5): make_bench(family, frames=4)}
     if "pixels" in bench.smaller:
         direct[pixels(0.5)] = make_bench(family, max_pixels=96 * 96 // 2)
-    for treatment, other in direct.items():
-        ours, theirs = list(bench.score(treatment, examples[:6])), list(other.score(None, examples[:6]))
+    for intervention, other in direct.items():
+        ours, theirs = list(bench.score(intervention, examples[:6])), list(other.score(None, examples[:6]))
         assert [(o.prediction, o.p_gold) for o in ours] == [(o.prediction, o.p_gold) for o in theirs]
         full = [o.p_gold for o in bench.score(None, examples[:6])]
         assert [o.p_gold for o in ours] != full
@@ -123,9 +123,9 @@ def test_nothing_of_a_smaller_input_stays_behind(make_bench: MakeBench, examples
     bench, other = make_bench(), make_bench()
     alone = {each.hash: list(other.score(each, few)) for each in reversed(order) if each is not None}
     base = list(make_bench().score(None, few))
-    for treatment in order:
-        assert list(bench.score(treatment, few)) == (alone[treatment.hash] if treatment else base)
-        assert bench.timed(treatment, 0, "ttft")["ttft_ms"] > 0
+    for intervention in order:
+        assert list(bench.score(intervention, few)) == (alone[intervention.hash] if intervention else base)
+        assert bench.timed(intervention, 0, "ttft")["ttft_ms"] > 0
     shape = other.clip_shape(0)
     bench.timed(frames(0.25), 0, "ttft")
     assert bench.clip_shape(0) == shape
@@ -141,10 +141,10 @@ def test_what_is_timed_is_the_smaller_input(make_bench: MakeBench, monkeypatch: 
         return original(self, **options)
 
     monkeypatch.setattr(type(bench.loaded.model), "generate", generate)
-    for treatment, grid in ((None, (4, 12, 12)), (frames(0.5), (2, 12, 12)), (pixels(0.25), (4, 6, 6))):
+    for intervention, grid in ((None, (4, 12, 12)), (frames(0.5), (2, 12, 12)), (pixels(0.25), (4, 6, 6))):
         for metric in ("ttft", "e2e"):
             seen.clear()
-            parts = bench.timed(treatment, 0, metric)  # type: ignore[arg-type]
+            parts = bench.timed(intervention, 0, metric)  # type: ignore[arg-type]
             assert seen == [grid]
             assert parts["compress_ms"] == 0
 

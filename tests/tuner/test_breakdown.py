@@ -7,8 +7,8 @@ from tuner.fake_bench import FakeBench, fake_policy
 
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.measure.breakdown import PARTS, measure_breakdown
-from vidsieve.tuner.measure.measurement import Lab
-from vidsieve.tuner.protocol import Treatment
+from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.protocol import Intervention
 from vidsieve.tuner.request import TuneRequest
 
 
@@ -17,7 +17,7 @@ class WholeRequests(FakeBench):
 
     refuses = False
 
-    def timed(self, policy: Treatment | None, clip_index: int, metric: str) -> Mapping[str, float]:
+    def timed(self, policy: Intervention | None, clip_index: int, metric: str) -> Mapping[str, float]:
         if self.refuses and metric == "e2e":
             raise RuntimeError("no files here")
         super().timed(policy, clip_index, metric)
@@ -27,8 +27,8 @@ class WholeRequests(FakeBench):
         return parts | {f"{metric}_ms": sum(parts.values()), "clock_ratio": 1.0}
 
 
-def lab_of(bench: FakeBench) -> Lab:
-    return Lab.open(bench, TuneRequest(latency_ms=200, metric="ttft"), Listener(), None, lambda: 0.0)
+def lab_of(bench: FakeBench) -> Measurement:
+    return Measurement.open(bench, TuneRequest(latency_ms=200, metric="ttft"), Listener(), None, lambda: 0.0)
 
 
 def test_every_part_is_told_for_both_sides_and_nothing_else() -> None:
@@ -54,14 +54,16 @@ def test_every_part_is_told_for_both_sides_and_nothing_else() -> None:
 def test_a_bench_without_whole_requests_costs_the_breakdown_and_a_warning() -> None:
     bench = WholeRequests(lambda policy: 0.9)
     bench.refuses = True
-    lab = lab_of(bench)
-    assert measure_breakdown(lab, fake_policy("a")) == {}
-    assert lab.warnings == ["the breakdown of a whole request could not be measured: RuntimeError: no files here"]
+    measurement = lab_of(bench)
+    assert measure_breakdown(measurement, fake_policy("a")) == {}
+    assert measurement.warnings == [
+        "the breakdown of a whole request could not be measured: RuntimeError: no files here"
+    ]
 
 
 def test_an_interruption_is_no_failure_of_the_bench() -> None:
     class Interrupting(WholeRequests):
-        def timed(self, policy: Treatment | None, clip_index: int, metric: str) -> Mapping[str, float]:
+        def timed(self, policy: Intervention | None, clip_index: int, metric: str) -> Mapping[str, float]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -8,18 +8,18 @@ from tuner.searching import quality
 
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.confirm_latency import LEAST_GROWTH, MOST_SHRINK, Confirmed, confirm_latency
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
 
 
 def test_a_flat_curve_does_not_throw_the_policy_to_its_floor() -> None:
     bench = FakeBench(quality)
-    lab = Lab.open(bench, TuneRequest(latency_ms=240.0), Listener(), None, lambda: 0.0)
-    lab.baseline_ms, lab.target_ratio = 500.0, 240 / 500
+    measurement = Measurement.open(bench, TuneRequest(latency_ms=240.0), Listener(), None, lambda: 0.0)
+    measurement.baseline_ms, measurement.target_ratio = 500.0, 240 / 500
     # a curve that noise has pooled into one level: every latency below it is predicted at the foot alone
-    lab.curves["good"] = RetentionCurve([(0.01, 0.5, 0.01), (0.5, 0.5, 0.01)])
-    found = confirm_latency(lab, fake_policy("good", retention_ratio=0.45))
+    measurement.curves["good"] = RetentionCurve([(0.01, 0.5, 0.01), (0.5, 0.5, 0.01)])
+    found = confirm_latency(measurement, fake_policy("good", retention_ratio=0.45))
     assert found is not None
     # 0.41 is where the target truly lies
     assert 0.41 * MOST_SHRINK <= (found.policy.retention_ratio or 0) <= 0.42
@@ -31,12 +31,12 @@ def confirmed(
     """A policy confirmed from the retention ratio `start`; on this bench latency is 55 ms and 450 ms for all tokens."""
     bench = FakeBench(quality, noise=noise, seed=seed)
     request = TuneRequest(**asked)
-    lab = Lab.open(bench, request, Listener(), None, lambda: 0.0)
-    lab.baseline_ms = 500.0
-    lab.target_ratio = request.target_ms(500.0) / 500
+    measurement = Measurement.open(bench, request, Listener(), None, lambda: 0.0)
+    measurement.baseline_ms = 500.0
+    measurement.target_ratio = request.target_ms(500.0) / 500
     if curve is not None:
-        lab.curves["good"] = curve
-    return confirm_latency(lab, fake_policy("good", retention_ratio=start))
+        measurement.curves["good"] = curve
+    return confirm_latency(measurement, fake_policy("good", retention_ratio=start))
 
 
 LINE = [(0.01, 0.119, 0.001), (1.0, 1.01, 0.001)]

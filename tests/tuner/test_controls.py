@@ -16,8 +16,8 @@ from vidsieve.tuner.controls.smaller_input import SmallerInput
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.heldout import Heldout
 from vidsieve.tuner.measure.latency import Latency, TimingRules
-from vidsieve.tuner.measure.measurement import Lab
-from vidsieve.tuner.protocol import Bench, Treatment
+from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.request import TuneRequest
 
 
@@ -31,17 +31,17 @@ class SmallerBench(FakeBench):
         super().__init__(lambda policy: 0.8, **options)  # type: ignore[arg-type]
         self.quality_of = quality
 
-    def share(self, treatment: SmallerInput) -> float:
-        if treatment.kind == "frames":
-            return max(1, round(8 * treatment.ratio)) / 8
-        return max(1, int(6 * math.sqrt(treatment.ratio) + 1e-9)) ** 2 / 36
+    def share(self, intervention: SmallerInput) -> float:
+        if intervention.kind == "frames":
+            return max(1, round(8 * intervention.ratio)) / 8
+        return max(1, int(6 * math.sqrt(intervention.ratio) + 1e-9)) ** 2 / 36
 
-    def true_ms(self, policy: Treatment | None) -> float:
+    def true_ms(self, policy: Intervention | None) -> float:
         if isinstance(policy, SmallerInput):
             return self.fixed_ms + self.full_ms * self.share(policy)
         return super().true_ms(policy)
 
-    def score(self, policy: Treatment | None, examples: Sequence[Example]) -> Iterator[Outcome]:
+    def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
         if not isinstance(policy, SmallerInput):
             yield from super().score(policy, examples)
             return
@@ -57,13 +57,17 @@ class SmallerBench(FakeBench):
 
 
 def compare(
-    bench: SmallerBench, control: Treatment, winner: Policy, clock: Callable[[], float] = lambda: 0.0, **request: float
-) -> tuple[Control, Lab]:
-    lab = Lab.open(bench, TuneRequest(latency_ms=300, **request), Listener(), None, clock)  # type: ignore[arg-type]
+    bench: SmallerBench,
+    control: Intervention,
+    winner: Policy,
+    clock: Callable[[], float] = lambda: 0.0,
+    **request: float,
+) -> tuple[Control, Measurement]:
+    measurement = Measurement.open(bench, TuneRequest(latency_ms=300, **request), Listener(), None, clock)  # type: ignore[arg-type]
     heldout = Heldout(bench, FakeTask().examples("heldout", 200), "accuracy")
-    latency = lab.timer.measure(winner, TimingRules())
+    latency = measurement.timer.measure(winner, TimingRules())
     bench.timed_calls.clear()
-    return run_control(lab, heldout, control, latency, heldout.outcomes(winner)), lab
+    return run_control(measurement, heldout, control, latency, heldout.outcomes(winner)), measurement
 
 
 FRAMES, PIXELS = SmallerInput(kind="frames", ratio=1.0), SmallerInput(kind="pixels", ratio=1.0)
@@ -151,7 +155,7 @@ def test_without_time_left_a_control_says_so_and_runs_nothing() -> None:
 
 def test_a_smaller_input_that_fails_is_a_reason() -> None:
     class Failing(SmallerBench):
-        def timed(self, policy: Treatment | None, clip_index: int, metric: str) -> Mapping[str, float]:
+        def timed(self, policy: Intervention | None, clip_index: int, metric: str) -> Mapping[str, float]:
             if isinstance(policy, SmallerInput):
                 raise RuntimeError("no such frames")
             return super().timed(policy, clip_index, metric)

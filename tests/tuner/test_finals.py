@@ -15,7 +15,7 @@ from vidsieve.tuner.judge.heldout import Heldout
 from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import TimingRules
-from vidsieve.tuner.measure.measurement import Lab, Timings
+from vidsieve.tuner.measure.measurement import Measurement, Timings
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.search.trial_loop import Search
@@ -25,14 +25,14 @@ RULES = TimingRules(warmup=1, min_pairs=6, max_pairs=6)
 LOW = fake_policy("x").attainable(FakeBench.shape)[0]
 
 
-def lab_of(bench: FakeBench, target_ms: float = 200.0) -> Lab:
+def lab_of(bench: FakeBench, target_ms: float = 200.0) -> Measurement:
     timings = Timings(quick=RULES, trial=RULES, final=RULES)
-    lab = Lab.open(bench, TuneRequest(latency_ms=target_ms), Listener(), timings, lambda: 0.0)
-    lab.baseline_ms, lab.target_ratio = 500.0, target_ms / 500.0
-    return lab
+    measurement = Measurement.open(bench, TuneRequest(latency_ms=target_ms), Listener(), timings, lambda: 0.0)
+    measurement.baseline_ms, measurement.target_ratio = 500.0, target_ms / 500.0
+    return measurement
 
 
-def finals_of(bench: FakeBench, lab: Lab, names: list[str], **options: Any) -> tuple[Finals, Any]:
+def finals_of(bench: FakeBench, measurement: Measurement, names: list[str], **options: Any) -> tuple[Finals, Any]:
     leaders, baseline = searched(bench, names)
     heldout = Heldout(bench, FakeTask().examples("heldout", 100), "accuracy")
     bounds = Bounds(
@@ -45,14 +45,14 @@ def finals_of(bench: FakeBench, lab: Lab, names: list[str], **options: Any) -> t
         policies=("x",),
     )
     explored = Explored(bounds, Space({}), fake_policy("floor", LOW))
-    return Finals(lab, heldout, explored, Search(findings=leaders), **options), baseline
+    return Finals(measurement, heldout, explored, Search(trial_results=leaders), **options), baseline
 
 
 def test_a_flattered_leader_is_overtaken_before_anything_held_out_is_seen() -> None:
     bench = Flattering()
-    lab = lab_of(bench)
-    _, baseline = finals_of(bench, lab, ["best", "flattered"])
-    finals, _ = finals_of(bench, lab, ["best", "flattered"], fresh=fresh_of(bench, baseline, UNKNOWN))
+    measurement = lab_of(bench)
+    _, baseline = finals_of(bench, measurement, ["best", "flattered"])
+    finals, _ = finals_of(bench, measurement, ["best", "flattered"], fresh=fresh_of(bench, baseline, UNKNOWN))
     assert finals.rerank == {"skipped": "not reached"}
     bench.scored.clear()
     finals.most_accurate()
@@ -74,9 +74,9 @@ def test_without_fresh_examples_the_search_alone_ranks() -> None:
 
 def test_a_leader_that_failed_while_ranking_is_rejected_and_not_tried() -> None:
     bench = Flattering()
-    lab = lab_of(bench)
-    _, baseline = finals_of(bench, lab, ["best", "flattered"])
-    finals, _ = finals_of(bench, lab, ["best", "flattered"], fresh=fresh_of(bench, baseline, UNKNOWN))
+    measurement = lab_of(bench)
+    _, baseline = finals_of(bench, measurement, ["best", "flattered"])
+    finals, _ = finals_of(bench, measurement, ["best", "flattered"], fresh=fresh_of(bench, baseline, UNKNOWN))
     bench.broken = frozenset({"flattered"})
     bench.timed_calls.clear()
     finals.most_accurate()
@@ -107,14 +107,14 @@ def test_latency_is_confirmed_in_a_fresh_process_where_the_bench_has_one(renews:
             return renews
 
     bench = Renewing()
-    lab = lab_of(bench)
-    before = lab.timer
-    finals, _ = finals_of(bench, lab, ["best"])
+    measurement = lab_of(bench)
+    before = measurement.timer
+    finals, _ = finals_of(bench, measurement, ["best"])
     finals.most_accurate()
     assert bench.renewals == 1
     assert finals.chosen is not None
     assert finals.chosen.fresh is renews
-    assert (lab.timer is not before) is renews
+    assert (measurement.timer is not before) is renews
 
 
 class Slower(FakeBench):
@@ -128,12 +128,12 @@ class Slower(FakeBench):
 
 def confirming(slower: float, ratio: float) -> tuple[Any, Slower]:
     bench = Slower(lambda policy: 0.9)
-    lab = lab_of(bench)
-    curve = lab.curves["x"] = RetentionCurve()
+    measurement = lab_of(bench)
+    curve = measurement.curves["x"] = RetentionCurve()
     for point in (LOW, 0.2, 0.5, 1.0):
         curve.add(point, bench.true_ms(fake_policy("x", point)) / 500)
     bench.slower = slower
-    return confirm_latency(lab, fake_policy("x", ratio)), bench
+    return confirm_latency(measurement, fake_policy("x", ratio)), bench
 
 
 def test_a_policy_slower_than_it_seemed_is_shrunk_until_it_fits() -> None:
@@ -156,10 +156,10 @@ def test_at_the_lower_bound_of_its_retention_a_policy_that_does_not_fit_is_refus
 def test_no_leader_and_no_floor_that_fits_is_unreachable() -> None:
     bench = Slower(lambda policy: 0.9)
     bench.slower = 10.0
-    lab = lab_of(bench)
-    lab.curves["floor"] = RetentionCurve()
-    lab.curves["floor"].add(LOW, 0.2)
-    finals, _ = finals_of(bench, lab, [])
+    measurement = lab_of(bench)
+    measurement.curves["floor"] = RetentionCurve()
+    measurement.curves["floor"].add(LOW, 0.2)
+    finals, _ = finals_of(bench, measurement, [])
     with pytest.raises(TargetUnreachableError, match="no policy could be confirmed"):
         finals.most_accurate()
     assert finals.chosen is None

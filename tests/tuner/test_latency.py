@@ -12,7 +12,7 @@ from tuner.fake_bench import FakeBench, fake_policy
 from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.latency import STAYS_THROTTLED, THROTTLED, PairedTimer, TimingRules
-from vidsieve.tuner.protocol import Treatment
+from vidsieve.tuner.protocol import Intervention
 
 
 def _bench(**options: float) -> FakeBench:
@@ -131,7 +131,7 @@ class Throttling(FakeBench):
         super().__init__(lambda policy: 0.9)
         self.throttled, self.notices = throttled, notices
 
-    def timed(self, policy: Treatment | None, clip_index: int, metric: str) -> Mapping[str, float]:
+    def timed(self, policy: Intervention | None, clip_index: int, metric: str) -> Mapping[str, float]:
         slow = self.throttled(len(self.timed_calls))
         parts = super().timed(policy, clip_index, metric)
         return {name: value * (1 + slow) for name, value in parts.items()} | {"clock_ratio": 0.5 if slow else 0.98}
@@ -180,7 +180,7 @@ def test_dropping_does_not_outlast_the_seconds() -> None:
     now = [0.0]
 
     class Slow(Throttling):
-        def timed(self, policy: Treatment | None, clip_index: int, metric: str) -> Mapping[str, float]:
+        def timed(self, policy: Intervention | None, clip_index: int, metric: str) -> Mapping[str, float]:
             now[0] += 20.0
             return super().timed(policy, clip_index, metric)
 

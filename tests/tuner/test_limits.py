@@ -18,7 +18,7 @@ from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure import retention_limits
 from vidsieve.tuner.measure.bounds import Explored, explore
 from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.measure.retention_limits import AIM
 from vidsieve.tuner.request import TuneRequest
@@ -26,9 +26,9 @@ from vidsieve.tuner.search.retention_solver import RetentionSolver
 from vidsieve.tuner.space.search_space import PolicySpace, Space
 
 
-def _lab(bench: FakeBench | None = None, clock: Callable[[], float] = lambda: 0.0, **options: Any) -> Lab:
+def _lab(bench: FakeBench | None = None, clock: Callable[[], float] = lambda: 0.0, **options: Any) -> Measurement:
     request = TuneRequest(**({"latency_ms": 200.0} | options))
-    return Lab.open(bench or FakeBench(lambda policy: 0.9), request, Listener(), None, clock)
+    return Measurement.open(bench or FakeBench(lambda policy: 0.9), request, Listener(), None, clock)
 
 
 class Bent(FakeBench):
@@ -43,8 +43,8 @@ class Bent(FakeBench):
 
 
 def test_the_solved_retention_is_the_largest_that_meets_the_aim() -> None:
-    lab = _lab()
-    entry = explore(lab, [fake_policy("good")]).space.entries["good"]
+    measurement = _lab()
+    entry = explore(measurement, [fake_policy("good")]).space.entries["good"]
     # 55 ms + 450 ms * retention, aimed at 195 ms
     assert entry.solved
     assert entry.retention == pytest.approx((0.3111, 0.3111), abs=2e-4)
@@ -126,13 +126,13 @@ def test_policies_left_when_time_is_up_are_set_aside_and_one_is_always_measured(
             return super().timed(policy, clip_index, metric)
 
     policies = [fake_policy("good"), fake_policy("bad")]
-    lab = _lab(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=1.0)
-    explored = explore(lab, policies)
+    measurement = _lab(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=1.0)
+    explored = explore(measurement, policies)
     assert explored.bounds.policies == ("good",)
     assert explored.bounds.set_aside == {"bad": "time budget used up"}
     now[0] = 0.0
-    lab = _lab(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=80.0)
-    bounds = explore(lab, policies).bounds
+    measurement = _lab(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=80.0)
+    bounds = explore(measurement, policies).bounds
     assert bounds.policies == ("good",)
     assert bounds.set_aside == {"bad": "time budget used up"}
 
@@ -142,18 +142,18 @@ def test_a_floor_above_the_target_stays_unreachable() -> None:
         explore(_lab(latency_ms=40.0), [fake_policy("good")])
 
 
-def _latency(lab: Lab, policy: Policy) -> Any:
-    return lab.timer.measure(policy, lab.timings.trial)
+def _latency(measurement: Measurement, policy: Policy) -> Any:
+    return measurement.timer.measure(policy, measurement.timings.trial)
 
 
 def test_later_candidates_are_solved_with_what_earlier_ones_took() -> None:
     bench = FakeBench(lambda policy: 0.9, cost_ms={"good-without-x": 50.0})
-    lab = _lab(bench)
-    explore(lab, [fake_policy("good")])
-    solver, variant = RetentionSolver(lab), fake_policy("good-without-x")
+    measurement = _lab(bench)
+    explore(measurement, [fake_policy("good")])
+    solver, variant = RetentionSolver(measurement), fake_policy("good-without-x")
     first = variant.with_(retention_ratio=solver("good", variant))
     assert bench.true_ms(first) > 200
-    solver.learn("good", first, _latency(lab, first))
+    solver.learn("good", first, _latency(measurement, first))
     second = variant.with_(retention_ratio=solver("good", variant))
     assert bench.true_ms(second) <= 200
     assert bench.true_ms(second) == pytest.approx(AIM * 200, rel=0.03)
@@ -169,11 +169,11 @@ class Stubborn(Policy):
 
 
 def test_a_candidate_is_held_within_its_own_reach_or_is_too_slow_by_construction() -> None:
-    lab = _lab()
-    explore(lab, [fake_policy("good")])
+    measurement = _lab()
+    explore(measurement, [fake_policy("good")])
     plain = fake_policy("good")
     stubborn = Stubborn(name="good", retention_ratio=0.3, stages=plain.stages)
-    solver = RetentionSolver(lab)
+    solver = RetentionSolver(measurement)
     assert solver("good", stubborn) == 0.2
     with pytest.raises(TuneError, match=r"too slow by construction.*keeps 0\.6 of the tokens.*0\.311 is the most"):
         solver("good", stubborn.with_(settings={"fake.score.power": 1.9}))
@@ -192,11 +192,11 @@ def test_what_was_explored_comes_back_from_json_exactly(
     baseline: Interval, floor: Interval, points: Any, variant: Any, limit: float, solved: bool, error: float | None
 ) -> None:
     policies = [fake_policy("good"), fake_policy("bad")]
-    lab = _lab()
-    lab.baseline_ms, lab.target_ratio, lab.already_met = baseline.value, limit / 3, not solved
-    lab.curves["good"] = RetentionCurve(points)
-    lab.curves["good-without-x"] = RetentionCurve(variant, like=lab.curves["good"])
-    lab.warn("loud neighbours")
+    measurement = _lab()
+    measurement.baseline_ms, measurement.target_ratio, measurement.already_met = baseline.value, limit / 3, not solved
+    measurement.curves["good"] = RetentionCurve(points)
+    measurement.curves["good-without-x"] = RetentionCurve(variant, like=measurement.curves["good"])
+    measurement.warn("loud neighbours")
     bounds = Bounds(
         metric="e2e", target_ms=123.4, baseline=baseline, floor=floor, floor_policy="good at 0.01",
         already_met=not solved, policies=("good",), limits={"good": limit}, set_aside={"bad": "broken"},
@@ -204,26 +204,26 @@ def test_what_was_explored_comes_back_from_json_exactly(
     )  # fmt: skip
     space = Space({"good": PolicySpace.of(policies[0], (limit, limit), solved=solved)})
     before = Explored(bounds, space, policies[0].with_(retention_ratio=limit))
-    stored = json.loads(json.dumps(explored_to_dict(lab, before), sort_keys=True))
+    stored = json.loads(json.dumps(explored_to_dict(measurement, before), sort_keys=True))
     other = _lab()
     after = explored_from_dict(other, policies, stored)
     assert after.bounds == before.bounds
     assert after.space.to_dict() == before.space.to_dict()
     assert after.space.entries["good"].retention == (limit, limit)
     assert after.floor.hash == before.floor.hash
-    assert (other.baseline_ms, other.target_ratio) == (lab.baseline_ms, lab.target_ratio)
-    assert other.already_met == lab.already_met
-    assert other.warnings == lab.warnings
+    assert (other.baseline_ms, other.target_ratio) == (measurement.baseline_ms, measurement.target_ratio)
+    assert other.already_met == measurement.already_met
+    assert other.warnings == measurement.warnings
     assert {name: curve.points for name, curve in other.curves.items()} == {
-        name: curve.points for name, curve in lab.curves.items()
+        name: curve.points for name, curve in measurement.curves.items()
     }
-    assert other.curves["good-without-x"].predict(0.5) == lab.curves["good-without-x"].predict(0.5)
+    assert other.curves["good-without-x"].predict(0.5) == measurement.curves["good-without-x"].predict(0.5)
 
 
 def test_a_resumed_space_keeps_its_order_and_refuses_other_policies() -> None:
     policies = [fake_policy("zebra"), fake_policy("ape")]
-    lab = _lab()
-    stored = json.loads(json.dumps(explored_to_dict(lab, explore(lab, policies)), sort_keys=True))
+    measurement = _lab()
+    stored = json.loads(json.dumps(explored_to_dict(measurement, explore(measurement, policies)), sort_keys=True))
     assert list(explored_from_dict(_lab(), policies[::-1], stored).space.entries) == ["zebra", "ape"]
     with pytest.raises(TuneError, match="'ape', which is not given now"):
         explored_from_dict(_lab(), policies[:1], stored)

@@ -13,9 +13,9 @@ from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.proxy import Proxy
 from vidsieve.tuner.judge.rerank import Fresh, far_ahead, rerank
 from vidsieve.tuner.judge.scoring import Score, Scorer
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate
 
 TRUSTED = Proxy(n=10, r=0.9, slope=1.0, intercept=0.0, bias_points=0.0, trusted=True)
@@ -53,11 +53,11 @@ class Clock:
         return self.now
 
 
-def lab_of(bench: FakeBench, clock: Any = None, **options: Any) -> Lab:
-    return Lab.open(bench, TuneRequest(latency_ms=200, **options), Listener(), None, clock or Clock())
+def lab_of(bench: FakeBench, clock: Any = None, **options: Any) -> Measurement:
+    return Measurement.open(bench, TuneRequest(latency_ms=200, **options), Listener(), None, clock or Clock())
 
 
-def searched(bench: FakeBench, names: Sequence[str], scorer: Scorer = "p_gold") -> tuple[list[Finding], Score]:
+def searched(bench: FakeBench, names: Sequence[str], scorer: Scorer = "p_gold") -> tuple[list[TrialResult], Score]:
     """Findings as a search would rank them, by its own score."""
     examples = FakeTask().examples("search", 100)
     baseline = Score(tuple(bench.score(None, examples)), scorer)
@@ -67,7 +67,7 @@ def searched(bench: FakeBench, names: Sequence[str], scorer: Scorer = "p_gold") 
         score = Score(tuple(FakeBench.score(bench, policy, examples)), scorer)
         if isinstance(bench, Flattering):
             score = Score(tuple(bench.score(policy, examples)), scorer)
-        finding = Finding(
+        trial_result = TrialResult(
             number=number,
             candidate=Candidate(policy=policy, base=name, settings={}),
             verdict="feasible",
@@ -75,8 +75,8 @@ def searched(bench: FakeBench, names: Sequence[str], scorer: Scorer = "p_gold") 
             violation={},
             score=score,
         )
-        found.append(finding)
-    return sorted(found, key=lambda finding: -finding.value), baseline
+        found.append(trial_result)
+    return sorted(found, key=lambda trial_result: -trial_result.value), baseline
 
 
 def fresh_of(bench: FakeBench, baseline: Score, proxy: Proxy, count: int = 200, **options: Any) -> Fresh:
@@ -84,8 +84,8 @@ def fresh_of(bench: FakeBench, baseline: Score, proxy: Proxy, count: int = 200, 
     return Fresh(bench=bench, examples=examples, baseline=baseline, proxy=proxy, **options)
 
 
-def names(findings: Sequence[Finding]) -> list[str]:
-    return [finding.policy.name for finding in findings]
+def names(trial_results: Sequence[TrialResult]) -> list[str]:
+    return [trial_result.policy.name for trial_result in trial_results]
 
 
 @pytest.mark.parametrize("proxy", [BIASED, UNKNOWN, DOUBTED])
@@ -136,11 +136,13 @@ def test_a_leader_that_raises_is_passed_over_and_the_rest_are_ranked() -> None:
     bench = Flattering()
     leaders, baseline = searched(bench, ["best", "second", "flattered"])
     bench.broken = frozenset({"flattered"})
-    lab = lab_of(bench)
-    got = rerank(lab, leaders, fresh_of(bench, baseline, UNKNOWN))
+    measurement = lab_of(bench)
+    got = rerank(measurement, leaders, fresh_of(bench, baseline, UNKNOWN))
     assert names(got.order) == ["best", "second"]
     assert got.failed == {leaders[0].policy.hash}
-    assert any("flattered was passed over while re-ranking: RuntimeError: out of luck" in w for w in lab.warnings)
+    assert any(
+        "flattered was passed over while re-ranking: RuntimeError: out of luck" in w for w in measurement.warnings
+    )
 
 
 def test_an_uncompressed_model_that_raises_is_no_leaders_fault() -> None:
@@ -171,9 +173,9 @@ def test_the_time_budget_decides_how_many_are_scored_afresh(budget: float | None
     clock = Clock()
     bench = Flattering(clock)
     leaders, baseline = searched(bench, ["best", "second", "flattered"])
-    lab = lab_of(bench, clock, time_budget_s=budget)
+    measurement = lab_of(bench, clock, time_budget_s=budget)
     start = clock.now
-    got = rerank(lab, leaders, fresh_of(bench, baseline, UNKNOWN, count=100, per_example_s=1.0))
+    got = rerank(measurement, leaders, fresh_of(bench, baseline, UNKNOWN, count=100, per_example_s=1.0))
     assert (len(got.ranked) or None) == expected
     assert bool(got.skipped) is (expected is None)
     assert budget is None or clock.now - start <= budget
@@ -184,8 +186,10 @@ def test_what_the_end_of_the_study_needs_is_left_to_it() -> None:
     clock = Clock()
     bench = Flattering(clock)
     leaders, baseline = searched(bench, ["best", "second"])
-    lab = lab_of(bench, clock, time_budget_s=500.0)
-    got = rerank(lab, leaders, fresh_of(bench, baseline, UNKNOWN, count=100, per_example_s=1.0, reserve_s=250.0))
+    measurement = lab_of(bench, clock, time_budget_s=500.0)
+    got = rerank(
+        measurement, leaders, fresh_of(bench, baseline, UNKNOWN, count=100, per_example_s=1.0, reserve_s=250.0)
+    )
     assert "time budget" in got.skipped
     assert got.to_dict() == {"skipped": got.skipped}
 

@@ -15,7 +15,7 @@ from vidsieve.framework.policy.policy import BoundStage, Policy
 from vidsieve.framework.registry import Registry, default
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.measure.bounds import explore
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.space.knobs import has_free_retention
 from vidsieve.tuner.space.search_space import PolicySpace, Space
@@ -162,8 +162,8 @@ def test_what_the_model_does_not_offer_is_not_in_the_space() -> None:
     entry = PolicySpace.of(entry.policy, None, bench=bench)
     assert [variant.policy.name for variant in entry.variants.values()] == ["sample"]
     assert _asked(entry, 3)[0][0].stages == {"fake.score": "fake.score"}
-    lab = Lab.open(bench, TuneRequest(latency_ms=200.0), Listener(), None, lambda: 0.0)
-    [told] = explore(lab, [entry.policy]).bounds.warnings
+    measurement = Measurement.open(bench, TuneRequest(latency_ms=200.0), Listener(), None, lambda: 0.0)
+    [told] = explore(measurement, [entry.policy]).bounds.warnings
     assert told == "sample-with-seeing is not searched: it needs vision_attention"
 
 

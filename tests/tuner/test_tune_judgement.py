@@ -12,7 +12,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
 from vidsieve.tuner.judge.finals import fast_finalists
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.tuning import tune
 
 
@@ -132,8 +132,8 @@ def test_a_control_that_is_searched_is_no_control() -> None:
     assert not result.controls
 
 
-def _finding(number: int, change: float, error: float) -> Finding:
-    return Finding(
+def _finding(number: int, change: float, error: float) -> TrialResult:
+    return TrialResult(
         number=number,
         candidate=None,
         verdict="feasible",

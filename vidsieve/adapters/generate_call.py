@@ -10,7 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
-from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
 from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 from vidsieve.adapters.decoder.layer_pruning import LayerPrune
@@ -230,7 +230,11 @@ class GenerateCall:
         return lowered
 
     def _restore(
-        self, ids: Int[Tensor, "rows columns"], short: Shortened, output: Any, held: tuple[Held | None, ...] | None
+        self,
+        ids: Int[Tensor, "rows columns"],
+        short: Shortened,
+        output: Any,
+        held: tuple[CachedColumns | None, ...] | None,
     ) -> Any:
         """The output with the original prompt in its sequences; its cache is remembered for a next turn."""
         sequences = output if isinstance(output, Tensor) else output.sequences

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.prompt.columns import Columns
 from vidsieve.framework.errors import InputError
 
@@ -25,7 +25,7 @@ class Past:
     prompt: int
     columns: Columns
     gapped: bool
-    held: tuple[Held | None, ...] | None = None
+    held: tuple[CachedColumns | None, ...] | None = None
     """What each layer's cache holds of the columns, after pruning inside the decoder."""
     single: bool = True
     """Whether the cache has one row for each prompt; with beams or several answers a prompt it has more."""
@@ -74,7 +74,7 @@ def cached_columns(past: Past, length: int) -> tuple[Columns, int]:
     return short.join(text), seen
 
 
-def cached_layers(past: Past, cache: Any) -> tuple[Held | None, ...] | None:
+def cached_layers(past: Past, cache: Any) -> tuple[CachedColumns | None, ...] | None:
     """What each layer's cache holds of everything cached; None where nothing was pruned inside the decoder.
 
     Raises:

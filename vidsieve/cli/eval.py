@@ -15,7 +15,7 @@ from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
     from vidsieve.framework.policy.policy import Policy
-    from vidsieve.harness.data.eval_examples import Picked
+    from vidsieve.harness.data.eval_examples import EvalExamples
     from vidsieve.harness.session import Session
 
 
@@ -70,7 +70,7 @@ def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
     return with_task(setup, choice, task, registry), policy
 
 
-def measure(session: "Session", policy: "Policy", picked: "Picked", metric: Metric) -> dict[str, Any]:
+def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric: Metric) -> dict[str, Any]:
     """Score both on the examples, then time them in turn."""
     from vidsieve.harness.comparison import compare
     from vidsieve.tuner.measure.latency import PairedTimer

@@ -6,12 +6,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vidsieve.harness.open_benches import Opened
+    from vidsieve.harness.open_benches import OpenBenches
     from vidsieve.harness.session import Session
     from vidsieve.harness.setup import Setup
 
 
-def first_line(session: "Session | Opened", data: str | None = None) -> str:
+def first_line(session: "Session | OpenBenches", data: str | None = None) -> str:
     """Workload, device and data, in one line."""
     facts = session.bench.describe()
     sampled = f"{facts['fps']} frames a second" if "fps" in facts else f"{facts['frames']} frames"
@@ -25,7 +25,7 @@ def first_line(session: "Session | Opened", data: str | None = None) -> str:
     )
 
 
-def data_told(session: "Session | Opened") -> str:
+def data_told(session: "Session | OpenBenches") -> str:
     """The task in a few words."""
     facts = session.task.describe()
     size = f", {facts['examples']} questions" if "examples" in facts else ""

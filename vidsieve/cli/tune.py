@@ -13,7 +13,7 @@ from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
-    from vidsieve.harness.open_benches import Opened
+    from vidsieve.harness.open_benches import OpenBenches
     from vidsieve.harness.output_files import Outputs
     from vidsieve.tuner.events import Listener
     from vidsieve.tuner.result import TuneResult
@@ -78,7 +78,7 @@ def tune(
 
 
 def _search(
-    opened: "Opened",
+    opened: "OpenBenches",
     request: object,
     names: list[str] | None,
     registry: "Registry",

@@ -1,4 +1,4 @@
-"""Finding plugins: installed packages (entry points), lone files, and objects registered from Python."""
+"""TrialResult plugins: installed packages (entry points), lone files, and objects registered from Python."""
 
 import inspect
 import re

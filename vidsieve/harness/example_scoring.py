@@ -13,7 +13,7 @@ from vidsieve.harness.answer_options import choice_ids, normalised
 from vidsieve.harness.runner import Force, Runner
 from vidsieve.harness.smaller_runners import Runners
 from vidsieve.tuner.controls.smaller_input import SmallerInput
-from vidsieve.tuner.protocol import Treatment
+from vidsieve.tuner.protocol import Intervention
 
 
 class Scorer:
@@ -30,12 +30,12 @@ class Scorer:
         self._batch_size, self._max_new_tokens = batch_size, max_new_tokens
         self._uncompressed: dict[str, str] = {}
 
-    def score(self, policy: Treatment | None, examples: Sequence[Example]) -> Iterator[Outcome]:
+    def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
         """Outcomes in the order of the examples, as batches finish."""
         for start in range(0, len(examples), self._batch_size):
             yield from self._batch(policy, examples[start : start + self._batch_size])
 
-    def _batch(self, policy: Treatment | None, examples: Sequence[Example]) -> list[Outcome]:
+    def _batch(self, policy: Intervention | None, examples: Sequence[Example]) -> list[Outcome]:
         """One batch: those with options, then the rest."""
         outcomes: dict[str, Outcome] = {}
         with_options = [e for e in examples if e.options and self._metric == "accuracy"]
@@ -46,7 +46,7 @@ class Scorer:
             outcomes |= self._written(policy, others)
         return [outcomes[example.id] for example in examples]
 
-    def _choices(self, policy: Treatment | None, examples: Sequence[Example]) -> dict[str, Outcome]:
+    def _choices(self, policy: Intervention | None, examples: Sequence[Example]) -> dict[str, Outcome]:
         """Multiple choice: one new token, or one pass for each option where first tokens collide."""
         full = self._runners.full
         ids = [choice_ids(full.processor.prompter, full.asked(e)) for e in examples]
@@ -65,7 +65,7 @@ class Scorer:
         return {e.id: _chosen(e, scores[e.id], ratios[e.id]) for e in examples}
 
     def _by_first_token(
-        self, policy: Treatment | None, examples: Sequence[Example], ids: Sequence[list[list[int]]]
+        self, policy: Intervention | None, examples: Sequence[Example], ids: Sequence[list[list[int]]]
     ) -> tuple[list[Tensor], list[float | None]]:
         """Logits of each option's first token."""
         runner = self._runners.of(policy)
@@ -76,7 +76,7 @@ class Scorer:
         return found, self._ratios(policy, reports, examples)
 
     def _by_likelihood(
-        self, policy: Treatment | None, examples: Sequence[Example], ids: Sequence[list[list[int]]]
+        self, policy: Intervention | None, examples: Sequence[Example], ids: Sequence[list[list[int]]]
     ) -> tuple[list[Tensor], list[float | None]]:
         """Log-likelihood of each option to its end; the end counts, so that no option is the beginning of another."""
         runner = self._runners.of(policy)
@@ -91,7 +91,7 @@ class Scorer:
         found = [row[: len(options)] for row, options in zip(table, whole, strict=True)]
         return found, self._ratios(policy, reports, examples)
 
-    def _written(self, policy: Treatment | None, examples: Sequence[Example]) -> dict[str, Outcome]:
+    def _written(self, policy: Intervention | None, examples: Sequence[Example]) -> dict[str, Outcome]:
         """Greedy answers beside the labels, or beside the uncompressed model's answers."""
         labelled = self._metric == "accuracy"
         wanted = {e.id: _label(e) for e in examples} if labelled else self._references(examples)
@@ -111,7 +111,9 @@ class Scorer:
             for e, answer, ratio in zip(examples, answers, ratios, strict=True)
         }
 
-    def _answers(self, policy: Treatment | None, examples: Sequence[Example]) -> tuple[list[str], list[float | None]]:
+    def _answers(
+        self, policy: Intervention | None, examples: Sequence[Example]
+    ) -> tuple[list[str], list[float | None]]:
         runner = self._runners.of(policy)
         inputs = runner.inputs(examples)
         with runner.under(policy) as reports:
@@ -127,7 +129,7 @@ class Scorer:
         return {example.id: self._uncompressed[example.id] for example in examples}
 
     def _ratios(
-        self, policy: Treatment | None, reports: Sequence[Report], examples: Sequence[Example]
+        self, policy: Intervention | None, reports: Sequence[Report], examples: Sequence[Example]
     ) -> list[float | None]:
         """Visual tokens of each row ÷ those of the uncompressed model."""
         if not isinstance(policy, SmallerInput):

@@ -19,7 +19,7 @@ from vidsieve.harness.setup import Setup
 from vidsieve.harness.smaller_runners import Runners
 
 if TYPE_CHECKING:
-    from vidsieve.tuner.protocol import Metric, Treatment
+    from vidsieve.tuner.protocol import Intervention, Metric
 
 DEFAULT_FRAMES = 16
 BUNDLED_BATCH = 16
@@ -88,7 +88,7 @@ class Workbench:
         """Clips of equal shape share their warm-up."""
         return self._timer.shape(clip_index)
 
-    def timed(self, policy: "Treatment | None", clip_index: int, metric: "Metric") -> Mapping[str, float]:
+    def timed(self, policy: "Intervention | None", clip_index: int, metric: "Metric") -> Mapping[str, float]:
         """One request in milliseconds, by parts; on a GPU with its clock right after."""
         run = self._timer.ttft if metric == "ttft" else self._timer.e2e
         parts = run(policy, clip_index)
@@ -108,7 +108,7 @@ class Workbench:
             sequences = self.runner.generate(inputs, self.max_new_tokens).sequences
         return self.runner.answers(inputs, sequences)[0], reports[-1] if reports else None
 
-    def score(self, policy: "Treatment | None", examples: Sequence[Example]) -> Iterator[Outcome]:
+    def score(self, policy: "Intervention | None", examples: Sequence[Example]) -> Iterator[Outcome]:
         """One outcome for each example, in order."""
         return self._scorer.score(policy, examples)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Opened:
+class OpenBenches:
     """`bench` times and judges; `others` are the same model on further devices, for trials."""
 
     task: "Task"
@@ -31,7 +31,7 @@ def open_benches(
     devices: Sequence[str] | None,
     in_process: bool,
     task: "Task | None" = None,
-) -> Iterator[Opened]:
+) -> Iterator[OpenBenches]:
     """Choose the model, check the data, then load; the line that says which model stands in comes first.
 
     Children end with the block. Raises as `choose`, `choose_task` and `load` do.
@@ -45,7 +45,7 @@ def open_benches(
     if choice.note:
         note(choice.note)
     if in_process:
-        yield Opened(task=task, bench=with_task(setup, choice, task, registry).bench)
+        yield OpenBenches(task=task, bench=with_task(setup, choice, task, registry).bench)
         return
     from vidsieve.harness.process.open_remote import open_remote, open_remotes
 
@@ -58,7 +58,7 @@ def open_benches(
         else:
             benches = [open_remote(setup, choice, task)]
             benches[0].start()
-        yield Opened(task=task, bench=benches[0], others=tuple(benches[1:]))
+        yield OpenBenches(task=task, bench=benches[0], others=tuple(benches[1:]))
     finally:
         for bench in benches:
             bench.close()

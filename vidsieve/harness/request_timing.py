@@ -15,7 +15,7 @@ from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.task import Example
 from vidsieve.harness.runner import Runner
 from vidsieve.harness.smaller_runners import Runners
-from vidsieve.tuner.protocol import Treatment
+from vidsieve.tuner.protocol import Intervention
 
 MOST_CLIPS = 8
 
@@ -34,9 +34,9 @@ class Timer:
         # a smaller input's tensors leave the device with its runner
         self._inputs: WeakKeyDictionary[Runner, dict[int, dict[str, Tensor]]] = WeakKeyDictionary()
 
-    def inputs(self, clip_index: int, treatment: Treatment | None = None) -> dict[str, Tensor]:
+    def inputs(self, clip_index: int, intervention: Intervention | None = None) -> dict[str, Tensor]:
         """A clip's inputs, on the device from the first time on."""
-        runner = self._runners.of(treatment)
+        runner = self._runners.of(intervention)
         resident = self._inputs.setdefault(runner, {})
         if clip_index not in resident:
             resident[clip_index] = runner.inputs(self._requests[clip_index])
@@ -51,7 +51,7 @@ class Timer:
             str(None if grid is None else grid.tolist()),
         )
 
-    def ttft(self, policy: Treatment | None, clip_index: int) -> dict[str, float]:
+    def ttft(self, policy: Intervention | None, clip_index: int) -> dict[str, float]:
         """`ttft_ms` and its parts vision_ms, compress_ms, prefill_ms."""
         runner, inputs = self._runners.of(policy), self.inputs(clip_index, policy)
         with runner.under(policy) as reports, self._vision() as watches:
@@ -60,7 +60,7 @@ class Timer:
             total = self._now() - start
         return {"ttft_ms": total} | _parts(total, reports, watches)
 
-    def e2e(self, policy: Treatment | None, clip_index: int) -> dict[str, float]:
+    def e2e(self, policy: Intervention | None, clip_index: int) -> dict[str, float]:
         """`e2e_ms` and its parts: video_ms, preprocess_ms, those of the first token, and decode_step_ms."""
         runner, examples, tokens = self._runners.of(policy), self._requests[clip_index], self._max_new_tokens
         first = _FirstToken(self._now)

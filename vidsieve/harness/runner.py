@@ -14,13 +14,13 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example
 from vidsieve.harness.answer_options import Asked, ask
-from vidsieve.harness.data.clips import ClipReader, Shelf
+from vidsieve.harness.data.clips import ClipReader, FrameCache
 from vidsieve.harness.model_loading import Loaded
 
 if TYPE_CHECKING:
     from vidsieve.media.clip import Clip
     from vidsieve.media.processor import Processor
-    from vidsieve.tuner.protocol import Treatment
+    from vidsieve.tuner.protocol import Intervention
 
 
 class Runner:
@@ -32,7 +32,7 @@ class Runner:
     def __init__(self, loaded: Loaded, reader: ClipReader, processor: "Processor | None" = None) -> None:
         self.loaded, self.reader = loaded, reader
         self.model, self.processor = loaded.model, processor or loaded.processor
-        self._shelf = Shelf()
+        self._shelf = FrameCache()
         self._visual_tokens: dict[str, int] = {}
 
     @property
@@ -79,7 +79,7 @@ class Runner:
         return {n: t.to(self.model.dtype) if n.startswith("pixel_values") else t for n, t in moved.items()}
 
     @contextmanager
-    def under(self, policy: "Treatment | None") -> Iterator[list[Report]]:
+    def under(self, policy: "Intervention | None") -> Iterator[list[Report]]:
         """The model under a policy; the list receives a report for each call of `generate`. Without one: as it is."""
         if not isinstance(policy, Policy):
             yield []

@@ -10,7 +10,7 @@ from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
-    from vidsieve.harness.open_benches import Opened
+    from vidsieve.harness.open_benches import OpenBenches
     from vidsieve.harness.session import Session
     from vidsieve.tuner.events import Listener
     from vidsieve.tuner.request import TuneRequest
@@ -140,7 +140,7 @@ def _options(model: Any, data: Any, videos: Any, setup: dict[str, Any]) -> Setup
 
 
 def search(
-    opened: "Opened | Session",
+    opened: "OpenBenches | Session",
     request: "TuneRequest",
     registry: "Registry",
     *,

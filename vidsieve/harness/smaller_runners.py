@@ -29,25 +29,27 @@ class Runners:
         """What can be made smaller here; families of one frame size have only fewer frames."""
         return frozenset({"frames"} if self.full.processor.capped(1) is None else {"frames", "pixels"})
 
-    def of(self, treatment: Policy | SmallerInput | None) -> Runner:
+    def of(self, intervention: Policy | SmallerInput | None) -> Runner:
         """The runner whose inputs a treatment wants.
 
         Raises:
             UsageError: a ratio that is none, or fewer pixels for a family that takes every frame at one size.
         """
-        if not isinstance(treatment, SmallerInput):
+        if not isinstance(intervention, SmallerInput):
             return self.full
-        if not 0 < treatment.ratio <= 1:
-            raise UsageError(f"{treatment.name}: the ratio must be above 0 and at most 1, got {treatment.ratio!r}.")
-        if treatment.kind not in self.kinds:
+        if not 0 < intervention.ratio <= 1:
+            raise UsageError(
+                f"{intervention.name}: the ratio must be above 0 and at most 1, got {intervention.ratio!r}."
+            )
+        if intervention.kind not in self.kinds:
             family = self.full.loaded.adapter.family
-            raise UsageError(f"{treatment.name}: {family} takes every frame at one size; take fewer frames instead.")
-        if treatment.ratio == 1:
+            raise UsageError(f"{intervention.name}: {family} takes every frame at one size; take fewer frames instead.")
+        if intervention.ratio == 1:
             return self.full
-        if self._smaller is None or self._smaller[0] != treatment:
+        if self._smaller is None or self._smaller[0] != intervention:
             self._smaller = None  # lets go of the old one's caches before the new one fills its own
             make: dict[Kind, Callable[[float], Runner]] = {"frames": self._fewer_frames, "pixels": self._fewer_pixels}
-            self._smaller = (treatment, make[treatment.kind](treatment.ratio))
+            self._smaller = (intervention, make[intervention.kind](intervention.ratio))
         return self._smaller[1]
 
     def _fewer_frames(self, ratio: float) -> Runner:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vidsieve.report.looks import CONTROL_MARKERS, FAINT, INK, Look, looks_of
+from vidsieve.report.marks import CONTROL_MARKERS, FAINT, INK, Mark, marks_of
 from vidsieve.report.number_format import plain
 from vidsieve.report.points import Point, baseline_ms, chosen_trial, front, metric_of, most_telling, points_of
 from vidsieve.tuner.number_words import ms
@@ -41,7 +41,7 @@ class Drawing:
 
     def _draw(self) -> None:
         self._main, self._star_panel = self._panels()
-        looks = looks_of(self._result)
+        looks = marks_of(self._result)
         for name, look in looks.items():
             self._trials([point for point in self._points if point.policy == name], name, look)
         self._front()
@@ -81,7 +81,7 @@ class Drawing:
         }
         axes.plot([at], [0], transform=axes.transAxes, **mark)
 
-    def _trials(self, points: Sequence[Point], name: str, look: Look) -> None:
+    def _trials(self, points: Sequence[Point], name: str, look: Mark) -> None:
         """One policy: filled where it fits, hollow where it does not, small where it was stopped early."""
         hollow = {"markerfacecolor": "none", "markeredgecolor": look.colour, "markersize": NORMAL}
         styles: dict[str, dict[str, Any]] = {

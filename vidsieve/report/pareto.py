@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
 from vidsieve.report.drawing import Drawing
-from vidsieve.report.looks import INK
+from vidsieve.report.marks import INK
 from vidsieve.tuner.atomic_files import write_atomically
 from vidsieve.tuner.result import TuneResult
 

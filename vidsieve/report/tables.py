@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vidsieve.report.looks import COLOURS, FAINT
+from vidsieve.report.marks import COLOURS, FAINT
 from vidsieve.report.number_format import NOT_MEASURED, decimals, percent, points
 from vidsieve.report.points import chosen_trial, most_telling
 from vidsieve.tuner.events import TrialEvent

@@ -12,7 +12,7 @@ from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.controls.smaller_input import SmallerInput
 from vidsieve.tuner.request import Metric
 
-Treatment = Policy | SmallerInput
+Intervention = Policy | SmallerInput
 """What is done to a request: a policy, or a smaller input as a control."""
 
 
@@ -44,7 +44,7 @@ class Bench(Protocol):
         """The token shape of a clip, cheaply: clips of equal shape share their warm-up."""
         ...
 
-    def timed(self, policy: Treatment | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
+    def timed(self, policy: Intervention | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
         """Run one request and time it: wall clock, device synchronised on both sides.
 
         The answer must hold `ttft_ms` for metric "ttft" and `e2e_ms` for "e2e". Parts are welcome beside it: any of
@@ -53,7 +53,7 @@ class Bench(Protocol):
         """
         ...
 
-    def score(self, policy: Treatment | None, examples: Sequence[Example]) -> Iterable[Outcome]:
+    def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterable[Outcome]:
         """Answer the examples in their order, one outcome each; lazily if possible, so that progress shows.
 
         Deterministic: the same policy and example give the same outcome whatever stands beside it.

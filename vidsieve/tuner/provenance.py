@@ -11,15 +11,15 @@ from vidsieve.tuner.examples import Data
 from vidsieve.tuner.judge.paired_accuracy import Accuracy
 from vidsieve.tuner.judge.proxy import Proxy
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Lab
-from vidsieve.tuner.search.trial import Judge
+from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.search.trial import Evaluator
 from vidsieve.tuner.search.trial_loop import Search
 
 SCHEMA = 1
 
 
 def provenance(
-    lab: Lab,
+    measurement: Measurement,
     data: Data,
     bounds: Bounds,
     search: Mapping[str, Any],
@@ -33,8 +33,8 @@ def provenance(
     told = data.to_dict()
     ids = told.pop("heldout_ids")
     return {
-        **_head(lab, confirmed),
-        "target": _target(lab, bounds.target_ms) | {"already_met": bounds.already_met},
+        **_head(measurement, confirmed),
+        "target": _target(measurement, bounds.target_ms) | {"already_met": bounds.already_met},
         "bounds": {
             "uncompressed_ms": bounds.baseline.to_dict(),
             "floor_ms": bounds.floor.to_dict(),
@@ -51,7 +51,7 @@ def provenance(
 
 
 def confirmation(
-    lab: Lab,
+    measurement: Measurement,
     data: Data,
     before: Mapping[str, Any],
     target_ms: float,
@@ -65,13 +65,13 @@ def confirmation(
     described = data.to_dict()
     ids = described.pop("heldout_ids")
     return {
-        **_head(lab, confirmed),
-        "target": _target(lab, target_ms),
+        **_head(measurement, confirmed),
+        "target": _target(measurement, target_ms),
         "latency": latency.to_dict(),
         "accuracy": accuracy.to_dict(),
         "controls": [],
         "search": before.get("search") or {},
-        "warnings": list(lab.warnings),
+        "warnings": list(measurement.warnings),
         "data": described,
         "breakdown_ms": rounded(breakdown_ms),
         "found_on": before.get("found_on") or before.get("measured_on") or {},
@@ -79,21 +79,21 @@ def confirmation(
     }
 
 
-def _head(lab: Lab, confirmed: bool) -> dict[str, Any]:
+def _head(measurement: Measurement, confirmed: bool) -> dict[str, Any]:
     """By whom, when, on what."""
     return {
         "schema": SCHEMA,
         "made_by": f"vidsieve {vidsieve.__version__}",
         "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "confirmed": confirmed,
-        "measured_on": dict(lab.bench.describe()),
+        "measured_on": dict(measurement.bench.describe()),
     }
 
 
-def _target(lab: Lab, target_ms: float) -> dict[str, Any]:
+def _target(measurement: Measurement, target_ms: float) -> dict[str, Any]:
     """What was asked, in milliseconds, and as a speed-up where it was one."""
-    target: dict[str, Any] = {"metric": f"{lab.request.metric}_ms", "value_ms": _digits(target_ms)}
-    return target | ({"speedup": lab.request.speedup} if lab.request.speedup is not None else {})
+    target: dict[str, Any] = {"metric": f"{measurement.request.metric}_ms", "value_ms": _digits(target_ms)}
+    return target | ({"speedup": measurement.request.speedup} if measurement.request.speedup is not None else {})
 
 
 def rounded(breakdown: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
@@ -102,28 +102,28 @@ def rounded(breakdown: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str,
 
 
 def search_summary(
-    lab: Lab, bounds: Bounds, judge: Judge, search: Search, proxy: Proxy | None = None
+    measurement: Measurement, bounds: Bounds, evaluator: Evaluator, search: Search, proxy: Proxy | None = None
 ) -> dict[str, Any]:
     """How the policy was found; the score of the winner on the search examples is left out on purpose."""
     import optuna
 
-    verdicts = [finding.verdict for finding in search.findings]
+    verdicts = [trial_result.verdict for trial_result in search.trial_results]
     return {
         "sampler": f"optuna {optuna.__version__} TPE multivariate group",
-        "seed": lab.request.seed,
-        "scorer": judge.scorer,
-        "proxy": proxy.to_dict() if proxy is not None and judge.scorer == "p_gold" else None,
+        "seed": measurement.request.seed,
+        "scorer": evaluator.scorer,
+        "proxy": proxy.to_dict() if proxy is not None and evaluator.scorer == "p_gold" else None,
         "latency_model_error": _digits(bounds.model_error) if bounds.model_error is not None else None,
         "trials": len(verdicts),
-        "trials_asked": lab.request.trials,
+        "trials_asked": measurement.request.trials,
         "trials_resumed": search.resumed,
         "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
         "stopped_by": search.stopped,
-        "examples_scored": judge.examples_scored,
-        "seconds": round(lab.elapsed_s(), 1),
+        "examples_scored": evaluator.examples_scored,
+        "seconds": round(measurement.elapsed_s(), 1),
         "policies": list(bounds.policies),
         "set_aside": dict(bounds.set_aside),
-        "failures": {f.number: f.reason for f in search.findings if f.verdict == "failed"},
+        "failures": {f.number: f.reason for f in search.trial_results if f.verdict == "failed"},
     }
 
 

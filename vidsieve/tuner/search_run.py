@@ -18,16 +18,16 @@ from vidsieve.tuner.judge.rerank import Fresh
 from vidsieve.tuner.judge.scoring import Score, choose_scorer, run_examples
 from vidsieve.tuner.measure.bounds import Explored, explore
 from vidsieve.tuner.measure.breakdown import measure_breakdown
-from vidsieve.tuner.measure.device_pool import Crew
+from vidsieve.tuner.measure.device_pool import DevicePool
 from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Lab
-from vidsieve.tuner.protocol import Treatment
+from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.protocol import Intervention
 from vidsieve.tuner.provenance import provenance, rounded, search_summary
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.stopping import Stop
-from vidsieve.tuner.search.trial import Judge
-from vidsieve.tuner.search.trial_loop import Hunt, Search, event_of
+from vidsieve.tuner.search.trial import Evaluator
+from vidsieve.tuner.search.trial_loop import Search, TrialLoop, event_of
 from vidsieve.tuner.study.remember import RememberingBench
 from vidsieve.tuner.study.store import SPACE, Study
 
@@ -39,20 +39,22 @@ SECONDS_AN_EXAMPLE = "seconds an example"
 class Run:
     """One search; its attributes say how far it got, so that an interruption can still tell what there is."""
 
-    def __init__(self, lab: Lab, data: Data, study: Study, stop: Stop, others: Sequence[Lab] = ()) -> None:
-        self.lab, self.data, self.study = lab, data, study
+    def __init__(
+        self, measurement: Measurement, data: Data, study: Study, stop: Stop, others: Sequence[Measurement] = ()
+    ) -> None:
+        self.measurement, self.data, self.study = measurement, data, study
         self._stop, self._others = stop, list(others)
-        self._remembering: Any = RememberingBench(lab.bench, study, judging=data.heldout)
+        self._remembering: Any = RememberingBench(measurement.bench, study, judging=data.heldout)
         self.explored: Explored | None = None
-        self.judge: Judge | None = None
+        self.evaluator: Evaluator | None = None
         self.search = Search()
         self.heldout = Heldout(
             self._remembering,
             data.heldout,
             data.metric,
-            max_drop_points=lab.request.max_drop_points,
-            seed=lab.request.seed,
-            step=lab.listener.step,
+            max_drop_points=measurement.request.max_drop_points,
+            seed=measurement.request.seed,
+            step=measurement.listener.step,
         )
         self.finals: Finals | None = None
         self.controls: list[Control] = []
@@ -62,14 +64,16 @@ class Run:
     def all(self, policies: Sequence[Policy], controls: Sequence[Policy]) -> TuneResult:
         """Every phase in turn; what the study holds already is taken from there."""
         self.explored = self._explore(policies)
-        self.lab.listener.started(self.explored.bounds)
-        self.judge, per_example_s = self._score_uncompressed()
+        self.measurement.listener.started(self.explored.bounds)
+        self.evaluator, per_example_s = self._score_uncompressed()
         self._take_up()
-        beside = controls_for(self.lab.bench, controls)
+        beside = controls_for(self.measurement.bench, controls)
         reserve_s = self._reserve(per_example_s, len(beside))
         self._hunt(reserve_s)
-        if self.lab.request.join:
-            self.lab.warn("joined: the tuner that started this search confirms its result and writes the policy")
+        if self.measurement.request.join:
+            self.measurement.warn(
+                "joined: the tuner that started this search confirms its result and writes the policy"
+            )
             return self.result(confirmed=False)
         self._conclude(beside, per_example_s, reserve_s)
         return self.result(confirmed=True)
@@ -78,81 +82,83 @@ class Run:
         """Measure what is possible, or take it from the study: a search goes on in the very space it began in."""
         stored = self.study.get(SPACE)
         if stored is not None:
-            return explored_from_dict(self.lab, policies, stored)
-        explored = explore(self.lab, policies)
-        self.study.put(SPACE, explored_to_dict(self.lab, explored))
+            return explored_from_dict(self.measurement, policies, stored)
+        explored = explore(self.measurement, policies)
+        self.study.put(SPACE, explored_to_dict(self.measurement, explored))
         return explored
 
-    def _score_uncompressed(self) -> tuple[Judge, float]:
+    def _score_uncompressed(self) -> tuple[Evaluator, float]:
         """The uncompressed model on the search examples, and the seconds an example takes."""
-        start = self.lab.clock()
-        examples, step = self.data.search, self.lab.listener.step
+        start = self.measurement.clock()
+        examples, step = self.data.search, self.measurement.listener.step
         known = self.study.get(SECONDS_AN_EXAMPLE)
         baseline = run_examples(self._remembering, None, examples, "score uncompressed", step)
-        per_example_s = known if known is not None else (self.lab.clock() - start) / len(baseline)
+        per_example_s = known if known is not None else (self.measurement.clock() - start) / len(baseline)
         if known is None:
             self.study.put(SECONDS_AN_EXAMPLE, per_example_s)
         # the allowed drop is one of accuracy: p(gold) tells policies apart better, but falls long before answers change
-        scorer = "correct" if self.lab.already_met else choose_scorer(baseline)
-        return Judge(self.lab, self.data, Score(baseline, scorer)), float(per_example_s)
+        scorer = "correct" if self.measurement.already_met else choose_scorer(baseline)
+        return Evaluator(self.measurement, self.data, Score(baseline, scorer)), float(per_example_s)
 
     def _take_up(self) -> None:
         """Trials that an earlier session or another tuner finished."""
-        assert self.explored is not None and self.judge is not None
-        found = self.study.findings(self.explored.space, self.data.search)
+        assert self.explored is not None and self.evaluator is not None
+        found = self.study.trial_results(self.explored.space, self.data.search)
         if not found:
             return
-        self.search.findings.extend(found)
+        self.search.trial_results.extend(found)
         self.search.resumed = len(found)
-        self.judge.remember(found)
-        self.lab.listener.told(f"going on with {self.study.place}: {len(found)} trials are there already")
+        self.evaluator.remember(found)
+        self.measurement.listener.told(f"going on with {self.study.place}: {len(found)} trials are there already")
 
     def _hunt(self, reserve_s: float) -> None:
-        assert self.explored is not None and self.judge is not None
-        crew = Crew([self.lab, *self._others])
+        assert self.explored is not None and self.evaluator is not None
+        pool = DevicePool([self.measurement, *self._others])
         try:
-            Hunt(self.study, self.lab, self.explored, self.judge, self.search, self._stop).run(crew, reserve_s)
+            TrialLoop(self.study, self.measurement, self.explored, self.evaluator, self.search, self._stop).run(
+                pool, reserve_s
+            )
         finally:
-            crew.dismiss()
+            pool.dismiss()
 
-    def _conclude(self, controls: Sequence[Treatment], per_example_s: float, reserve_s: float) -> None:
+    def _conclude(self, controls: Sequence[Intervention], per_example_s: float, reserve_s: float) -> None:
         """Rank the leaders anew, confirm, judge once on held-out examples, and put controls and parts beside it."""
-        assert self.explored is not None and self.judge is not None
-        self.proxy = proxy_of(self.search.findings, self.judge.baseline)
-        if self.judge.scorer == "p_gold":
-            self.lab.listener.told(self.proxy.sentence())
+        assert self.explored is not None and self.evaluator is not None
+        self.proxy = proxy_of(self.search.trial_results, self.evaluator.baseline)
+        if self.evaluator.scorer == "p_gold":
+            self.measurement.listener.told(self.proxy.sentence())
         fresh = Fresh(
             bench=self._remembering,
             examples=self.data.rerank,
-            baseline=self.judge.baseline,
+            baseline=self.evaluator.baseline,
             proxy=self.proxy,
             per_example_s=per_example_s,
             reserve_s=reserve_s - per_example_s * LEAST_RANKED * len(self.data.rerank),
         )
-        self.finals = Finals(self.lab, self.heldout, self.explored, self.search, fresh=fresh)
-        outcomes = self.finals.fastest_accurate() if self.lab.already_met else self.finals.most_accurate()
+        self.finals = Finals(self.measurement, self.heldout, self.explored, self.search, fresh=fresh)
+        outcomes = self.finals.fastest_accurate() if self.measurement.already_met else self.finals.most_accurate()
         self._allow_for_looks(outcomes)
         if self.finals.chosen is None:
             return
         chosen = self.finals.chosen
-        self.breakdown = measure_breakdown(self.lab, chosen.policy)
+        self.breakdown = measure_breakdown(self.measurement, chosen.policy)
         # a control is another look at the held-out examples, but chooses nothing
         self._remembering.counting = False
         for control in controls:
-            self.controls.append(run_control(self.lab, self.heldout, control, chosen.latency, outcomes))
+            self.controls.append(run_control(self.measurement, self.heldout, control, chosen.latency, outcomes))
 
     def _allow_for_looks(self, outcomes: Sequence[Outcome]) -> None:
         """Policies judged in earlier sessions count too: each was a chance to be lucky."""
         assert self.finals is not None
         looks = len(self._remembering.looks)
         if self.finals.accuracy is not None and looks > self.finals.accuracy.looks and self.finals.chosen is not None:
-            self.finals.accuracy = self.heldout.judge(outcomes, looks=looks)
+            self.finals.accuracy = self.heldout.evaluator(outcomes, looks=looks)
 
     def _reserve(self, per_example_s: float, controls: int) -> float:
         """Seconds to keep for the end: a leader or two ranked anew; winner and controls on held-out examples, timed."""
-        rules = self.lab.timings.final
-        timing = min(rules.max_seconds, 4 * rules.min_pairs * self.lab.baseline_ms / 1e3)
-        ranking = 0.0 if self.lab.already_met else LEAST_RANKED * len(self.data.rerank)
+        rules = self.measurement.timings.final
+        timing = min(rules.max_seconds, 4 * rules.min_pairs * self.measurement.baseline_ms / 1e3)
+        ranking = 0.0 if self.measurement.already_met else LEAST_RANKED * len(self.data.rerank)
         return per_example_s * (len(self.data.heldout) * (2 + controls) + ranking) + (2 + 2 * controls) * timing
 
     @property
@@ -173,20 +179,20 @@ class Run:
             return self.finals.running.policy, self.finals.running.latency
         rejected = self.finals.rejected if self.finals is not None else set()
         leaders = self.finals.leaders if self.finals is not None else self.search.leaders()
-        left = [finding for finding in leaders if finding.policy.hash not in rejected]
+        left = [trial_result for trial_result in leaders if trial_result.policy.hash not in rejected]
         return (left[0].policy, left[0].latency) if left else None
 
     def result(self, *, confirmed: bool) -> TuneResult:
         """What there is, as a result; the policy carries it as provenance."""
-        assert self.explored is not None and self.judge is not None
+        assert self.explored is not None and self.evaluator is not None
         policy, latency = self._policy()
-        warnings = [*self.lab.warnings, *(control.warning for control in self.controls if control.warning)]
+        warnings = [*self.measurement.warnings, *(control.warning for control in self.controls if control.warning)]
         if not confirmed:
             warnings.append("interrupted: latency as in the search, held-out examples not scored")
         bounds = self.explored.bounds
-        summary = search_summary(self.lab, bounds, self.judge, self.search, self.proxy)
+        summary = search_summary(self.measurement, bounds, self.evaluator, self.search, self.proxy)
         told = provenance(
-            self.lab, self.data, bounds, summary, latency, self.accuracy, self.controls, warnings, confirmed
+            self.measurement, self.data, bounds, summary, latency, self.accuracy, self.controls, warnings, confirmed
         )
         if told["latency"] is not None and self.finals is not None and self.finals.chosen is not None:
             told["latency"] |= {"fresh_process": self.finals.chosen.fresh}
@@ -204,7 +210,9 @@ class Run:
             controls=tuple(self.controls),
             warnings=tuple(warnings),
             search=summary,
-            trials=tuple(event_of(self.lab, self.judge, finding) for finding in self.search.findings),
+            trials=tuple(
+                event_of(self.measurement, self.evaluator, trial_result) for trial_result in self.search.trial_results
+            ),
             breakdown=self.breakdown,
             importance=importance_of(self.study.optuna),
         )

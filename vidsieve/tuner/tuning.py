@@ -9,7 +9,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Task
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.examples import pick_examples
-from vidsieve.tuner.measure.measurement import Lab, Timings
+from vidsieve.tuner.measure.measurement import Measurement, Timings
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import TuneResult
@@ -49,13 +49,13 @@ def tune(
     controls = [control for control in controls if control.name not in {policy.name for policy in policies}]
     listener = listener or Listener()
     request = replace(request, parallel=1 + len(others))
-    lab = Lab.open(bench, request, listener, timings, clock)
+    measurement = Measurement.open(bench, request, listener, timings, clock)
     data = pick_examples(task, request)
     study = Study(request)
     try:
-        study.claim(fingerprint(lab, data, policies))
+        study.claim(fingerprint(measurement, data, policies))
         stop = Stop(listener.stopping)
-        run = Run(lab, data, study, stop, [lab.beside(other) for other in others])
+        run = Run(measurement, data, study, stop, [measurement.beside(other) for other in others])
         try:
             with stop.listening():
                 result = run.all(policies, controls)

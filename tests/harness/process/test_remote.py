@@ -273,11 +273,11 @@ def test_pixels_cross_by_value_and_once(bench: RemoteBench) -> None:
 
 def test_a_full_shelf_sends_each_time() -> None:
     from vidsieve.harness.process.messages import Given
-    from vidsieve.harness.process.sent_examples import Shelf
+    from vidsieve.harness.process.sent_examples import SentExamples
 
     frames = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     one, two = (dataclasses.replace(example, frames=frames) for example in examples(2))
-    shelf = Shelf(most_bytes=500)
+    shelf = SentExamples(most_bytes=500)
     for turn in range(2):
         first, second = shelf.items([one, two])
         assert isinstance(first, Given if turn == 0 else int)

@@ -123,9 +123,9 @@ def test_two_tuners_share_one_search(url: str) -> None:
     assert len(helped_by.trials) + len(helping.trials) == len(done)
     measured = Counter()
     for trial in done:
-        finding = trial.user_attrs["vidsieve"]
-        if not finding["reason"].startswith("same as trial"):
-            measured[json.dumps([trial.params, finding["policy_hash"]], sort_keys=True)] += 1
+        trial_result = trial.user_attrs["vidsieve"]
+        if not trial_result["reason"].startswith("same as trial"):
+            measured[json.dumps([trial.params, trial_result["policy_hash"]], sort_keys=True)] += 1
     assert max(measured.values()) == 1
     assert len(result.trials) >= TRIALS
     assert result.confirmed and result.policy.name == "good"

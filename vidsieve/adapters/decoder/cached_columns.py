@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Held:
+class CachedColumns:
     """The prompt columns in one layer's cache, in their order there.
 
     Columns are numbered as the first layer, which holds all, has them. Rows that hold fewer are filled up on the
@@ -35,9 +35,9 @@ class Held:
         """Real columns of each row."""
         return self.real.sum(dim=1, keepdim=True)
 
-    def behind(self, past: "Held") -> "Held":
+    def behind(self, past: "CachedColumns") -> "CachedColumns":
         """These columns after those a layer holds from earlier turns."""
-        return Held(
+        return CachedColumns(
             columns=torch.cat([past.columns, self.columns], dim=1),
             places=torch.cat([past.places, self.places], dim=1),
             real=torch.cat([past.real, self.real], dim=1),
@@ -45,10 +45,10 @@ class Held:
             renumbered=past.renumbered,
         )
 
-    def grown(self, start: int, count: int) -> "Held":
+    def grown(self, start: int, count: int) -> "CachedColumns":
         """With `count` further columns from `start` on, which every layer holds."""
         new = torch.arange(start, start + count, device=self.columns.device).expand(len(self.columns), -1)
-        return Held(
+        return CachedColumns(
             columns=torch.cat([self.columns, new], dim=1),
             places=torch.cat([self.places, new], dim=1),
             real=pad(self.real, (0, count), value=True),
@@ -56,12 +56,12 @@ class Held:
             renumbered=self.renumbered,
         )
 
-    def for_rows(self, rows: int) -> "Held":
+    def for_rows(self, rows: int) -> "CachedColumns":
         """The same, each row repeated for its beams."""
         times = rows // len(self.columns)
         if times == 1:
             return self
-        return Held(
+        return CachedColumns(
             columns=self.columns.repeat_interleave(times, dim=0),
             places=self.places.repeat_interleave(times, dim=0),
             real=self.real.repeat_interleave(times, dim=0),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
-from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.kv_groups import KVGroup, groups_of
 from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 from vidsieve.adapters.decoder.kv_view import View, attention_row
@@ -52,7 +52,7 @@ class DecodeKV:
         self.prompt: KVPrompt | None = None
         self.span: tuple[int, int] | None = None
         self.total = 0
-        self.held: Callable[[], Sequence[Held | None] | None] = lambda: None
+        self.held: Callable[[], Sequence[CachedColumns | None] | None] = lambda: None
         self.keep: Tensor | None = None
         self._groups: list[KVGroup] = []
         self._counts: list[list[int]] = []

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 
 
@@ -59,7 +59,7 @@ class KVGroup:
         return held.new_zeros(*held.shape[:2], prompt).scatter_add(2, places, held)
 
 
-def groups_of(prompt: KVPrompt, held: Sequence[Held | None] | None, layers: int) -> list[KVGroup]:
+def groups_of(prompt: KVPrompt, held: Sequence[CachedColumns | None] | None, layers: int) -> list[KVGroup]:
     """The layers of a decoder by what they hold. Reads counts back, once a request, if any holds less than all."""
     held = [None] * layers if held is None else held
     kinds = {id(one): one for one in held}

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from vidsieve.adapters.decoder.attention_rows import Tapped, queries_and_keys, scaling_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall
-from vidsieve.adapters.decoder.cached_columns import Held, gathered
+from vidsieve.adapters.decoder.cached_columns import CachedColumns, gathered
 from vidsieve.adapters.decoder.layer_rows import Row, VideoOnItsWay, right_aligned
 from vidsieve.framework.errors import PlanError
 from vidsieve.framework.planning.calls import call as call_stage
@@ -39,7 +39,7 @@ class Prefill:
         rows: Sequence[Row],
         mask: Bool[Tensor, "prompts width"],
         start: int = 0,
-        past: Sequence[Held | None] | None = None,
+        past: Sequence[CachedColumns | None] | None = None,
         mrope: bool = False,
         seed: int = 0,
     ) -> None:
@@ -47,13 +47,13 @@ class Prefill:
         self.mrope, self.seed = mrope, seed
         self.layers = len(decoder.layers)
         self.past = list(past) if past is not None else [None] * self.layers
-        self.held: list[Held | None] = list(self.past)
+        self.held: list[CachedColumns | None] = list(self.past)
         self.points = prune_points(policy, self.layers) if any(row.videos for row in rows) else ()
         self.whole = bool(mask.all())
         self.width: int | None = None  # of the shortened sequence; None before the first cut
         self.watches: list[Stopwatch] = []
         self.tap: Tapped | None = None
-        self._made: dict[Any, tuple[Held, Any, Any]] = {}
+        self._made: dict[Any, tuple[CachedColumns, Any, Any]] = {}
         self._rngs: dict[Any, torch.Generator] = {}
 
     # ---------------------------------------------------------------- what the hooks call
@@ -266,7 +266,7 @@ class Prefill:
                 hidden[beam, places] = cut.merge.apply(hidden[beam, places])
         return hidden
 
-    def _arguments(self, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> tuple[Held, Any, Any]:
+    def _arguments(self, layer: int, hidden: Tensor, kwargs: Mapping[str, Any]) -> tuple[CachedColumns, Any, Any]:
         """What a layer holds from now on, its mask and its rotary embeddings; made once for layers that agree."""
         past = self.past[layer]
         if id(past) not in self._made:
@@ -280,16 +280,18 @@ class Prefill:
         mask = mask.to(hidden.device) if isinstance(mask, Tensor) else mask
         return held, mask, tuple(part.to(hidden.device) for part in embeddings)
 
-    def _new(self, device: torch.device) -> Held:
+    def _new(self, device: torch.device) -> CachedColumns:
         """This prompt's columns in the sequence as it is now."""
         renumbered = self.policy.positions == "compact"
         if self.width is None:
             real = self.mask[:, self.start :]
             columns = torch.arange(self.start, self.mask.shape[1], device=real.device).expand(len(real), -1)
-            return Held(columns=columns, places=columns, real=real, filled=not self.whole, renumbered=renumbered)
+            return CachedColumns(
+                columns=columns, places=columns, real=real, filled=not self.whole, renumbered=renumbered
+            )
         columns, real = right_aligned([row.columns for row in self.rows])
         places, _ = right_aligned([row.places for row in self.rows])
-        return Held(
+        return CachedColumns(
             columns=columns + self.start,
             places=places + self.start,
             real=real,
@@ -297,12 +299,14 @@ class Prefill:
             renumbered=renumbered,
         )
 
-    def _whole_past(self, new: Held) -> Held:
+    def _whole_past(self, new: CachedColumns) -> CachedColumns:
         real = self.mask[:, : self.start]
         columns = torch.arange(self.start, device=real.device).expand(len(real), -1)
-        return Held(columns=columns, places=columns, real=real, filled=not self.whole, renumbered=new.renumbered)
+        return CachedColumns(
+            columns=columns, places=columns, real=real, filled=not self.whole, renumbered=new.renumbered
+        )
 
-    def _embeddings(self, held: Held, hidden: Tensor, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _embeddings(self, held: CachedColumns, hidden: Tensor, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Rotary embeddings of the sequence as it is now: of the original positions, or of new ones."""
         if held.renumbered:
             return renumbered(self.decoder, held.positions(hidden.shape[1]), hidden, self.mrope)

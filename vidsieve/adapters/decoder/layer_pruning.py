@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
-from vidsieve.adapters.decoder.cached_columns import Held
+from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.layer_prefill import Prefill, renumbered
 from vidsieve.adapters.decoder.layer_refusals import refuse_cache, refuse_layers
 from vidsieve.adapters.decoder.layer_rows import Row
@@ -40,7 +40,7 @@ class LayerPrune:
         self._step: dict[Any, Any] = {}
 
     def start(
-        self, rows: Sequence[Row], mask: Tensor, start: int = 0, past: Sequence[Held | None] | None = None
+        self, rows: Sequence[Row], mask: Tensor, start: int = 0, past: Sequence[CachedColumns | None] | None = None
     ) -> None:
         """The next pass is over a prompt of these columns, `start` of which are cached."""
         self.width = mask.shape[1]
@@ -57,7 +57,7 @@ class LayerPrune:
         self._passing = False
 
     @property
-    def held(self) -> tuple[Held | None, ...] | None:
+    def held(self) -> tuple[CachedColumns | None, ...] | None:
         """What each layer's cache holds of the prompt; None where it is everything, for all or for a layer."""
         if self.prefill is None or all(one is None for one in self.prefill.held):
             return None
@@ -153,7 +153,7 @@ class LayerPrune:
         held = prefill.held[layer]
         return hidden, kwargs if held is None else kwargs | self._arguments(held, hidden, kwargs)
 
-    def _arguments(self, held: Held, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _arguments(self, held: CachedColumns, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Mask and positions of a decode step for a layer that holds less; made once for layers that agree."""
         if id(held) not in self._step:
             wide = held.grown(self.width, self.total - self.width).for_rows(hidden.shape[0])

@@ -18,7 +18,7 @@ from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns, kept_order
 from vidsieve.adapters.prompt.layouts import VideoLayout
 from vidsieve.adapters.prompt.positions import has_mrope, original_positions, reads_types, text_positions
 from vidsieve.adapters.prompt.reading import placeholders_of, question_ids, videos_by_row
-from vidsieve.adapters.prompt.visual_rows import Picture, shortened_output, visual_placeholders, visual_rows
+from vidsieve.adapters.prompt.visual_rows import PlannedVideo, shortened_output, visual_placeholders, visual_rows
 from vidsieve.adapters.vision.encoding import Vision, rows_of
 from vidsieve.adapters.vision.signals import encode_all, signals_by_picture
 from vidsieve.adapters.vision.units import require_pixels
@@ -95,7 +95,9 @@ def shorten(request: Request) -> Shortened:
     )
 
 
-def _report(request: Request, pictures: Sequence[Sequence[Picture]], vision: Stopwatch, gathering: Stopwatch) -> Report:
+def _report(
+    request: Request, pictures: Sequence[Sequence[PlannedVideo]], vision: Stopwatch, gathering: Stopwatch
+) -> Report:
     """What was done to all videos together."""
     plans = [picture.plan for picture in chain(*pictures) if picture.plan is not None]
     report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)
@@ -156,7 +158,7 @@ def _plan_all(
     units: Sequence[Tensor] | None,
     vision: Vision | None,
     signals: Mapping[str, Tensor],
-) -> list[list[Picture]]:
+) -> list[list[PlannedVideo]]:
     """The pictures of each row, videos planned. A video's random numbers depend on its place in its row, never on
     the row."""
     asked = request.policy.needs() | request.policy.wants()
@@ -167,10 +169,10 @@ def _plan_all(
     seen, pictures = iter(encoded), []
     for row, own in enumerate(layouts):
         question = _question(request, row) if own and "question" in asked else None
-        pictures.append(taken := list[Picture]())
+        pictures.append(taken := list[PlannedVideo]())
         for layout in own:
             inner, mask = next(seen)
-            picture = Picture(layout=layout, encoded=inner, plan=None, units=mask)
+            picture = PlannedVideo(layout=layout, encoded=inner, plan=None, units=mask)
             index = sum(one.plan is not None for one in taken)
             features, own_signals = next(rows), next(shown)
             plan = _plan(request, picture, features, question, index, own_signals) if layout.visual else None
@@ -191,7 +193,7 @@ def _encoded(layouts: Sequence[VideoLayout], units: Sequence[Tensor] | None) -> 
 
 def _plan(
     request: Request,
-    picture: Picture,
+    picture: PlannedVideo,
     rows: Tensor,
     question: Tensor | None,
     video_index: int,
@@ -227,7 +229,7 @@ def _question(request: Request, row: int) -> Tensor | None:
     return embed(words.to(embed.weight.device)) if words.numel() else None
 
 
-def _columns(request: Request, pictures: Sequence[Sequence[Picture]]) -> Columns:
+def _columns(request: Request, pictures: Sequence[Sequence[PlannedVideo]]) -> Columns:
     """The full prompt's columns. Fills in `mm_token_type_ids`, without which M-RoPE silently sees only text."""
     ids, mask, model = request.ids, request.mask, request.model
     names = [name for name in PER_TOKEN if name not in request.adapter.spent]
@@ -249,7 +251,7 @@ def _spread(places: Bool[Tensor, "rows columns"], flags: Sequence[Tensor]) -> Bo
     return torch.zeros_like(places).masked_scatter(places, torch.cat([none, *flags]))
 
 
-def _drop(request: Request, columns: Columns, pictures: Sequence[Sequence[Picture]]) -> tuple[Columns, bool]:
+def _drop(request: Request, columns: Columns, pictures: Sequence[Sequence[PlannedVideo]]) -> tuple[Columns, bool]:
     """The columns that stay, right-aligned, and whether any went. With nothing removed they are left untouched."""
     removed = [sum(picture.removed for picture in row) for row in pictures]
     if not any(removed):

@@ -14,7 +14,7 @@ from vidsieve.framework.planning.pipeline import TokenPlan
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Picture:
+class PlannedVideo:
     """A video with its plan, or (with no plan) a picture that is carried along whole.
 
     `layout` is the whole video's, `encoded` that of the units which the vision tower saw, `units` which those are
@@ -82,7 +82,7 @@ def _present(layout: VideoLayout, device: torch.device) -> Bool[Tensor, " rows"]
     return flags
 
 
-def shortened_output(vision: Vision, pictures: Sequence[Picture]) -> Any:
+def shortened_output(vision: Vision, pictures: Sequence[PlannedVideo]) -> Any:
     """The kept rows of all pictures in a fresh output of the model's kind; DeepStack rows are carried along."""
     layouts = [picture.encoded for picture in pictures]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 CACHE_BYTES = 512 << 20
 
 
-class Shelf:
+class FrameCache:
     """Keeps what was used last, up to a number of bytes; what is larger than that alone is not kept."""
 
     def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
@@ -42,7 +42,7 @@ class ClipReader:
 
     def __init__(self, frames: int | None, fps: float | None) -> None:
         self.frames, self.fps = frames, fps
-        self._shelf = Shelf()
+        self._shelf = FrameCache()
 
     def clip(self, example: Example, *, fresh: bool = False) -> "Clip":
         """The example's clip; `fresh` decodes the file again, as a timed request must."""

@@ -12,7 +12,7 @@ DEFAULT_COUNT = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Picked:
+class EvalExamples:
     """Examples, what they are in words, and the rate that was stored for exactly these, if any (a fraction)."""
 
     examples: tuple[Example, ...]
@@ -20,7 +20,7 @@ class Picked:
     stored: float | None = None
 
 
-def pick(task: Task, policy: Policy, *, heldout: bool, count: int | None, seed: int | None) -> Picked:
+def pick(task: Task, policy: Policy, *, heldout: bool, count: int | None, seed: int | None) -> EvalExamples:
     """The stored held-out examples of a tuned policy if they fit the data (a must with `heldout`), else by count.
 
     Raises:
@@ -44,14 +44,14 @@ def pick(task: Task, policy: Policy, *, heldout: bool, count: int | None, seed: 
         told = f"{len(found)} held-out examples (seed {seed or 0})"
     if not found:
         raise DataError(f"data {task.name!r}: no example to measure on; give more videos.")
-    return Picked(tuple(found), told)
+    return EvalExamples(tuple(found), told)
 
 
 def _told(policy: Policy) -> dict[str, Any]:
     return dict(policy.provenance.get("data") or {})
 
 
-def _stored(task: Task, policy: Policy, ids: list[str]) -> Picked:
+def _stored(task: Task, policy: Policy, ids: list[str]) -> EvalExamples:
     """The examples with the stored ids, in their order."""
     seed = int(_told(policy).get("seed", 0))
     pool = [*task.examples("heldout", len(ids), seed=seed), *getattr(task, "all", ())]
@@ -64,4 +64,4 @@ def _stored(task: Task, policy: Policy, ids: list[str]) -> Picked:
         )
     accuracy = dict(policy.provenance.get("accuracy") or {})
     stored = (accuracy.get("policy") or {}).get("value")
-    return Picked(tuple(by_id[name] for name in ids), f"the {len(ids)} stored held-out examples", stored)
+    return EvalExamples(tuple(by_id[name] for name in ids), f"the {len(ids)} stored held-out examples", stored)

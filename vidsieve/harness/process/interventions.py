@@ -12,7 +12,7 @@ from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
 from vidsieve.tuner.controls.smaller_input import SmallerInput
-from vidsieve.tuner.protocol import Treatment
+from vidsieve.tuner.protocol import Intervention
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Written:
 
 
 @lru_cache(maxsize=64)
-def write(treatment: Treatment | None) -> Written | SmallerInput | None:
+def write(intervention: Intervention | None) -> Written | SmallerInput | None:
     """The form in which a treatment travels; provenance stays behind. Kept, as a policy is timed hundreds of times."""
-    if treatment is None or isinstance(treatment, SmallerInput):
-        return treatment
-    text = yaml.safe_dump(treatment.to_dict(provenance=False), sort_keys=False, allow_unicode=True)
-    classes = {bound.use: type(bound.stage) for bound in treatment.stages}
+    if intervention is None or isinstance(intervention, SmallerInput):
+        return intervention
+    text = yaml.safe_dump(intervention.to_dict(provenance=False), sort_keys=False, allow_unicode=True)
+    classes = {bound.use: type(bound.stage) for bound in intervention.stages}
     homes = {use: f"{found.__module__}:{found.__qualname__}" for use, found in classes.items()}
-    return Written(treatment.name, treatment.hash, text, homes)
+    return Written(intervention.name, intervention.hash, text, homes)
 
 
 class PolicyReader:
@@ -43,7 +43,7 @@ class PolicyReader:
         self._registry = registry
         self._read: dict[str, Policy] = {}
 
-    def read(self, written: Written | SmallerInput | None) -> Treatment | None:
+    def read(self, written: Written | SmallerInput | None) -> Intervention | None:
         """The treatment.
 
         Raises:

@@ -15,9 +15,9 @@ from vidsieve.harness.process.failures import Failure
 from vidsieve.harness.process.interventions import write
 from vidsieve.harness.process.messages import STOP, Facts, Hello, Reply
 from vidsieve.harness.process.pickling import pack
-from vidsieve.harness.process.sent_examples import Shelf
+from vidsieve.harness.process.sent_examples import SentExamples
 from vidsieve.harness.process.worker_errors import OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
-from vidsieve.tuner.protocol import Metric, Treatment
+from vidsieve.tuner.protocol import Intervention, Metric
 
 MOST_STARTS = 3
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class RemoteBench:
         self._ready = self._closed = False
         self._stream: object | None = None
         self._shapes: dict[int, Hashable] = {}
-        self._shelf = Shelf()
+        self._shelf = SentExamples()
         self._warned: dict[Any, Any] = {}
         self._lock = threading.RLock()
 
@@ -161,12 +161,12 @@ class RemoteBench:
             self._shapes[clip_index] = self._ask("clip_shape", clip_index)
         return self.starts, self._shapes[clip_index]
 
-    def timed(self, policy: Treatment | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
+    def timed(self, policy: Intervention | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
         """One request, timed in the child."""
         parts: dict[str, float] = self._ask("timed", write(policy), clip_index, metric)
         return parts
 
-    def score(self, policy: Treatment | None, examples: Sequence[Example]) -> Iterator[Outcome]:
+    def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
         """Outcomes as the child finds them. If the caller wants no more, the child stops at the next one."""
         written, done, again = write(policy), 0, False
         while True:

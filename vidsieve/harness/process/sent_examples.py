@@ -8,7 +8,7 @@ from vidsieve.harness.process.messages import Given
 MOST_BYTES = 1 << 30
 
 
-class Shelf:
+class SentExamples:
     """Remembers what a child was given, up to `most_bytes` of pixels; what comes later is sent every time."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:

@@ -83,17 +83,17 @@ class Server:
         """As `Bench.clip_shape`."""
         self._reply("value", self.bench.clip_shape(clip_index))
 
-    def timed(self, treatment: Any, clip_index: int, metric: Any) -> None:
+    def timed(self, intervention: Any, clip_index: int, metric: Any) -> None:
         """As `Bench.timed`, with the garbage collector off while the clock runs."""
-        policy = self._policies.read(treatment)
+        policy = self._policies.read(intervention)
         with collector_off():
             parts = dict(self.bench.timed(policy, clip_index, metric))
         self._reply("value", parts)
 
-    def score(self, treatment: Any, items: Sequence[int | Given]) -> None:
+    def score(self, intervention: Any, items: Sequence[int | Given]) -> None:
         """As `Bench.score`; outcomes go out one by one, until the parent wants no more."""
         examples = [self._example(item) for item in items]
-        for outcome in self.bench.score(self._policies.read(treatment), examples):
+        for outcome in self.bench.score(self._policies.read(intervention), examples):
             if self._connection.poll(0):
                 break
             self._reply("item", outcome)

@@ -8,7 +8,7 @@ from vidsieve.framework.errors import TuneError
 from vidsieve.framework.records import VideoShape
 from vidsieve.tuner.controls.smaller_input import Kind, SmallerInput
 from vidsieve.tuner.measure.latency import Latency, TimingRules
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 
 TOLERANCE = 0.02
 """Latencies this close count as equal: the half-width that timing stops at."""
@@ -22,7 +22,7 @@ def sizes(kind: Kind, shape: VideoShape) -> list[float]:
     return [part / whole for part in range(1, whole)]
 
 
-def match_smaller(lab: Lab, kind: Kind, winner: Latency) -> tuple[SmallerInput, Latency]:
+def match_smaller(measurement: Measurement, kind: Kind, winner: Latency) -> tuple[SmallerInput, Latency]:
     """The largest input of `kind` that is as fast as the winner within tolerance, and its latency.
 
     On a noisy machine the latency that is returned may still be somewhat higher: it says what was reached.
@@ -30,14 +30,14 @@ def match_smaller(lab: Lab, kind: Kind, winner: Latency) -> tuple[SmallerInput, 
     Raises:
         TuneError: there is no smaller input, or the smallest is slower than the winner.
     """
-    ratios = sizes(kind, lab.bench.shape)
+    ratios = sizes(kind, measurement.bench.shape)
     limit = winner.ratio.high * (1 + TOLERANCE)
     if not ratios:
         raise TuneError("the input cannot be made smaller")
-    at = _bracket(lab, kind, ratios, winner.ratio.value, limit)
+    at = _bracket(measurement, kind, ratios, winner.ratio.value, limit)
     for steps_left in reversed(range(MOST_STEPS_DOWN + 1)):
         chosen = SmallerInput(kind=kind, ratio=ratios[at])
-        latency = lab.timer.measure(chosen, lab.timings.trial)
+        latency = measurement.timer.measure(chosen, measurement.timings.trial)
         if latency.ratio.value <= limit or (at > 0 and not steps_left):
             break
         if at == 0:
@@ -48,13 +48,13 @@ def match_smaller(lab: Lab, kind: Kind, winner: Latency) -> tuple[SmallerInput, 
     return chosen, latency
 
 
-def _bracket(lab: Lab, kind: Kind, ratios: list[float], aim: float, limit: float) -> int:
+def _bracket(measurement: Measurement, kind: Kind, ratios: list[float], aim: float, limit: float) -> int:
     """Index of the largest size found within `limit`, by a few quick looks where a line through the ends points.
 
     Raises TuneError if the smallest is slower.
     """
-    rules = replace(lab.timings.quick, above=limit)
-    fits, slow = _look(lab, kind, ratios, 0, rules), _Point(len(ratios), 1.0, 1.0)
+    rules = replace(measurement.timings.quick, above=limit)
+    fits, slow = _look(measurement, kind, ratios, 0, rules), _Point(len(ratios), 1.0, 1.0)
     if fits.latency > limit:
         raise _too_slow(fits.latency, limit)
     for _ in range(MOST_PROBES):
@@ -62,7 +62,7 @@ def _bracket(lab: Lab, kind: Kind, ratios: list[float], aim: float, limit: float
             break
         share = (limit - fits.latency) / max(slow.latency - fits.latency, 1e-9)
         wanted = bisect.bisect_right(ratios, fits.ratio + share * (slow.ratio - fits.ratio)) - 1
-        point = _look(lab, kind, ratios, min(max(wanted, fits.place + 1), slow.place - 1), rules)
+        point = _look(measurement, kind, ratios, min(max(wanted, fits.place + 1), slow.place - 1), rules)
         fits, slow = (point, slow) if point.latency <= limit else (fits, point)
     return fits.place
 
@@ -75,9 +75,9 @@ class _Point(NamedTuple):
     latency: float
 
 
-def _look(lab: Lab, kind: Kind, ratios: list[float], index: int, rules: TimingRules) -> _Point:
+def _look(measurement: Measurement, kind: Kind, ratios: list[float], index: int, rules: TimingRules) -> _Point:
     """One quick measurement."""
-    latency = lab.timer.measure(SmallerInput(kind=kind, ratio=ratios[index]), rules)
+    latency = measurement.timer.measure(SmallerInput(kind=kind, ratio=ratios[index]), rules)
     return _Point(index, ratios[index], latency.ratio.value)
 
 

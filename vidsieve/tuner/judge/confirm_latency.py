@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.latency import Latency, TimingRules
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_limits import round_down
 from vidsieve.tuner.space.knobs import has_free_retention, retention_window
 
@@ -32,99 +32,99 @@ class Confirmed:
     fresh: bool = False
 
 
-def confirm_latency(lab: Lab, policy: Policy, *, fresh: bool = False) -> Confirmed | None:
+def confirm_latency(measurement: Measurement, policy: Policy, *, fresh: bool = False) -> Confirmed | None:
     """Measure `policy` afresh beside the uncompressed model; None if it cannot be made to fit in a few steps.
 
     Where the target binds, retention shrinks until a measurement fits, and from one that fits it grows to what is
     predicted to fit still; the last policy that fitted is the answer. No run that chose it counts, nor any of an
     earlier step. At the lower bound of its retention ratio a policy that does not fit is refused. `fresh` is kept with
-    the result: whether `Lab.fresh` gave a new process for this.
+    the result: whether `Measurement.fresh` gave a new process for this.
     """
     fitting: Confirmed | None = None
     too_much: float | None = None
-    start = lab.elapsed_s()
+    start = measurement.elapsed_s()
     for step in range(1, STEPS + 1):
-        lab.listener.step("confirm latency", step, STEPS)
-        latency = lab.timer.measure(policy, _rules(lab))
-        if meets_target(lab, latency):
+        measurement.listener.step("confirm latency", step, STEPS)
+        latency = measurement.timer.measure(policy, _rules(measurement))
+        if meets_target(measurement, latency):
             fitting = Confirmed(policy, latency, step, fresh)
         else:
             too_much = policy.retention_ratio
         if fitting is None:
-            following = _shrunk(lab, policy, latency)
-        elif lab.elapsed_s() - start > GROWTH_SECONDS or (lab.seconds_left() or 1.0) <= 0:
+            following = _shrunk(measurement, policy, latency)
+        elif measurement.elapsed_s() - start > GROWTH_SECONDS or (measurement.seconds_left() or 1.0) <= 0:
             following = None
         else:
-            following = _grown(lab, fitting, too_much)
+            following = _grown(measurement, fitting, too_much)
         if following is None:
             break
         policy = following
     return fitting
 
 
-def meets_target(lab: Lab, latency: Latency) -> bool:
+def meets_target(measurement: Measurement, latency: Latency) -> bool:
     """Whether the upper end of the interval fits: of the milliseconds, or of the ratio for a relative target.
 
     Where the uncompressed model meets the target itself, a policy must also be faster than it.
     """
-    if lab.already_met and latency.ratio.high >= 1:
+    if measurement.already_met and latency.ratio.high >= 1:
         return False
-    return _of_target(lab, latency) <= 1
+    return _of_target(measurement, latency) <= 1
 
 
-def _rules(lab: Lab) -> TimingRules:
+def _rules(measurement: Measurement) -> TimingRules:
     """As for all that is told; with more pairs where the target binds, and none more once it is clearly missed."""
-    rules = lab.timings.final
-    if lab.already_met:
+    rules = measurement.timings.final
+    if measurement.already_met:
         return rules
     precise = min(rules.half_width_ratio, HALF_WIDTH_RATIO)
     rules = replace(rules, half_width_ratio=precise, max_pairs=max(rules.max_pairs, MOST_PAIRS))
-    if lab.request.latency_ms is not None:
-        return replace(rules, above_ms=lab.request.latency_ms)
-    return replace(rules, above=lab.target_ratio)
+    if measurement.request.latency_ms is not None:
+        return replace(rules, above_ms=measurement.request.latency_ms)
+    return replace(rules, above=measurement.target_ratio)
 
 
-def _of_target(lab: Lab, latency: Latency) -> float:
+def _of_target(measurement: Measurement, latency: Latency) -> float:
     """The upper end of the interval ÷ the target."""
-    if lab.request.latency_ms is not None:
-        return latency.policy_ms.high / lab.request.latency_ms
-    return latency.ratio.high / lab.target_ratio
+    if measurement.request.latency_ms is not None:
+        return latency.policy_ms.high / measurement.request.latency_ms
+    return latency.ratio.high / measurement.target_ratio
 
 
-def _solved(lab: Lab, policy: Policy, latency: Latency) -> float | None:
+def _solved(measurement: Measurement, policy: Policy, latency: Latency) -> float | None:
     """The retention ratio whose upper end is predicted to be the target; None below all that was ever timed."""
-    curve = lab.curves.get(policy.name)
+    curve = measurement.curves.get(policy.name)
     if curve is None or not curve.points or policy.retention_ratio is None:
         return None
     # the curve was taken at the published settings; the candidate's own may shift it
     shift = latency.ratio.value / curve.predict(policy.retention_ratio)
-    return curve.solve(latency.ratio.value / _of_target(lab, latency) / shift)
+    return curve.solve(latency.ratio.value / _of_target(measurement, latency) / shift)
 
 
-def _shrunk(lab: Lab, policy: Policy, latency: Latency) -> Policy | None:
+def _shrunk(measurement: Measurement, policy: Policy, latency: Latency) -> Policy | None:
     """`policy` with the retention ratio its curve predicts to fit, or None at its floor."""
-    if lab.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
+    if measurement.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
         return None
-    ratio, low = policy.retention_ratio, policy.attainable(lab.bench.shape)[0]
+    ratio, low = policy.retention_ratio, policy.attainable(measurement.bench.shape)[0]
     if ratio <= low * (1 + 1e-6):
         return None
-    predicted = _solved(lab, policy, latency)
+    predicted = _solved(measurement, policy, latency)
     # where noise has made the curve flat, what it predicts may lie at its very foot
     predicted = max(ratio * MOST_SHRINK, low if predicted is None else predicted)
     smaller = min(ratio * LEAST_SHRINK, predicted)
     return policy.with_(retention_ratio=max(low, round(smaller, 4)))
 
 
-def _grown(lab: Lab, fitting: Confirmed, too_much: float | None) -> Policy | None:
+def _grown(measurement: Measurement, fitting: Confirmed, too_much: float | None) -> Policy | None:
     """The policy that fits with the retention ratio predicted to fit still; None where little is to be gained.
 
     Never as much as what was measured not to fit: at most half-way there.
     """
     policy, latency = fitting.policy, fitting.latency
-    if lab.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
+    if measurement.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
         return None
-    ratio, (low, high) = policy.retention_ratio, policy.attainable(lab.bench.shape)
-    predicted = _solved(lab, policy, latency)
+    ratio, (low, high) = policy.retention_ratio, policy.attainable(measurement.bench.shape)
+    predicted = _solved(measurement, policy, latency)
     if predicted is None:
         return None
     most = min(high, retention_window(policy)[1], ratio * MOST_GROWTH)

@@ -11,9 +11,9 @@ from vidsieve.tuner.judge.heldout import Heldout
 from vidsieve.tuner.judge.paired_accuracy import Accuracy
 from vidsieve.tuner.judge.rerank import Fresh, Reranking, rerank
 from vidsieve.tuner.measure.bounds import Explored
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.number_words import ms
-from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.search.trial_loop import Search
 from vidsieve.tuner.trial_failure import excuse
 
@@ -29,7 +29,7 @@ class Finals:
 
     def __init__(
         self,
-        lab: Lab,
+        measurement: Measurement,
         heldout: Heldout,
         explored: Explored,
         search: Search,
@@ -37,7 +37,7 @@ class Finals:
         fresh: Fresh | None = None,
         looks_before: int = 0,
     ) -> None:
-        self._lab, self._heldout, self._explored, self._search = lab, heldout, explored, search
+        self._lab, self._heldout, self._explored, self._search = measurement, heldout, explored, search
         self._fresh, self._looks_before = fresh, looks_before
         self._reranking: Reranking | None = None
         self.running: Confirmed | None = None
@@ -46,7 +46,7 @@ class Finals:
         self.rejected: set[str] = set()
 
     @property
-    def leaders(self) -> list[Finding]:
+    def leaders(self) -> list[TrialResult]:
         """Who is tried, in turn: as ranked anew, else as the search had them."""
         return self._search.leaders() if self._reranking is None else list(self._reranking.order)
 
@@ -72,11 +72,11 @@ class Finals:
         leaders = self.leaders[:FINALISTS]
         if not leaders:
             self._lab.warn("no trial met the target; this is the floor policy, which fits and is unsearched")
-        for policy in [*(finding.policy for finding in leaders), self._explored.floor]:
+        for policy in [*(trial_result.policy for trial_result in leaders), self._explored.floor]:
             outcomes = self._try(policy)
             if outcomes is not None:
                 self.chosen = self.running
-                self.accuracy = self._heldout.judge(outcomes, looks=self._looks_before + 1)
+                self.accuracy = self._heldout.evaluator(outcomes, looks=self._looks_before + 1)
                 return outcomes
         bounds = self._explored.bounds
         raise TargetUnreachableError(
@@ -91,17 +91,17 @@ class Finals:
         margin = self._lab.request.max_drop_points / 100
         leaders = fast_finalists(self._search.leaders(), margin)
         looks = self._looks_before + len(leaders)
-        for finding in leaders:
-            outcomes = self._try(finding.policy)
+        for trial_result in leaders:
+            outcomes = self._try(trial_result.policy)
             if outcomes is None:
                 continue
-            accuracy = self._heldout.judge(outcomes, looks=looks)
+            accuracy = self._heldout.evaluator(outcomes, looks=looks)
             if accuracy.drop.value <= margin:
                 self.chosen, self.accuracy = self.running, accuracy
                 return outcomes
-            self.rejected.add(finding.policy.hash)
+            self.rejected.add(trial_result.policy.hash)
             self.running = None
-        self.accuracy = self._heldout.judge(self._heldout.baseline)
+        self.accuracy = self._heldout.evaluator(self._heldout.baseline)
         return self._heldout.baseline
 
     def _try(self, policy: Policy) -> tuple[Outcome, ...] | None:
@@ -120,7 +120,7 @@ class Finals:
             return None
 
 
-def fast_finalists(leaders: Sequence[Finding], margin: float) -> list[Finding]:
+def fast_finalists(leaders: Sequence[TrialResult], margin: float) -> list[TrialResult]:
     """Up to three of `leaders` (fastest first): the fastest, the fastest that is safe, the most accurate.
 
     The fastest policy that passed on the search examples often passed by luck. Safe means that its change less one
@@ -132,6 +132,6 @@ def fast_finalists(leaders: Sequence[Finding], margin: float) -> list[Finding]:
     accurate = max(leaders, key=lambda f: f.change or 0.0)
     picked = [leaders[0], *safe[:1], accurate]
     between = [f for f in leaders[: list(leaders).index(accurate)] if f not in picked]
-    if len({finding.number for finding in picked}) < FINALISTS and between:
+    if len({trial_result.number for trial_result in picked}) < FINALISTS and between:
         picked.append(between[len(between) // 2])
-    return [finding for finding in leaders if finding in picked]
+    return [trial_result for trial_result in leaders if trial_result in picked]

@@ -8,7 +8,7 @@ from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.judge.paired_accuracy import Accuracy
 from vidsieve.tuner.judge.scoring import Step, run_examples
 from vidsieve.tuner.judge.statistics import Interval, mcnemar_exact, paired_difference, wilson_interval
-from vidsieve.tuner.protocol import Bench, Treatment
+from vidsieve.tuner.protocol import Bench, Intervention
 
 
 class Heldout:
@@ -28,7 +28,7 @@ class Heldout:
         self._max_drop_points, self._seed, self._step = max_drop_points, seed, step
         self._baseline: tuple[Outcome, ...] | None = None
 
-    def outcomes(self, policy: Treatment | None) -> tuple[Outcome, ...]:
+    def outcomes(self, policy: Intervention | None) -> tuple[Outcome, ...]:
         """Score a policy or a control on all held-out examples."""
         name = "uncompressed" if policy is None else policy.name
         return run_examples(self._bench, policy, self._examples, f"held-out: {name}", self._step)
@@ -46,7 +46,7 @@ class Heldout:
         groups = [example.group for example in self._examples]
         return paired_difference(differences, groups, level=level, seed=self._seed)
 
-    def judge(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
+    def evaluator(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
         """The accuracy of a policy's outcomes beside the uncompressed model's."""
         n = len(outcomes)
         changes = np.array([a.correct - b.correct for a, b in zip(outcomes, self.baseline, strict=True)])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vidsieve.tuner.judge.scoring import Score
-from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.search.trial import TrialResult
 
 LEAST_CONFIGURATIONS = 5
 TRUSTED_R = 0.5
@@ -93,13 +93,13 @@ def proxy_check(
     )
 
 
-def proxy_of(findings: Sequence[Finding], baseline: Score) -> Proxy:
+def proxy_of(trial_results: Sequence[TrialResult], baseline: Score) -> Proxy:
     """The check over trials: each policy once, those scored on at least half of the examples that have p(gold)."""
     measured: dict[str, Score] = {}
-    for finding in findings:
-        score = finding.score
+    for trial_result in trial_results:
+        score = trial_result.score
         if score is not None and score.scorer == "p_gold" and 2 * len(score.outcomes) >= len(baseline.outcomes):
-            measured[finding.policy.hash] = score
+            measured[trial_result.policy.hash] = score
     p = [_change(score, baseline, "p_gold") for score in measured.values()]
     a = [_change(score, baseline, "correct") for score in measured.values()]
     return proxy_check([c for c, _ in p], [e for _, e in p], [c for c, _ in a], [e for _, e in a])

@@ -14,7 +14,7 @@ from vidsieve.tuner.judge.confirm_latency import meets_target
 from vidsieve.tuner.judge.heldout import Heldout
 from vidsieve.tuner.measure.breakdown import measure_breakdown
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Lab, Timings
+from vidsieve.tuner.measure.measurement import Measurement, Timings
 from vidsieve.tuner.number_words import ms
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.provenance import confirmation
@@ -43,23 +43,23 @@ def reconfirm(
     if policy.is_empty:
         raise UsageError(f"--confirm: {policy.name} removes nothing; there is nothing to measure.")
     listener = listener or Listener()
-    lab = Lab.open(bench, request, listener, timings, clock)
+    measurement = Measurement.open(bench, request, listener, timings, clock)
     data = pick_examples(task, request)
-    lab.fresh()
+    measurement.fresh()
     listener.confirming(policy)
-    latency = lab.timer.measure(policy, lab.timings.final)
-    lab.baseline_ms = latency.baseline_ms.value
-    target_ms = request.target_ms(lab.baseline_ms)
-    lab.target_ratio = target_ms / lab.baseline_ms
-    fits = meets_target(lab, latency)
+    latency = measurement.timer.measure(policy, measurement.timings.final)
+    measurement.baseline_ms = latency.baseline_ms.value
+    target_ms = request.target_ms(measurement.baseline_ms)
+    measurement.target_ratio = target_ms / measurement.baseline_ms
+    fits = meets_target(measurement, latency)
     if not fits:
-        lab.warn(f"{_missed(request, target_ms, latency)}. Tune again on this machine.")
+        measurement.warn(f"{_missed(request, target_ms, latency)}. Tune again on this machine.")
     heldout = Heldout(
         bench, data.heldout, data.metric, max_drop_points=request.max_drop_points, seed=request.seed, step=listener.step
     )
-    accuracy = heldout.judge(heldout.outcomes(policy))
-    breakdown: dict[str, Any] = measure_breakdown(lab, policy)
-    told = confirmation(lab, data, policy.provenance, target_ms, latency, accuracy, breakdown, confirmed=fits)
+    accuracy = heldout.evaluator(heldout.outcomes(policy))
+    breakdown: dict[str, Any] = measure_breakdown(measurement, policy)
+    told = confirmation(measurement, data, policy.provenance, target_ms, latency, accuracy, breakdown, confirmed=fits)
     result = TuneResult(
         policy=replace(policy, provenance=told),
         target_ms=target_ms,
@@ -67,7 +67,7 @@ def reconfirm(
         latency=latency,
         accuracy=accuracy,
         confirmed=fits,
-        warnings=tuple(lab.warnings),
+        warnings=tuple(measurement.warnings),
         breakdown=breakdown,
     )
     listener.finished(result)

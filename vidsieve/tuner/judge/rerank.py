@@ -10,9 +10,9 @@ from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.judge.proxy import Proxy
 from vidsieve.tuner.judge.scoring import Score, Scorer, run_examples, value_of
 from vidsieve.tuner.judge.statistics import clustered_error
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.protocol import Bench
-from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.trial_failure import excuse
 
 LEADERS = 5
@@ -27,7 +27,7 @@ class Ranked:
     `correct_change` is by answers alone, `p_gold_change` by p(gold) alone, None where that plays no part.
     """
 
-    finding: Finding
+    trial_result: TrialResult
     change: float
     error: float
     correct_change: float
@@ -37,9 +37,9 @@ class Ranked:
         """Plain numbers and text, for provenance."""
         p_gold = self.p_gold_change
         return {
-            "trial": self.finding.number,
-            "policy": self.finding.policy.name,
-            "retention_ratio": self.finding.policy.retention_ratio,
+            "trial": self.trial_result.number,
+            "policy": self.trial_result.policy.name,
+            "retention_ratio": self.trial_result.policy.retention_ratio,
             "change_points": round(100 * self.change, 4),
             "error_points": round(100 * self.error, 4),
             "correct_change_points": round(100 * self.correct_change, 4),
@@ -55,7 +55,7 @@ class Reranking:
     had them; those that raised (`failed`, by policy hash) are out.
     """
 
-    order: tuple[Finding, ...]
+    order: tuple[TrialResult, ...]
     ranked: tuple[Ranked, ...] = ()
     examples: int = 0
     scored: int = 0
@@ -90,7 +90,7 @@ class Fresh:
     reserve_s: float = 0.0
 
 
-def rerank(lab: Lab, leaders: Sequence[Finding], fresh: Fresh) -> Reranking:
+def rerank(measurement: Measurement, leaders: Sequence[TrialResult], fresh: Fresh) -> Reranking:
     """Score up to five leaders, and the uncompressed model, on fresh examples; rank them by all they have seen.
 
     Where p(gold) is the score, an estimate weighs two: the 0/1 change, and the p(gold) change brought to the scale of
@@ -98,30 +98,30 @@ def rerank(lab: Lab, leaders: Sequence[Finding], fresh: Fresh) -> Reranking:
     all leaders, so that none is moved by its own luck with them. Where p(gold) is not trusted, 0/1 decides alone. A
     leader that raises is passed over with a warning. With a time budget, as many leaders as there is time for.
     """
-    wanted, skipped = _how_many(lab, leaders, fresh)
+    wanted, skipped = _how_many(measurement, leaders, fresh)
     if skipped:
         return Reranking(order=tuple(leaders), skipped=skipped)
     pool, rest = leaders[:wanted], leaders[wanted:]
     # scored first and outside: what the uncompressed model raises is no fault of a policy
-    theirs = run_examples(fresh.bench, None, fresh.examples, "re-rank: uncompressed", lab.listener.step)
-    scored: list[tuple[Finding, tuple[Outcome, ...]]] = []
+    theirs = run_examples(fresh.bench, None, fresh.examples, "re-rank: uncompressed", measurement.listener.step)
+    scored: list[tuple[TrialResult, tuple[Outcome, ...]]] = []
     failed: set[str] = set()
-    for finding in pool:
-        left = lab.seconds_left(fresh.reserve_s)
+    for trial_result in pool:
+        left = measurement.seconds_left(fresh.reserve_s)
         if left is not None and left < fresh.per_example_s * len(fresh.examples):
-            lab.warn(f"re-rank: the time budget ended it after {len(scored)} of {len(pool)} leaders")
+            measurement.warn(f"re-rank: the time budget ended it after {len(scored)} of {len(pool)} leaders")
             break
         try:
-            what = f"re-rank: {finding.policy.name}"
-            ours = run_examples(fresh.bench, finding.policy, fresh.examples, what, lab.listener.step)
-            scored.append((finding, ours))
+            what = f"re-rank: {trial_result.policy.name}"
+            ours = run_examples(fresh.bench, trial_result.policy, fresh.examples, what, measurement.listener.step)
+            scored.append((trial_result, ours))
         except Exception as error:
-            lab.warn(f"{finding.policy.name} was passed over while re-ranking: {excuse(error)}")
-            failed.add(finding.policy.hash)
+            measurement.warn(f"{trial_result.policy.name} was passed over while re-ranking: {excuse(error)}")
+            failed.add(trial_result.policy.hash)
     ranked = _ranked(scored, theirs, fresh)
-    done = {id(one.finding) for one in ranked}
+    done = {id(one.trial_result) for one in ranked}
     unranked = [f for f in [*pool, *rest] if id(f) not in done and f.policy.hash not in failed]
-    order = (*(one.finding for one in ranked), *unranked)
+    order = (*(one.trial_result for one in ranked), *unranked)
     return Reranking(
         order=order,
         ranked=tuple(ranked),
@@ -132,7 +132,7 @@ def rerank(lab: Lab, leaders: Sequence[Finding], fresh: Fresh) -> Reranking:
     )
 
 
-def _how_many(lab: Lab, leaders: Sequence[Finding], fresh: Fresh) -> tuple[int, str]:
+def _how_many(measurement: Measurement, leaders: Sequence[TrialResult], fresh: Fresh) -> tuple[int, str]:
     """How many leaders to score afresh, or why none."""
     if len(leaders) < 2:
         return 0, "fewer than two policies to rank"
@@ -141,7 +141,7 @@ def _how_many(lab: Lab, leaders: Sequence[Finding], fresh: Fresh) -> tuple[int, 
     if far_ahead(leaders[0], leaders[1], fresh.proxy):
         return 0, "the best trial is far ahead of the next, and p(gold) follows accuracy"
     wanted = min(LEADERS, len(leaders))
-    left = lab.seconds_left(fresh.reserve_s)
+    left = measurement.seconds_left(fresh.reserve_s)
     if left is None or fresh.per_example_s <= 0:
         return wanted, ""
     # the uncompressed model takes its turn too
@@ -149,7 +149,7 @@ def _how_many(lab: Lab, leaders: Sequence[Finding], fresh: Fresh) -> tuple[int, 
     return (0, "the time budget leaves no room for it") if affordable < 2 else (min(wanted, affordable), "")
 
 
-def far_ahead(first: Finding, second: Finding, proxy: Proxy) -> bool:
+def far_ahead(first: TrialResult, second: TrialResult, proxy: Proxy) -> bool:
     """Whether `first` beats `second` by three standard errors, noise and bias of p(gold) both counted.
 
     Only where p(gold) was scored and is trusted: 0/1 gaps that wide are often luck among the best of many.
@@ -165,16 +165,16 @@ def far_ahead(first: Finding, second: Finding, proxy: Proxy) -> bool:
 
 
 def _ranked(
-    scored: Sequence[tuple[Finding, tuple[Outcome, ...]]], theirs: tuple[Outcome, ...], fresh: Fresh
+    scored: Sequence[tuple[TrialResult, tuple[Outcome, ...]]], theirs: tuple[Outcome, ...], fresh: Fresh
 ) -> list[Ranked]:
     """The leaders scored, best estimate first; equal ones as the search had them."""
     before = fresh.baseline.outcomes
     answers: list[tuple[float, float]] = []
     likely: list[tuple[float, float]] = []
     by_p = fresh.baseline.scorer == "p_gold" and fresh.proxy.trusted is not False
-    for finding, ours in scored:
-        assert finding.score is not None
-        pairs = [*zip(finding.score.outcomes, before, strict=True), *zip(ours, theirs, strict=True)]
+    for trial_result, ours in scored:
+        assert trial_result.score is not None
+        pairs = [*zip(trial_result.score.outcomes, before, strict=True), *zip(ours, theirs, strict=True)]
         answers.append(_change(pairs, "correct"))
         likely.append(_change(pairs, "p_gold") if by_p else (0.0, 0.0))
     if not scored:
@@ -183,12 +183,12 @@ def _ranked(
     variance_p = float(np.mean([fresh.proxy.variance(error) for _, error in likely]))
     weight = variance_p / (variance_a + variance_p) if by_p else 1.0
     ranked = []
-    for (finding, _), (correct, error_a), (p, error_p) in zip(scored, answers, likely, strict=True):
+    for (trial_result, _), (correct, error_a), (p, error_p) in zip(scored, answers, likely, strict=True):
         told = fresh.proxy.accuracy_change(p) if by_p else 0.0
         variance = weight**2 * error_a**2 + (1 - weight) ** 2 * fresh.proxy.variance(error_p)
         ranked.append(
             Ranked(
-                finding=finding,
+                trial_result=trial_result,
                 change=weight * correct + (1 - weight) * told,
                 error=float(np.sqrt(variance)),
                 correct_change=correct,

@@ -11,7 +11,7 @@ import numpy as np
 from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.protocol import Bench, Treatment
+from vidsieve.tuner.protocol import Bench, Intervention
 
 Scorer = Literal["p_gold", "correct"]
 LOOKS = (0.2, 0.4, 0.6, 0.8)
@@ -64,7 +64,7 @@ def choose_scorer(outcomes: Sequence[Outcome]) -> Scorer:
 
 
 def run_examples(
-    bench: Bench, policy: Treatment | None, examples: Sequence[Example], what: str, step: Step
+    bench: Bench, policy: Intervention | None, examples: Sequence[Example], what: str, step: Step
 ) -> tuple[Outcome, ...]:
     """All outcomes of `policy` on `examples`.
 

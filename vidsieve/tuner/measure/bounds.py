@@ -7,7 +7,7 @@ from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Bounds
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_limits import find_retention
 from vidsieve.tuner.number_words import ms
 from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
@@ -27,7 +27,7 @@ class Explored:
     floor: Policy
 
 
-def explore(lab: Lab, policies: Sequence[Policy]) -> Explored:
+def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
     """Measure baseline and floor, set the target, and find what retention ratio of each policy meets it.
 
     Once the time budget is used up, policies not yet measured are set aside; one is always measured.
@@ -37,35 +37,37 @@ def explore(lab: Lab, policies: Sequence[Policy]) -> Explored:
         TuneError: no policy can take part; the message gives the reasons.
     """
     set_aside: dict[str, str] = {}
-    lowest = _lowest(lab, policies, set_aside)
+    lowest = _lowest(measurement, policies, set_aside)
     if not lowest:
         raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
     floor_policy = min(lowest, key=lambda entry: entry[2].ratio.value)[1]
-    floor = lab.probe(floor_policy, lab.timings.final)
-    _set_target(lab, floor)
-    _refuse_unreachable(lab, floor, floor_policy)
-    space = _space(lab, lowest, set_aside)
+    floor = measurement.probe(floor_policy, measurement.timings.final)
+    _set_target(measurement, floor)
+    _refuse_unreachable(measurement, floor, floor_policy)
+    space = _space(measurement, lowest, set_aside)
     if not space.entries:
         raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
-    curves = [lab.curves[policy.name] for policy, _, _ in lowest if policy.name in lab.curves]
+    curves = [measurement.curves[policy.name] for policy, _, _ in lowest if policy.name in measurement.curves]
     bounds = Bounds(
-        metric=lab.request.metric,
-        target_ms=lab.request.target_ms(lab.baseline_ms),
+        metric=measurement.request.metric,
+        target_ms=measurement.request.target_ms(measurement.baseline_ms),
         baseline=floor.baseline_ms,
         floor=floor.policy_ms,
         floor_policy=_told(floor_policy),
-        already_met=lab.already_met,
+        already_met=measurement.already_met,
         policies=tuple(space.entries),
         limits={name: entry.retention[1] for name, entry in space.entries.items() if entry.retention},
         set_aside=set_aside,
-        warnings=tuple(lab.warnings),
+        warnings=tuple(measurement.warnings),
         model_error=max((error for curve in curves if (error := curve.error) is not None), default=None),
         configurations=sum(len(curve.measured) for curve in curves),
     )
     return Explored(bounds, space, floor_policy)
 
 
-def _lowest(lab: Lab, policies: Sequence[Policy], set_aside: dict[str, str]) -> list[tuple[Policy, Policy, Latency]]:
+def _lowest(
+    measurement: Measurement, policies: Sequence[Policy], set_aside: dict[str, str]
+) -> list[tuple[Policy, Policy, Latency]]:
     """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
     found: list[tuple[Policy, Policy, Latency]] = []
     for index, policy in enumerate(policies):
@@ -73,33 +75,35 @@ def _lowest(lab: Lab, policies: Sequence[Policy], set_aside: dict[str, str]) -> 
             PolicySpace.of(policy, None),
             retention_window(policy),
         )  # a faulty search section is the user's to mend, not a reason
-        missing = policy.needs() - lab.bench.offers
-        if found and _time_is_up(lab):
+        missing = policy.needs() - measurement.bench.offers
+        if found and _time_is_up(measurement):
             set_aside[policy.name] = NO_TIME
             continue
         if policy.is_empty or missing:
             set_aside[policy.name] = f"needs {', '.join(sorted(missing))}" if missing else "removes nothing"
             continue
         try:
-            low = policy.attainable(lab.bench.shape)[0]
+            low = policy.attainable(measurement.bench.shape)[0]
             smallest = policy.with_(retention_ratio=low) if has_free_retention(policy) else policy
-            found.append((policy, smallest, lab.probe(smallest, lab.timings.quick)))
+            found.append((policy, smallest, measurement.probe(smallest, measurement.timings.quick)))
         except Exception as error:
             set_aside[policy.name] = excuse(error)
-        lab.listener.step("find the floor", index + 1, len(policies))
+        measurement.listener.step("find the floor", index + 1, len(policies))
     return found
 
 
-def _set_target(lab: Lab, floor: Latency) -> None:
+def _set_target(measurement: Measurement, floor: Latency) -> None:
     """Fix the reference: the uncompressed median as measured beside the floor."""
-    lab.baseline_ms = floor.baseline_ms.value
-    lab.target_ratio = lab.request.target_ms(lab.baseline_ms) / lab.baseline_ms
-    lab.already_met = lab.request.latency_ms is not None and floor.baseline_ms.high <= lab.request.latency_ms
+    measurement.baseline_ms = floor.baseline_ms.value
+    measurement.target_ratio = measurement.request.target_ms(measurement.baseline_ms) / measurement.baseline_ms
+    measurement.already_met = (
+        measurement.request.latency_ms is not None and floor.baseline_ms.high <= measurement.request.latency_ms
+    )
 
 
-def _refuse_unreachable(lab: Lab, floor: Latency, policy: Policy) -> None:
-    target = lab.request.target_ms(lab.baseline_ms)
-    name = f"{lab.request.metric}_ms"
+def _refuse_unreachable(measurement: Measurement, floor: Latency, policy: Policy) -> None:
+    target = measurement.request.target_ms(measurement.baseline_ms)
+    name = f"{measurement.request.metric}_ms"
     told = (
         f"the floor, {_told(policy)}, takes {ms(floor.policy_ms.value)} ms "
         f"[{ms(floor.policy_ms.low)}, {ms(floor.policy_ms.high)}]; uncompressed {ms(floor.baseline_ms.value)} ms"
@@ -110,43 +114,51 @@ def _refuse_unreachable(lab: Lab, floor: Latency, policy: Policy) -> None:
             "(--frames, --max-pixels)."
         )
     if floor.policy_ms.high > target:
-        lab.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {told}")
+        measurement.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {told}")
 
 
-def _space(lab: Lab, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]) -> Space:
+def _space(
+    measurement: Measurement, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]
+) -> Space:
     """The space of the policies that can meet the target; the others are set aside with a reason."""
     entries: dict[str, PolicySpace] = {}
     for index, (policy, _, latency) in enumerate(lowest):
         try:
             if not has_free_retention(policy):
-                entries[policy.name] = PolicySpace.of(policy, None, bench=lab.bench, metric=lab.request.metric)
-            elif latency.ratio.low > lab.target_ratio:
-                set_aside[policy.name] = f"takes {ms(latency.ratio.value * lab.baseline_ms)} ms at its floor"
-            elif entries and _time_is_up(lab):
+                entries[policy.name] = PolicySpace.of(
+                    policy, None, bench=measurement.bench, metric=measurement.request.metric
+                )
+            elif latency.ratio.low > measurement.target_ratio:
+                set_aside[policy.name] = f"takes {ms(latency.ratio.value * measurement.baseline_ms)} ms at its floor"
+            elif entries and _time_is_up(measurement):
                 set_aside[policy.name] = NO_TIME
             else:
-                found = find_retention(lab, policy)
+                found = find_retention(measurement, policy)
                 entries[policy.name] = PolicySpace.of(
-                    policy, (found.low, found.high), solved=found.solved, bench=lab.bench, metric=lab.request.metric
+                    policy,
+                    (found.low, found.high),
+                    solved=found.solved,
+                    bench=measurement.bench,
+                    metric=measurement.request.metric,
                 )
         except Exception as error:
             set_aside[policy.name] = excuse(error)
-        lab.listener.step("find each policy's range", index + 1, len(lowest))
+        measurement.listener.step("find each policy's range", index + 1, len(lowest))
     for entry in entries.values():
-        _tell_left_out(lab, entry)
+        _tell_left_out(measurement, entry)
     return Space(entries)
 
 
-def _tell_left_out(lab: Lab, entry: PolicySpace) -> None:
+def _tell_left_out(measurement: Measurement, entry: PolicySpace) -> None:
     """Warn of variants that the model has no inputs for."""
     for variant in PolicySpace.of(entry.policy, None).variants.values():
-        missing = variant.policy.needs() - lab.bench.offers
+        missing = variant.policy.needs() - measurement.bench.offers
         if missing:
-            lab.warn(f"{variant.policy.name} is not searched: it needs {', '.join(sorted(missing))}")
+            measurement.warn(f"{variant.policy.name} is not searched: it needs {', '.join(sorted(missing))}")
 
 
-def _time_is_up(lab: Lab) -> bool:
-    left = lab.seconds_left()
+def _time_is_up(measurement: Measurement) -> bool:
+    left = measurement.seconds_left()
     return left is not None and left <= 0
 
 

@@ -5,20 +5,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TypeVar
 
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 
 T = TypeVar("T")
 
 
-class Crew:
+class DevicePool:
     """Runs work on labs: with one lab right here, with several on a thread each, which only waits for its device."""
 
-    def __init__(self, labs: Sequence[Lab]) -> None:
-        self._labs = list(labs)
-        self._idle: SimpleQueue[Lab] = SimpleQueue()
-        for lab in labs:
-            self._idle.put(lab)
-        self._threads = ThreadPoolExecutor(len(labs), "device") if len(labs) > 1 else None
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        self._labs = list(measurements)
+        self._idle: SimpleQueue[Measurement] = SimpleQueue()
+        for measurement in measurements:
+            self._idle.put(measurement)
+        self._threads = ThreadPoolExecutor(len(measurements), "device") if len(measurements) > 1 else None
 
     def __len__(self) -> int:
         return len(self._labs)
@@ -28,23 +28,23 @@ class Crew:
         """Whether a lab has nothing to do."""
         return not self._idle.empty()
 
-    def submit(self, work: Callable[[Lab], T]) -> "Future[T]":
+    def submit(self, work: Callable[[Measurement], T]) -> "Future[T]":
         """Do `work` on a free lab. On a crew of one it is done when this returns, and what it raises is raised here."""
-        lab = self._idle.get()
+        measurement = self._idle.get()
         if self._threads is None:
             future: Future[T] = Future()
             try:
-                future.set_result(work(lab))
+                future.set_result(work(measurement))
             finally:
-                self._idle.put(lab)
+                self._idle.put(measurement)
             return future
-        return self._threads.submit(self._on_thread, work, lab)
+        return self._threads.submit(self._on_thread, work, measurement)
 
-    def _on_thread(self, work: Callable[[Lab], T], lab: Lab) -> T:
+    def _on_thread(self, work: Callable[[Measurement], T], measurement: Measurement) -> T:
         try:
-            return work(lab)
+            return work(measurement)
         finally:
-            self._idle.put(lab)
+            self._idle.put(measurement)
 
     def dismiss(self) -> None:
         """Let the threads go; what they still wait for is given up."""

@@ -9,12 +9,12 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Bounds
 from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.space.search_space import PolicySpace, Space
 
 
-def explored_to_dict(lab: Lab, explored: Explored) -> dict[str, Any]:
+def explored_to_dict(measurement: Measurement, explored: Explored) -> dict[str, Any]:
     """Bounds, space, floor and what the lab has learnt, as JSON can hold it; every number in full."""
     bounds = explored.bounds
     told = {field.name: getattr(bounds, field.name) for field in fields(bounds)}
@@ -34,18 +34,22 @@ def explored_to_dict(lab: Lab, explored: Explored) -> dict[str, Any]:
             for name, entry in explored.space.entries.items()
         ],
         "floor": {"policy": explored.floor.name, "retention_ratio": explored.floor.retention_ratio},
-        "baseline_ms": lab.baseline_ms,
-        "target_ratio": lab.target_ratio,
-        "already_met": lab.already_met,
-        "warnings": list(lab.warnings),
+        "baseline_ms": measurement.baseline_ms,
+        "target_ratio": measurement.target_ratio,
+        "already_met": measurement.already_met,
+        "warnings": list(measurement.warnings),
         "curves": [
-            {"name": name, "like": _name_of(curve.like, lab.curves), "points": [list(point) for point in curve.points]}
-            for name, curve in lab.curves.items()
+            {
+                "name": name,
+                "like": _name_of(curve.like, measurement.curves),
+                "points": [list(point) for point in curve.points],
+            }
+            for name, curve in measurement.curves.items()
         ],
     }
 
 
-def explored_from_dict(lab: Lab, policies: Sequence[Policy], data: Mapping[str, Any]) -> Explored:
+def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], data: Mapping[str, Any]) -> Explored:
     """The same `Explored` again; sets the lab's baseline, target, curves and warnings as they were.
 
     Raises:
@@ -62,16 +66,16 @@ def explored_from_dict(lab: Lab, policies: Sequence[Policy], data: Mapping[str, 
             )
         retention = tuple(entry["retention"]) if entry["retention"] is not None else None
         entries[policy.name] = PolicySpace.of(
-            policy, retention, solved=entry["solved"], bench=lab.bench, metric=lab.request.metric
+            policy, retention, solved=entry["solved"], bench=measurement.bench, metric=measurement.request.metric
         )
     floor = _policy(by_name, data["floor"]["policy"])
     told = dict(data["bounds"])
     told |= {"baseline": Interval(**told["baseline"]), "floor": Interval(**told["floor"])}
     told |= {"policies": tuple(told["policies"]), "warnings": tuple(told["warnings"])}
-    lab.baseline_ms, lab.target_ratio = data["baseline_ms"], data["target_ratio"]
-    lab.already_met = data["already_met"]
-    lab.warnings[:] = data["warnings"]
-    lab.curves = _curves(data["curves"])
+    measurement.baseline_ms, measurement.target_ratio = data["baseline_ms"], data["target_ratio"]
+    measurement.already_met = data["already_met"]
+    measurement.warnings[:] = data["warnings"]
+    measurement.curves = _curves(data["curves"])
     floor = floor.with_(retention_ratio=data["floor"]["retention_ratio"])
     return Explored(Bounds(**told), Space(entries), floor)
 

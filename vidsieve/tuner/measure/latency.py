@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vidsieve.framework.errors import TuneError
 from vidsieve.tuner.judge.statistics import Interval, median_interval
 from vidsieve.tuner.measure.tail import p95_interval
-from vidsieve.tuner.protocol import Bench, Metric, Treatment
+from vidsieve.tuner.protocol import Bench, Intervention, Metric
 
 PROTOCOL = "abba-interleaved-v1"
 LEAST_PAIRS = 3
@@ -129,7 +129,7 @@ class PairedTimer:
         self._warm: set[tuple[str, Hashable]] = set()
         self.warn: Callable[[str], None] = lambda text: None
 
-    def measure(self, policy: Treatment, rules: TimingRules) -> Latency:
+    def measure(self, policy: Intervention, rules: TimingRules) -> Latency:
         """The latency of `policy` beside the baseline. Whatever the bench raises passes through.
 
         Raises:
@@ -145,7 +145,7 @@ class PairedTimer:
                     self._tell(pairs)
                     return self._summary(pairs, stopped)
 
-    def _pair(self, policy: Treatment, pairs: _Pairs, rules: TimingRules, start: float) -> None:
+    def _pair(self, policy: Intervention, pairs: _Pairs, rules: TimingRules, start: float) -> None:
         """One more pair on the next clip; on the same one again, in the same order, if it is dropped."""
         number = len(pairs)
         clip = number % self._bench.clips
@@ -162,7 +162,7 @@ class PairedTimer:
         in_time = self._clock() - start < rules.max_seconds
         pairs.add(theirs, ours, may_drop=in_time and pairs.dropped < max(rules.min_pairs, number))
 
-    def _run(self, policy: Treatment | None, clip: int) -> dict[str, float]:
+    def _run(self, policy: Intervention | None, clip: int) -> dict[str, float]:
         """One timed request."""
         parts = dict(self._bench.timed(policy, clip, self._metric))
         value = parts.get(f"{self._metric}_ms", math.nan)
@@ -170,7 +170,7 @@ class PairedTimer:
             raise TuneError(f"latency: the bench must give {self._metric}_ms as a positive number, got {value!r}.")
         return parts
 
-    def _warm_up(self, policy: Treatment | None, clip: int, rules: TimingRules, start: float) -> None:
+    def _warm_up(self, policy: Intervention | None, clip: int, rules: TimingRules, start: float) -> None:
         """Run a new token shape untimed; give up half the seconds at most, and one run at least."""
         key = (policy.hash if policy is not None else "", self._bench.clip_shape(clip))
         if key in self._warm:

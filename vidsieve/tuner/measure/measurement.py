@@ -1,4 +1,4 @@
-"""`Lab`: the bench with a stopwatch, a listener and a deadline, and the latency target every measurement is held to."""
+"""`Measurement`: a bench with a stopwatch, a listener, a deadline, and the latency target of a search."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Timings:
 
 
 @dataclass
-class Lab:
+class Measurement:
     """What all phases share. `target_ratio` is the target ÷ the uncompressed median, known once that is measured."""
 
     bench: Bench
@@ -51,15 +51,15 @@ class Lab:
     @classmethod
     def open(
         cls, bench: Bench, request: TuneRequest, listener: Listener, timings: Timings | None, clock: Callable[[], float]
-    ) -> "Lab":
+    ) -> "Measurement":
         """A lab with its watch started."""
         timings = timings or Timings.for_device(bench.describe().get("device", "cpu"))
         timer = PairedTimer(bench, request.metric, clock)
-        lab = cls(bench, request, listener, timings, timer, clock, started_s=clock())
-        lab.timer.warn = lab.warn
-        return lab
+        measurement = cls(bench, request, listener, timings, timer, clock, started_s=clock())
+        measurement.timer.warn = measurement.warn
+        return measurement
 
-    def beside(self, bench: Bench) -> "Lab":
+    def beside(self, bench: Bench) -> "Measurement":
         """A lab with another device, held to the same target and learning into the same curves; it works silently."""
         return replace(self, bench=bench, timer=self._timer(bench), listener=Listener())
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.latency import TimingRules
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.space.knobs import retention_window
 from vidsieve.tuner.space.search_space import RETENTION_DIGITS
 
@@ -31,40 +31,42 @@ class Retention:
     solved: bool
 
 
-def find_retention(lab: Lab, policy: Policy) -> Retention:
+def find_retention(measurement: Measurement, policy: Policy) -> Retention:
     """What the search does about the retention of `policy`, which has been timed at its lowest.
 
     Where latency is not monotone in retention, the largest ratio predicted to fit means little: then the range from
     the lowest to the largest that was measured to fit is searched, and a warning says so.
     """
-    lowest, highest = policy.attainable(lab.bench.shape)
-    if lab.already_met:
+    lowest, highest = policy.attainable(measurement.bench.shape)
+    if measurement.already_met:
         return _within(policy, lowest, LEAST, highest, solved=False)
-    limit = _measured_limit(lab, policy)
-    curve = lab.curves[policy.name]
+    limit = _measured_limit(measurement, policy)
+    curve = measurement.curves[policy.name]
     if not curve.monotone:
-        lab.warn(f"latency of {policy.name} is not monotone in retention within its error: retention is searched")
-        return _within(policy, lowest, lowest, curve.largest_within(lab.target_ratio) or lowest, solved=False)
+        measurement.warn(
+            f"latency of {policy.name} is not monotone in retention within its error: retention is searched"
+        )
+        return _within(policy, lowest, lowest, curve.largest_within(measurement.target_ratio) or lowest, solved=False)
     return _within(policy, lowest, SLACK * limit, limit, solved=SLACK >= 1)
 
 
-def _measured_limit(lab: Lab, policy: Policy) -> float:
+def _measured_limit(measurement: Measurement, policy: Policy) -> float:
     """The largest retention ratio of `policy` predicted to meet the target: bracket, solve, measure there, solve.
 
     A point half-way shows where latency falls as retention grows, and mends the first guess where it bends.
     """
-    lowest, highest = policy.attainable(lab.bench.shape)
-    rules = careful(lab.timings.quick)
+    lowest, highest = policy.attainable(measurement.bench.shape)
+    rules = careful(measurement.timings.quick)
     for ratio in (highest, round_down((lowest + highest) / 2, lowest)):
-        lab.probe(policy.with_(retention_ratio=ratio), rules)
-    curve, aim = lab.curves[policy.name], AIM * lab.target_ratio
+        measurement.probe(policy.with_(retention_ratio=ratio), rules)
+    curve, aim = measurement.curves[policy.name], AIM * measurement.target_ratio
     for _ in range(ROUNDS):
         solved = curve.solve(aim)
         ratio = lowest if solved is None else round_down(solved, lowest)
         if ratio in curve.measured:
             break
         expected = curve.predict(ratio)
-        measured = lab.probe(policy.with_(retention_ratio=ratio), rules).ratio.value
+        measured = measurement.probe(policy.with_(retention_ratio=ratio), rules).ratio.value
         if abs(measured / expected - 1) <= CLOSE:
             break
     solved = curve.solve(aim)

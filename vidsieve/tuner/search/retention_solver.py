@@ -3,7 +3,7 @@
 from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.measure.retention_limits import AIM, round_down
 from vidsieve.tuner.space.knobs import has_free_retention, retention_window
@@ -16,8 +16,8 @@ class RetentionSolver:
     the published policy's. Settings shift latency too, but less than noise does as a rule: they share a curve.
     """
 
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
+    def __init__(self, measurement: Measurement) -> None:
+        self._lab = measurement
 
     def __call__(self, base: str, candidate: Policy) -> float:
         """The retention ratio for `candidate`, a variant of the policy named `base`.

@@ -12,7 +12,7 @@ from vidsieve.tuner.events import Verdict
 from vidsieve.tuner.examples import Data
 from vidsieve.tuner.judge.scoring import Score, Scorer, race
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.space.search_space import Candidate
 from vidsieve.tuner.trial_failure import excuse
 
@@ -20,7 +20,7 @@ REPEATS = "same as trial"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Finding:
+class TrialResult:
     """What one trial found. `value` is what the study maximises, `violation` its constraints (positive: broken).
 
     `change` is the mean paired difference to the uncompressed model on the search examples, with its standard error.
@@ -59,35 +59,35 @@ class Finding:
 class Memory:
     """What judges of one search share: findings by what was chosen, and how many examples they took."""
 
-    seen: dict[str, Finding] = field(default_factory=dict)
+    seen: dict[str, TrialResult] = field(default_factory=dict)
     examples_scored: int = 0
 
 
-class Judge:
+class Evaluator:
     """Evaluates candidates on the search examples, paired with the uncompressed model (`baseline`).
 
     Where the target binds, the study maximises the score with latency as constraint. Where the uncompressed model
     meets the target already, it maximises speed with the accuracy drop as constraint.
     """
 
-    def __init__(self, lab: Lab, data: Data, baseline: Score) -> None:
-        self._lab, self._data, self.baseline = lab, data, baseline
-        self._margin = lab.request.max_drop_points / 100
+    def __init__(self, measurement: Measurement, data: Data, baseline: Score) -> None:
+        self._lab, self._data, self.baseline = measurement, data, baseline
+        self._margin = measurement.request.max_drop_points / 100
         self._memory = Memory(examples_scored=len(baseline.outcomes))
 
-    def beside(self, lab: Lab) -> "Judge":
+    def beside(self, measurement: Measurement) -> "Evaluator":
         """A judge that works in another lab and shares this one's memory."""
         other = copy.copy(self)
-        other._lab = lab
+        other._lab = measurement
         return other
 
-    def remember(self, findings: Iterable[Finding]) -> None:
+    def remember(self, trial_results: Iterable[TrialResult]) -> None:
         """Take over what an earlier session or another tuner found."""
-        for finding in findings:
-            if finding.candidate is not None and finding.verdict != "failed":
-                self._memory.seen[finding.candidate.key] = finding
-            if finding.score is not None and not finding.repeats:
-                self._memory.examples_scored += len(finding.score.outcomes)
+        for trial_result in trial_results:
+            if trial_result.candidate is not None and trial_result.verdict != "failed":
+                self._memory.seen[trial_result.candidate.key] = trial_result
+            if trial_result.score is not None and not trial_result.repeats:
+                self._memory.examples_scored += len(trial_result.score.outcomes)
 
     @property
     def examples_scored(self) -> int:
@@ -104,7 +104,7 @@ class Judge:
         """What a score is the mean of."""
         return self.baseline.scorer
 
-    def judge(self, number: int, candidate: Candidate, best: Finding | None) -> Finding:
+    def evaluator(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
         """Evaluate a candidate. Whatever it raises (bar interruption) becomes a failed finding with its reason."""
         repeated = self._memory.seen.get(candidate.key)
         # what was too slow comes back with fewer tokens, now that the latency curve has learnt from it
@@ -116,24 +116,24 @@ class Judge:
             verdict: Verdict = "feasible" if repeated.verdict == "new best" else repeated.verdict
             return replace(repeated, number=number, reason=reason, verdict=verdict)
         try:
-            finding = self._evaluate(number, candidate, best)
+            trial_result = self._evaluate(number, candidate, best)
         except Exception as error:
             return self.failed(number, candidate, excuse(error))
-        self._memory.seen[candidate.key] = finding
-        return finding
+        self._memory.seen[candidate.key] = trial_result
+        return trial_result
 
-    def failed(self, number: int, candidate: Candidate | None, reason: str) -> Finding:
+    def failed(self, number: int, candidate: Candidate | None, reason: str) -> TrialResult:
         """A trial that could not be measured: infeasible by far, so that the sampler turns away from it."""
         value = -2.0 if self._lab.already_met else 0.0
         violation = dict.fromkeys(self._constraints(), 1.0)
-        return Finding(
+        return TrialResult(
             number=number, candidate=candidate, verdict="failed", value=value, violation=violation, reason=reason
         )
 
     def _constraints(self) -> tuple[str, ...]:
         return ("latency", "drop") if self._lab.already_met else ("latency",)
 
-    def _evaluate(self, number: int, candidate: Candidate, best: Finding | None) -> Finding:
+    def _evaluate(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
         limit = min(1.0, self._lab.target_ratio)
         # where the target binds, being clearly within it is enough; where speed is what counts, it is not
         rules = replace(self._lab.timings.trial, above=limit, below=0.0 if self._lab.already_met else limit)
@@ -141,7 +141,7 @@ class Judge:
         violation = dict.fromkeys(self._constraints(), 0.0) | {"latency": latency.ratio.value / limit - 1}
         if latency.ratio.low > limit:
             value = -latency.ratio.value if self._lab.already_met else 0.0
-            return Finding(
+            return TrialResult(
                 number=number,
                 candidate=candidate,
                 verdict="too slow",
@@ -152,7 +152,7 @@ class Judge:
         score = self._score(candidate, best)
         return self._weigh(number, candidate, best, latency, score, violation)
 
-    def _score(self, candidate: Candidate, best: Finding | None) -> Score:
+    def _score(self, candidate: Candidate, best: TrialResult | None) -> Score:
         """Score, stopping early: against the best where accuracy decides, else against the allowed drop."""
         rival, margin = (best.score if best is not None else None), 0.0
         if self._lab.already_met:
@@ -173,11 +173,11 @@ class Judge:
         self,
         number: int,
         candidate: Candidate,
-        best: Finding | None,
+        best: TrialResult | None,
         latency: Latency,
         score: Score,
         violation: dict[str, float],
-    ) -> Finding:
+    ) -> TrialResult:
         """Value, constraints and verdict of a measured candidate."""
         differences = score.change(self.baseline)
         change = float(differences.mean())
@@ -186,7 +186,7 @@ class Judge:
         if self._lab.already_met:
             violation = violation | {"drop": -change - self._margin}
             value = -latency.ratio.value
-        finding = Finding(
+        trial_result = TrialResult(
             number=number,
             candidate=candidate,
             verdict="pruned" if score.pruned else "feasible",
@@ -199,10 +199,10 @@ class Judge:
         )
         if score.pruned:
             asked = len(self._data.search)
-            return replace(finding, reason=f"clearly behind after {len(score.outcomes)} of {asked} examples")
+            return replace(trial_result, reason=f"clearly behind after {len(score.outcomes)} of {asked} examples")
         if violation["latency"] > 0:
-            return replace(finding, verdict="too slow")
-        if not finding.feasible:
-            return replace(finding, verdict="inaccurate")
-        better = best is None or finding.value > best.value
-        return replace(finding, verdict="new best" if better else "feasible")
+            return replace(trial_result, verdict="too slow")
+        if not trial_result.feasible:
+            return replace(trial_result, verdict="inaccurate")
+        better = best is None or trial_result.value > best.value
+        return replace(trial_result, verdict="new best" if better else "feasible")

@@ -8,11 +8,11 @@ from typing import Any
 
 from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.measure.bounds import Explored
-from vidsieve.tuner.measure.device_pool import Crew
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.device_pool import DevicePool
+from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.search.retention_solver import RetentionSolver
 from vidsieve.tuner.search.stopping import Stop
-from vidsieve.tuner.search.trial import Finding, Judge
+from vidsieve.tuner.search.trial import Evaluator, TrialResult
 from vidsieve.tuner.space.search_space import Candidate
 from vidsieve.tuner.study.store import Study, quiet
 from vidsieve.tuner.trial_failure import excuse
@@ -28,41 +28,49 @@ class Search:
     "interrupted". `resumed` counts the trials that an earlier session brought.
     """
 
-    findings: list[Finding] = field(default_factory=list)
+    trial_results: list[TrialResult] = field(default_factory=list)
     stopped: str = "trials"
     resumed: int = 0
 
     @property
-    def best(self) -> Finding | None:
+    def best(self) -> TrialResult | None:
         """The feasible trial of highest value."""
         return next(iter(self.leaders()), None)
 
-    def leaders(self) -> list[Finding]:
+    def leaders(self) -> list[TrialResult]:
         """Feasible trials, best first, each policy once."""
-        ranked = sorted((f for f in self.findings if f.feasible), key=lambda f: (-f.value, f.number))
-        return list({finding.policy.hash: finding for finding in reversed(ranked)}.values())[::-1]
+        ranked = sorted((f for f in self.trial_results if f.feasible), key=lambda f: (-f.value, f.number))
+        return list({trial_result.policy.hash: trial_result for trial_result in reversed(ranked)}.values())[::-1]
 
     @property
     def since_best(self) -> int:
         """Trials since the best one; 0 as long as there is none."""
         best = self.best
-        return 0 if best is None else len(self.findings) - best.number
+        return 0 if best is None else len(self.trial_results) - best.number
 
 
-class Hunt:
+class TrialLoop:
     """Fills a `Search` trial by trial, on one device or on several at once."""
 
-    def __init__(self, study: Study, lab: Lab, explored: Explored, judge: Judge, search: Search, stop: Stop) -> None:
-        self._study, self._lab, self._explored = study, lab, explored
-        self._judge, self._search, self._stop = judge, search, stop
+    def __init__(
+        self,
+        study: Study,
+        measurement: Measurement,
+        explored: Explored,
+        evaluator: Evaluator,
+        search: Search,
+        stop: Stop,
+    ) -> None:
+        self._study, self._lab, self._explored = study, measurement, explored
+        self._judge, self._search, self._stop = evaluator, search, stop
         self._durations: list[float] = []
-        self._pending: dict[Future[Finding], tuple[Any, float]] = {}
-        self._number = len(search.findings)
-        self._solver = RetentionSolver(lab)
-        for finding in search.findings:
-            self._learn(finding)
+        self._pending: dict[Future[TrialResult], tuple[Any, float]] = {}
+        self._number = len(search.trial_results)
+        self._solver = RetentionSolver(measurement)
+        for trial_result in search.trial_results:
+            self._learn(trial_result)
 
-    def run(self, crew: Crew, reserve_s: float) -> None:
+    def run(self, pool: DevicePool, reserve_s: float) -> None:
         """Go on until trials, patience, novelty or the time budget less `reserve_s` are used up.
 
         The first trial runs whatever the budget. An interruption passes through; `search` keeps what was found, and
@@ -73,13 +81,13 @@ class Hunt:
             while True:
                 ended = self._ended(reserve_s)
                 # what is finished is told first: the next candidate is chosen knowing it
-                while ended is None and crew.free and not (self._stop.asked or self._told_waits):
-                    self._start(crew)
+                while ended is None and pool.free and not (self._stop.asked or self._told_waits):
+                    self._start(pool)
                     ended = self._ended(reserve_s)
                 if not self._pending:
                     break
                 for future in wait(self._pending, return_when=FIRST_COMPLETED).done:
-                    self._finish(future, reserve_s, len(crew))
+                    self._finish(future, reserve_s, len(pool))
         except BaseException:
             self._abandon()
             raise
@@ -98,12 +106,12 @@ class Hunt:
         """Why no further trial is to start, or None."""
         self._take_in_others()
         request, search = self._lab.request, self._search
-        if len(search.findings) + len(self._pending) >= request.trials:
+        if len(search.trial_results) + len(self._pending) >= request.trials:
             return "trials"
         if search.since_best >= request.patience + len(self._pending):
             return "patience"
-        last = search.findings[-MOST_REPEATS:]
-        if len(last) == MOST_REPEATS and all(finding.repeats for finding in last):
+        last = search.trial_results[-MOST_REPEATS:]
+        if len(last) == MOST_REPEATS and all(trial_result.repeats for trial_result in last):
             return "nothing new"
         left = self._lab.seconds_left(reserve_s)
         # what runs already on other devices ends while the next trial would run
@@ -115,11 +123,11 @@ class Hunt:
         """On a shared study other tuners' trials count, and their best is the rival."""
         if not self._study.shared:
             return
-        known = len(self._search.findings)
-        self._search.findings[:] = self._study.findings(self._explored.space, self._judge.examples)
-        self._judge.remember(self._search.findings[known:])
+        known = len(self._search.trial_results)
+        self._search.trial_results[:] = self._study.trial_results(self._explored.space, self._judge.examples)
+        self._judge.remember(self._search.trial_results[known:])
 
-    def _start(self, crew: Crew) -> None:
+    def _start(self, pool: DevicePool) -> None:
         """Ask for a candidate and hand it to a free device."""
         self._stop.busy = True
         trial = self._study.ask()
@@ -129,13 +137,13 @@ class Hunt:
         try:
             candidate = self._suggest(trial)
         except Exception as error:
-            future: Future[Finding] = Future()
+            future: Future[TrialResult] = Future()
             future.set_result(self._judge.failed(number, None, excuse(error)))
         else:
             # registered first: an interruption in a trial that runs right here must find it
-            placeholder: Future[Finding] = Future()
+            placeholder: Future[TrialResult] = Future()
             self._pending[placeholder] = (trial, start)
-            future = crew.submit(lambda lab: self._judge.beside(lab).judge(number, candidate, best))
+            future = pool.submit(lambda measurement: self._judge.beside(measurement).evaluator(number, candidate, best))
             del self._pending[placeholder]
         self._pending[future] = (trial, start)
 
@@ -143,23 +151,25 @@ class Hunt:
         with quiet():
             return self._explored.space.suggest(trial, self._solver)
 
-    def _learn(self, finding: Finding) -> None:
+    def _learn(self, trial_result: TrialResult) -> None:
         """Every timed candidate tells where the next ones may stand."""
-        if finding.candidate is not None and finding.latency is not None and not finding.repeats:
-            self._solver.learn(finding.candidate.base, finding.policy, finding.latency)
+        if trial_result.candidate is not None and trial_result.latency is not None and not trial_result.repeats:
+            self._solver.learn(trial_result.candidate.base, trial_result.policy, trial_result.latency)
 
-    def _finish(self, future: "Future[Finding]", reserve_s: float, devices: int) -> None:
+    def _finish(self, future: "Future[TrialResult]", reserve_s: float, devices: int) -> None:
         """Tell a trial and let it be heard."""
         trial, start = self._pending[future]
-        finding = future.result()
-        self._study.tell(trial, finding)
+        trial_result = future.result()
+        self._study.tell(trial, trial_result)
         del self._pending[future]
-        self._search.findings.append(finding)
-        self._learn(finding)
+        self._search.trial_results.append(trial_result)
+        self._learn(trial_result)
         self._durations.append(self._lab.clock() - start)
         self._stop.busy = bool(self._pending)
-        eta_s = mean(self._durations) * (self._lab.request.trials - len(self._search.findings)) / devices + reserve_s
-        self._lab.listener.trial(event_of(self._lab, self._judge, finding, eta_s))
+        eta_s = (
+            mean(self._durations) * (self._lab.request.trials - len(self._search.trial_results)) / devices + reserve_s
+        )
+        self._lab.listener.trial(event_of(self._lab, self._judge, trial_result, eta_s))
 
     def _abandon(self) -> None:
         """What ran ends without a result, to be asked again."""
@@ -168,45 +178,47 @@ class Hunt:
         self._pending.clear()
 
 
-def enqueue_presets(study: Study, lab: Lab, explored: Explored) -> None:
+def enqueue_presets(study: Study, measurement: Measurement, explored: Explored) -> None:
     """Published policies first: each at its limit, then at its published retention ratio, if that is allowed.
 
     Where the uncompressed model meets the target there is no limit: at the published ratio, half-way from there to all
     tokens, then at half of it.
     """
-    for params in presets(lab, explored):
+    for params in presets(measurement, explored):
         study.enqueue(params)
 
 
-def presets(lab: Lab, explored: Explored) -> Iterator[dict[str, Any]]:
+def presets(measurement: Measurement, explored: Explored) -> Iterator[dict[str, Any]]:
     """Their parameters, those that lie in the space."""
     entries = explored.space.entries.values()
     published = [(entry, entry.policy.retention_ratio) for entry in entries]
     points = [(entry, entry.retention[1] if entry.retention else None) for entry in entries]
     halves = [(entry, max(entry.retention[0], (ratio or 1) / 2)) for entry, ratio in published if entry.retention]
     milder = [(entry, (1 + ratio) / 2) for entry, ratio in published if ratio is not None]
-    for entry, ratio in [*published, *milder, *halves] if lab.already_met else [*points, *published]:
+    for entry, ratio in [*published, *milder, *halves] if measurement.already_met else [*points, *published]:
         params = entry.preset(ratio)
         if params is not None:
             yield params
 
 
-def event_of(lab: Lab, judge: Judge, finding: Finding, eta_s: float | None = None) -> TrialEvent:
+def event_of(
+    measurement: Measurement, evaluator: Evaluator, trial_result: TrialResult, eta_s: float | None = None
+) -> TrialEvent:
     """A finding as the listener hears it; the ETA counts the confirmation in."""
-    candidate, latency, score = finding.candidate, finding.latency, finding.score
-    left = lab.seconds_left()
+    candidate, latency, score = trial_result.candidate, trial_result.latency, trial_result.score
+    left = measurement.seconds_left()
     return TrialEvent(
-        number=finding.number,
-        total=lab.request.trials,
+        number=trial_result.number,
+        total=measurement.request.trials,
         policy=candidate.policy.name if candidate else "",
         retention_ratio=candidate.policy.retention_ratio if candidate else None,
         settings=dict(candidate.settings) if candidate else {},
-        latency=latency.ratio.scaled(lab.baseline_ms) if latency else None,
+        latency=latency.ratio.scaled(measurement.baseline_ms) if latency else None,
         score=score.mean if score else None,
-        change_points=100 * finding.change if finding.change is not None else None,
+        change_points=100 * trial_result.change if trial_result.change is not None else None,
         scored=len(score.outcomes) if score else 0,
-        scorer=judge.scorer,
-        verdict=finding.verdict,
-        reason=finding.reason,
+        scorer=evaluator.scorer,
+        verdict=trial_result.verdict,
+        reason=trial_result.reason,
         eta_s=eta_s if left is None or eta_s is None else max(0.0, min(eta_s, left)),
     )

@@ -10,14 +10,14 @@ from pathlib import Path
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage
 from vidsieve.tuner.examples import Data, ids_hash
-from vidsieve.tuner.measure.measurement import Lab
+from vidsieve.tuner.measure.measurement import Measurement
 
 STUDY_FORMAT = 1
 
 
-def fingerprint(lab: Lab, data: Data, policies: Sequence[Policy]) -> dict[str, str]:
+def fingerprint(measurement: Measurement, data: Data, policies: Sequence[Policy]) -> dict[str, str]:
     """Model, machine, data, target and policies as flat text; budgets (trials, patience, time) are no part of it."""
-    request = lab.request
+    request = measurement.request
     target = f"{request.latency_ms:g} ms" if request.latency_ms is not None else f"{request.speedup:g} times faster"
     fields = {
         "study format": str(STUDY_FORMAT),
@@ -27,7 +27,7 @@ def fingerprint(lab: Lab, data: Data, policies: Sequence[Policy]) -> dict[str, s
         "seed": str(request.seed),
         "data seed": str(request.data_seed),
     }
-    fields |= {f"model: {name}": value for name, value in lab.bench.describe().items()}
+    fields |= {f"model: {name}": value for name, value in measurement.bench.describe().items()}
     fields |= {f"data: {name}": value for name, value in data.task.items()}
     splits = {"search": data.search, "rerank": data.rerank, "heldout": data.heldout}
     for split, examples in splits.items():

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.judge.scoring import Score
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate
 
 LATENCY = TypeAdapter(Latency)
@@ -41,31 +41,33 @@ def outcomes_from_json(stored: Mapping[str, Any], examples: Sequence[Example]) -
     )
 
 
-def finding_to_json(finding: Finding) -> dict[str, Any]:
+def trial_result_to_json(trial_result: TrialResult) -> dict[str, Any]:
     """Everything about a finding but its parameters, which the trial itself holds."""
     return {
-        "number": finding.number,
-        "verdict": finding.verdict,
-        "reason": finding.reason,
-        "value": finding.value,
-        "violation": dict(finding.violation),
-        "policy_hash": finding.candidate.policy.hash if finding.candidate else None,
-        "retention_ratio": finding.candidate.policy.retention_ratio if finding.candidate else None,
-        "latency": LATENCY.dump_python(finding.latency, mode="json") if finding.latency else None,
-        "outcomes": outcomes_to_json(finding.score.outcomes) if finding.score else None,
-        "scorer": finding.score.scorer if finding.score else None,
-        "pruned": finding.score.pruned if finding.score else False,
-        "change": finding.change,
-        "change_error": finding.change_error,
+        "number": trial_result.number,
+        "verdict": trial_result.verdict,
+        "reason": trial_result.reason,
+        "value": trial_result.value,
+        "violation": dict(trial_result.violation),
+        "policy_hash": trial_result.candidate.policy.hash if trial_result.candidate else None,
+        "retention_ratio": trial_result.candidate.policy.retention_ratio if trial_result.candidate else None,
+        "latency": LATENCY.dump_python(trial_result.latency, mode="json") if trial_result.latency else None,
+        "outcomes": outcomes_to_json(trial_result.score.outcomes) if trial_result.score else None,
+        "scorer": trial_result.score.scorer if trial_result.score else None,
+        "pruned": trial_result.score.pruned if trial_result.score else False,
+        "change": trial_result.change,
+        "change_error": trial_result.change_error,
     }
 
 
-def finding_from_json(stored: Mapping[str, Any], candidate: Candidate | None, examples: Sequence[Example]) -> Finding:
+def trial_result_from_json(
+    stored: Mapping[str, Any], candidate: Candidate | None, examples: Sequence[Example]
+) -> TrialResult:
     """The finding again, with the candidate that its trial's parameters make."""
     score = None
     if stored["outcomes"] is not None:
         score = Score(outcomes_from_json(stored["outcomes"], examples), stored["scorer"], pruned=stored["pruned"])
-    return Finding(
+    return TrialResult(
         number=stored["number"],
         candidate=candidate,
         verdict=stored["verdict"],

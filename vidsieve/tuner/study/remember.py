@@ -5,7 +5,7 @@ from typing import Any
 
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.examples import ids_hash
-from vidsieve.tuner.protocol import Bench, Treatment
+from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.study.record import outcomes_from_json, outcomes_to_json
 from vidsieve.tuner.study.store import Study
 
@@ -31,13 +31,13 @@ class RememberingBench:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bench, name)
 
-    def score(self, policy: Treatment | None, examples: Sequence[Example]) -> Iterator[Outcome]:
+    def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
         """As the bench; outcomes known from before come at once."""
-        treatment = policy.hash if policy is not None else "uncompressed"
+        intervention = policy.hash if policy is not None else "uncompressed"
         asked = ids_hash([example.id for example in examples])
-        if self.counting and policy is not None and asked == self._judging and treatment not in self.looks:
-            self._study.put(LOOKS, [*self.looks, treatment])
-        key = f"outcomes {treatment} {asked[:16]}"
+        if self.counting and policy is not None and asked == self._judging and intervention not in self.looks:
+            self._study.put(LOOKS, [*self.looks, intervention])
+        key = f"outcomes {intervention} {asked[:16]}"
         stored = self._study.get(key)
         if stored is not None:
             yield from outcomes_from_json(stored, examples)

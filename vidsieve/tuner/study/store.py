@@ -15,11 +15,11 @@ import numpy as np
 from vidsieve.framework.errors import TuneError, UsageError
 from vidsieve.framework.task import Example
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.trial import Finding
+from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate, Space
 from vidsieve.tuner.study.fingerprint import canonical, differences
 from vidsieve.tuner.study.lock import StudyLock
-from vidsieve.tuner.study.record import finding_from_json, finding_to_json
+from vidsieve.tuner.study.record import trial_result_from_json, trial_result_to_json
 from vidsieve.tuner.study.storage import open_storage, patiently, shown, sqlite_path, told
 
 SQLITE_TAILS = ("-journal", "-wal", "-shm")
@@ -190,26 +190,26 @@ class Study:
         with told(self.place), quiet():
             return patiently(self.optuna.ask)
 
-    def tell(self, trial: Any, finding: Finding) -> None:
+    def tell(self, trial: Any, trial_result: TrialResult) -> None:
         """Give the study the constraints, then the value: a trial without constraints would count as feasible."""
         with told(self.place), quiet():
-            for name, amount in finding.violation.items():
+            for name, amount in trial_result.violation.items():
                 patiently(lambda n=name, a=amount: trial.set_constraint(n, a))  # type: ignore[misc]
-            for name, value in _readable(finding).items():
+            for name, value in _readable(trial_result).items():
                 patiently(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
-            patiently(lambda: trial.set_user_attr(BLOB, finding_to_json(finding)))
+            patiently(lambda: trial.set_user_attr(BLOB, trial_result_to_json(trial_result)))
             # told twice is told once: the first answer of a server may have got lost
-            patiently(lambda: self.optuna.tell(trial, finding.value, skip_if_finished=True))
+            patiently(lambda: self.optuna.tell(trial, trial_result.value, skip_if_finished=True))
         if self._holding:
             self._beat()
 
-    def findings(self, space: Space, examples: Sequence[Example]) -> list[Finding]:
+    def trial_results(self, space: Space, examples: Sequence[Example]) -> list[TrialResult]:
         """All finished trials as findings, in their order, numbered from 1.
 
         Raises:
             TuneError: a trial makes another policy now than it did when it was told.
         """
-        found: list[Finding] = []
+        found: list[TrialResult] = []
         with told(self.place):
             trials = patiently(lambda: self.optuna.get_trials(deepcopy=False))
         for trial in trials:
@@ -218,7 +218,7 @@ class Study:
                 continue
             candidate = self._candidate(space, trial.params, stored)
             stored = {**stored, "number": len(found) + 1}
-            found.append(finding_from_json(stored, candidate, examples))
+            found.append(trial_result_from_json(stored, candidate, examples))
         return found
 
     def _candidate(self, space: Space, params: Mapping[str, Any], stored: Mapping[str, Any]) -> Candidate | None:
@@ -286,18 +286,18 @@ def set_aside(path: Path) -> Path | None:
     return aside
 
 
-def _readable(finding: Finding) -> dict[str, Any]:
+def _readable(trial_result: TrialResult) -> dict[str, Any]:
     """What someone who looks into the study with another program wants to see of a trial."""
-    told_of: dict[str, Any] = {"verdict": finding.verdict}
-    if finding.reason:
-        told_of["reason"] = finding.reason
-    if finding.candidate is not None:
-        told_of["policy"] = finding.policy.name
-        told_of["retention_ratio"] = finding.policy.retention_ratio
-    if finding.latency is not None:
-        told_of["latency_ratio"] = finding.latency.ratio.value
-    if finding.change is not None:
-        told_of["change_points"] = 100 * finding.change
+    told_of: dict[str, Any] = {"verdict": trial_result.verdict}
+    if trial_result.reason:
+        told_of["reason"] = trial_result.reason
+    if trial_result.candidate is not None:
+        told_of["policy"] = trial_result.policy.name
+        told_of["retention_ratio"] = trial_result.policy.retention_ratio
+    if trial_result.latency is not None:
+        told_of["latency_ratio"] = trial_result.latency.ratio.value
+    if trial_result.change is not None:
+        told_of["change_points"] = 100 * trial_result.change
     return told_of
 
 

@@ -14,16 +14,16 @@ FAINT = "#8d96a0"
 
 
 @dataclass(frozen=True)
-class Look:
+class Mark:
     """How a policy's trials are drawn."""
 
     colour: str
     marker: str
 
 
-def looks_of(result: TuneResult) -> dict[str, Look]:
+def marks_of(result: TuneResult) -> dict[str, Mark]:
     """A look for each policy with a trial. Colours and markers cycle at different lengths: 42 differ."""
     searched: Iterable[str] = result.search.get("policies", ())
     names = dict.fromkeys([*searched, *(trial.policy for trial in result.trials)])
-    looks = {name: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    looks = {name: Mark(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
     return {name: looks[name] for name in names if any(trial.policy == name for trial in result.trials)}
