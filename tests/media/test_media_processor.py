@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConf
 
 from vidsieve.framework.errors import InputError, MediaError, ModelError, UsageError
 from vidsieve.media import Clip, Processor, load_processor
-from vidsieve.media.transformers_processor import TransformersProcessor
 
 DATA = Path(__file__).parents[1] / "data" / "media"
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava_onevision", "llava_next_video")
@@ -63,7 +61,7 @@ def test_a_padded_batch_holds_its_rows_as_built_alone(family: str) -> None:
 def test_token_types_mark_exactly_the_placeholders() -> None:
     processor = ours("qwen2_vl")
     inputs = processor.build_inputs([QUESTION], [[clip()]])
-    visual = inputs["input_ids"] == processor.prompter.video_token_id
+    visual = inputs["input_ids"] == processor.prompter.visual_token_id
     assert torch.equal(inputs["mm_token_type_ids"], 2 * visual.long())
     assert visual.sum() == inputs["video_grid_thw"].prod() // 4
 
@@ -129,21 +127,6 @@ def test_a_capped_processor_is_the_one_built_with_that_cap(family: str, cap: int
     assert all(torch.equal(untouched[name], fresh[name]) for name in fresh)
 
 
-def test_capping_transformers_own_processor_leaves_the_first_as_it_was() -> None:
-    """With a stand-in for transformers' processor, which needs torchvision: only the sizes of a copy change."""
-    ours_encoder = ours("qwen2_vl").encoder  # type: ignore[attr-defined]
-    size = {"shortest_edge": 256, "longest_edge": 768}
-    theirs = SimpleNamespace(video_processor=SimpleNamespace(size=size))
-    processor = TransformersProcessor(ours("qwen2_vl").prompter, theirs, ours_encoder)
-    capped = processor.capped(300)
-    assert capped is not None
-    assert capped.hf_processor.video_processor.size == {"shortest_edge": 75, "longest_edge": 300}
-    assert theirs.video_processor.size == {"shortest_edge": 256, "longest_edge": 768}
-    assert processor.encoder is ours_encoder
-    fixed = TransformersProcessor(ours("llava_onevision").prompter, theirs, ours("llava_onevision").encoder)  # type: ignore[attr-defined]
-    assert fixed.capped(300) is None
-
-
 def test_a_cap_below_one_token_leaves_one_token_a_frame() -> None:
     capped = ours("qwen2_vl").capped(1)
     assert capped is not None
@@ -161,7 +144,7 @@ def test_max_pixels_caps_every_frame(cap: int) -> None:
     for shape in ((24, 32), (90, 20), (7, 11)):
         _, h, w = processor.build_inputs([QUESTION], [[clip(2, *shape)]])["video_grid_thw"][0].tolist()
         assert h * w * 4 * 4 <= cap or min(h, w) == 2  # the thinnest frame is one merged patch wide
-    assert not processor.resolution_is_fixed
+    assert processor.token_pixels == 64
 
 
 def test_a_cap_that_cannot_be_kept_is_a_usage_error() -> None:
@@ -177,12 +160,12 @@ def test_a_cap_above_a_fixed_frame_size_changes_nothing() -> None:
     free, capped = ours("llava_onevision"), ours("llava_onevision", max_pixels=256)
     a, b = (p.build_inputs([QUESTION], [[clip()]]) for p in (free, capped))
     assert torch.equal(a["pixel_values_videos"], b["pixel_values_videos"])
-    assert free.resolution_is_fixed
+    assert free.token_pixels is None
 
 
 def test_without_torchvision_ours_is_used_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidsieve.media.processor_loading.find_spec", lambda name: None)
-    processor = load_processor(DATA / "qwen2_vl", AutoConfig.from_pretrained(DATA / "qwen2_vl"))
+    processor = load_processor(DATA / "qwen2_vl", AutoConfig.from_pretrained(DATA / "qwen2_vl"), prefer_hf=True)
     assert processor.kind == "vidsieve"
     assert "256 to 768 pixels a frame (torchvision is not installed" in processor.describe()
 
@@ -192,7 +175,7 @@ def test_a_broken_torchvision_is_told_and_ours_is_used(tmp_path: Path, monkeypat
     (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('operator nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    processor = load_processor(DATA / "qwen2_vl", AutoConfig.from_pretrained(DATA / "qwen2_vl"))
+    processor = load_processor(DATA / "qwen2_vl", AutoConfig.from_pretrained(DATA / "qwen2_vl"), prefer_hf=True)
     assert processor.kind == "vidsieve"
     assert "operator nms does not exist" in processor.describe()
 
@@ -202,7 +185,7 @@ def test_a_model_without_preprocessing_lists_those_that_have_it() -> None:
         model_type = "other"
 
     config = Other(video_token_id=6)
-    with pytest.raises(ModelError, match="model type 'other'; known are llava_next_video, llava_onevision"):
+    with pytest.raises(ModelError, match="model type 'other'; known are ernie4_5_vl_moe, gemma4, glm4v"):
         load_processor(DATA / "qwen2_vl", config, prefer_hf=False)
 
 
@@ -219,7 +202,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         load_processor(tmp_path, config, prefer_hf=False)
 
 
-@pytest.mark.parametrize("bad", [{"do_normalize": False}, {"do_resize": False}, {"resample": 1}])
+@pytest.mark.parametrize("bad", [{"do_rescale": False}, {"do_resize": False}, {"resample": 0}])
 def test_settings_we_cannot_follow_are_refused(tmp_path: Path, bad: dict) -> None:
     folder = changed(tmp_path, "qwen2_vl", "preprocessor_config.json", bad)
     with pytest.raises(MediaError, match=next(iter(bad))):
