@@ -3,19 +3,35 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
+from adapters.kits import kits
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from media import checkpoints
 from media.golden_cases import pattern
+from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig
 
 from vidsieve.framework.errors import InputError, MediaError, ModelError, UsageError
 from vidsieve.media import Clip, Processor, load_processor
+from vidsieve.media.patch_encoders import PatchEncoder
+from vidsieve.media.processor import VidsieveProcessor
+from vidsieve.media.processor_loading import build_encoder
+from vidsieve.media.prompter import Prompter
+from vidsieve.media.settings import Settings
+from vidsieve.media.spelling import in_words
 
 DATA = Path(__file__).parents[1] / "data" / "media"
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava_onevision", "llava_next_video")
 QUESTION = "what moves"
+FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 def ours(family: str, **options: int) -> Processor:
@@ -224,3 +240,100 @@ def test_without_settings_the_sizes_are_the_models_own(tmp_path: Path) -> None:
     inputs = processor.build_inputs([QUESTION], [[clip()]])
     assert inputs["pixel_values_videos"].shape[1] == 3 * 2 * 4 * 4
     assert "100352 to 602112 pixels" in processor.describe()
+
+
+def of_family(family: str, **video: Any) -> VidsieveProcessor:
+    """Ours for the tiny model of a family, with these changes to its settings."""
+    config = kits()[family]().build_model().config
+    settings = Settings(video=checkpoints.SETTINGS[family] | video, font=FONT)
+    encoder = build_encoder(config, settings, None, family)
+    assert encoder is not None
+    return VidsieveProcessor(
+        Prompter.build(checkpoints.tokenizer(family), config, checkpoints.template(family)), encoder
+    )
+
+
+KEPT_SHAPE = ("qwen3-vl", "glm4v", "videollama3", "ernie-4.5-vl", "qwen2-vl")
+
+
+@pytest.fixture(scope="module")
+def sized() -> dict[str, VidsieveProcessor]:
+    return {family: of_family(family) for family in KEPT_SHAPE}
+
+
+@given(
+    st.sampled_from(KEPT_SHAPE),
+    st.tuples(st.integers(1, 9), st.integers(1, 2000), st.integers(1, 2000)),
+    st.integers(64, 4000),
+)
+def test_no_frame_is_above_the_users_cap(
+    sized: dict[str, VidsieveProcessor], family: str, clip_size: tuple[int, int, int], cap: int
+) -> None:
+    count, height, width = clip_size
+    assume(max(height, width) <= 150 * min(height, width))
+    encoder = sized[family].encoder.capped(cap)
+    assert isinstance(encoder, PatchEncoder)
+    new_height, new_width = encoder._size(count, height, width)
+    assert new_height % 8 == new_width % 8 == 0
+    assert min(new_height, new_width) >= 8
+    assert new_height * new_width <= cap or min(new_height, new_width) == 8
+
+
+@pytest.mark.parametrize("cap", [1, 600])
+def test_gemma_frames_have_no_more_tokens_than_the_cap_allows(cap: int) -> None:
+    processor = of_family("gemma4").capped(cap)
+    assert processor is not None
+    inputs = processor.build_inputs([QUESTION], [[clip(2)]])
+    used = (inputs["video_position_ids"][0, :, 0] >= 0).sum() * 16
+    assert used <= max(cap, 64)
+
+
+@pytest.mark.parametrize("family", ["qwen3-vl", "glm4v"])
+def test_a_lone_frame_is_a_temporal_patch_of_itself_twice(family: str) -> None:
+    processor, once = of_family(family), clip(1)
+    twice = replace(once, **{n: torch.cat([getattr(once, n)] * 2) for n in ("frames", "timestamps_s", "frame_index")})
+    one, two = (processor.build_inputs([QUESTION], [[video]]) for video in (once, twice))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_time_is_written_on_ernies_frames() -> None:
+    video = replace(clip(3, 60, 90), fps=0.04)  # a frame every 25 seconds
+    drawn, frames = of_family("ernie-4.5-vl", draw_on_frames=True), []
+    for number, frame in enumerate(video.frames):
+        picture = Image.fromarray(frame.permute(1, 2, 0).numpy())
+        time = ("time: 00:00:00.00", "time: 00:00:25.00", "time: 00:00:50.00")[number]
+        font = ImageFont.truetype(str(FONT), 6)
+        ImageDraw.Draw(picture).text((0, 0), time, (0, 0, 0), font, stroke_width=0, stroke_fill=(255, 255, 255))
+        frames.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+    plain = of_family("ernie-4.5-vl").build_inputs([QUESTION], [[replace(video, frames=torch.stack(frames))]])
+    came = drawn.build_inputs([QUESTION], [[video]])
+    assert all(torch.equal(came[name], plain[name]) for name in plain)
+    assert not torch.equal(torch.stack(frames), video.frames)
+
+
+def test_ernie_without_its_font_is_refused_by_name() -> None:
+    config = kits()["ernie-4.5-vl"]().build_model().config
+    with pytest.raises(MediaError, match=r"no font file 'Roboto-Regular.ttf'.*draw_on_frames"):
+        build_encoder(config, Settings(), None, "folder")
+
+
+@pytest.mark.parametrize("family", ["smolvlm2", "internvl3", "videollama3"])
+def test_a_batch_of_unequal_videos_holds_its_rows_as_built_alone(family: str) -> None:
+    processor, prompts, clips = of_family(family), [QUESTION, "where?"], [[clip(5)], [clip(2, seed=1)]]
+    batch = processor.build_inputs(prompts, clips)
+    for row, (prompt, videos) in enumerate(zip(prompts, clips, strict=True)):
+        alone = processor.build_inputs([prompt], [videos])["input_ids"]
+        assert torch.equal(batch["input_ids"][row, -alone.shape[1] :], alone[0])
+
+
+def test_visual_tokens_in_a_question_are_refused() -> None:
+    with pytest.raises(InputError, match="4 runs of visual tokens, but 5 tokens '<IMG_CONTEXT>'"):
+        of_family("internvl3").build_inputs(["what is <IMG_CONTEXT>?"], [[clip()]])
+
+
+def test_numbers_are_written_as_in_smolvlms_prompts() -> None:
+    assert [in_words(n) for n in (0, 13, 20, 64, 100, 101, 768, 1000, 1100, 12_345)] == [
+        *("zero", "thirteen", "twenty", "sixty-four", "one hundred", "one hundred and one"),
+        *("seven hundred and sixty-eight", "one thousand", "one thousand, one hundred"),
+        "twelve thousand, three hundred and forty-five",
+    ]

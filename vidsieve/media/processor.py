@@ -96,7 +96,7 @@ class VidsieveProcessor(Processor):
 
 
 class TransformersProcessor(Processor):
-    """transformers' own processor, which needs a working torchvision; decoding, sampling and the prompt's text are ours."""
+    """transformers' own, which needs a working torchvision; decoding, sampling and the prompt's text are ours."""
 
     kind = "transformers"
 

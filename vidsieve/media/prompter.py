@@ -134,7 +134,7 @@ class Prompter:
         return {"input_ids": ids, "attention_mask": mask}
 
     def token_types(self, ids: Tensor) -> dict[str, Tensor]:
-        """The inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video, as the family has them."""
+        """The family's inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video."""
         types = torch.zeros_like(ids)
         if self.image_token_id is not None:
             types[ids == self.image_token_id] = IMAGE
