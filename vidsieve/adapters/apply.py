@@ -76,9 +76,10 @@ def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Iterator[App
     """While open, `model.generate(**inputs)` runs under `policy`; callers keep their inputs and outputs.
 
     Returned sequences hold the original prompt, `max_length` counts it, and a cache that a call returned may be given
-    to the next one together with the full-length ids. Streamers and stopping rules: a streamer sees the original
-    prompt once; logits processors and stopping criteria see the shortened one. Plain `model(**inputs)` is not
-    touched (see `compress`). One call at a time; not for use from several threads. When the block ends, also by an
+    to the next one together with the full-length ids. Stopping criteria, logits processors, `prefix_allowed_tokens_fn`
+    and streamers see the original prompt followed by the new tokens, and so do the rules that settings make
+    (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not touched (see
+    `compress`). One call at a time; not for use from several threads. When the block ends, also by an
     exception, the model is as it was.
 
     Args:
