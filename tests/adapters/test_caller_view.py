@@ -6,8 +6,6 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from adapters.test_llava_onevision import TestLlavaOnevision as LlavaOnevision
-from adapters.test_qwen2_vl import TestQwen2VL as Qwen2VL
 from torch import Tensor
 
 import vidsieve
@@ -15,9 +13,8 @@ from vidsieve.framework.errors import InputError
 from vidsieve.testing.adapter_kit import KeepRandom, Row, policy_of
 from vidsieve.testing.adapter_kv_kit import TopKV
 from vidsieve.testing.adapter_layer_kit import TopLayer
-from vidsieve.testing.adapter_runs import BATCHES, HALF, STEPS, ModelKit, run, traces
+from vidsieve.testing.adapter_runs import BATCHES, HALF, STEPS, run, traces
 
-KITS: dict[str, ModelKit] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
 POLICIES = {
     "before": HALF,
     "layer": policy_of(KeepRandom(), TopLayer(after=(1,)), ratio=0.7),
@@ -29,22 +26,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "sampling": {"do_sample": True, "num_return_sequences": 2},
     "beams": {"num_beams": 3, "num_return_sequences": 2},
 }
-
-
-@pytest.fixture(params=KITS.values(), ids=KITS)
-def kit(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def built() -> dict[int, Any]:
-    return {id(kit): kit.build_model() for kit in KITS.values()}
-
-
-@pytest.fixture
-def model(kit: Any, built: dict[int, Any]) -> Any:
-    built[id(kit)].generation_config.max_length = None
-    return built[id(kit)]
 
 
 class Recorder:

@@ -36,12 +36,14 @@ class GenerateCall:
         self.asked: dict[str, Any] = {}
         self.inputs: dict[str, Any] = {}
         self.whole = torch.empty(0, 0, dtype=torch.long)
+        self.prompt: Tensor | None = None
+        """The ids that the original `generate` is given."""
 
     def run(self, original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Report]:
         """Run `original` on the shortened inputs; its output as the caller would have had it, and the Report."""
         self.asked = _bound(original, args, kwargs)
         past = recall(self.asked.get("past_key_values"))
-        ids = self._ids()
+        ids = self.prompt = self._ids()
         if ids is None or (past is None and self._passes_untouched(ids)):
             return original(**self.asked, **self._types(ids)), empty_report(self.policy)
         self._refuse_guidance()
@@ -49,6 +51,7 @@ class GenerateCall:
         prune = self._layer_prune(past)
         with torch.no_grad():
             short = self._shorten(ids, past)
+        self.prompt = short.columns.ids
         with ExitStack() as stack:
             stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
             if prune is not None:
