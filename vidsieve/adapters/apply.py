@@ -119,7 +119,8 @@ def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
     `compress`). When the block ends, also by an exception, the model is as it was.
 
     Calls of `generate` from several threads queue, one at a time on a model, and the block ends when those begun in it
-    have. Copies of the model made meanwhile (`deepcopy`, `pickle`, `torch.save`) come without the policy.
+    have. Copies of the model made meanwhile (`deepcopy`, `pickle`, `torch.save`) come without the policy. Prompts with
+    a video must be padded on the left, under the empty policy too.
 
     Args:
         model: a transformers video LLM whose family has an adapter.
@@ -195,7 +196,7 @@ def compress(
 ) -> tuple[dict[str, Any], Report]:
     """Inputs for a plain `model(**inputs)` with the policy's tokens removed, and what was done.
 
-    Vision runs here, once: the returned inputs hold features instead of pixels, and explicit positions. A loop that
+    Padding stays on the side where it is. Vision runs here, once: the returned inputs hold features instead of pixels, and explicit positions. A loop that
     decodes by hand must go on passing `position_ids` (the last ones plus one) and a growing mask. Stages
     inside the language model and KV stages need `applied`; the Report names them in `not_run`.
 

@@ -20,7 +20,7 @@ from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, ne
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN
 from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
-from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask
+from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
 from vidsieve.framework.errors import InputError, PolicyError
@@ -172,10 +172,12 @@ class GenerateCall:
         )
         if past is None:
             mask = self._read_mask(ids, mask)
+            refuse_right_padding(mask)
             self.inputs, self.whole = self.asked, ids
             return shorten(Request(inputs=self.asked, ids=ids, mask=mask, **request))
         columns, seen = cached_columns(past, int(self.asked["past_key_values"].get_seq_length()))
         ids, mask = new_part(past, seen, ids, mask)
+        refuse_right_padding(mask)
         self.inputs, self.whole = self._new_inputs(ids), torch.cat([past.ids[:, :seen].to(ids), ids], dim=1)
         start = columns.positions[..., -1:] + 1
         new = shorten(Request(inputs=self.inputs, ids=ids, mask=mask, start=start, **request))
