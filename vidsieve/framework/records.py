@@ -102,7 +102,9 @@ class LayerTokens:
     `visual_inputs` and `text_inputs` are what entered the first layer: all the video's tokens then, and that text.
     `attention(rows, of=...)` gives softmaxed attention of query rows to the visual tokens, in float32: rows are
     "last" (the prompt's last token) or indices into `text`, `of` is the "previous" layer or the "next" one (its norm,
-    queries and keys). `keys(of)` gives the previous layer's keys, rotated, of the "visual" tokens or of the "text", in
+    queries and keys). `rotary(rows)` gives the logit that the previous layer's rotary embedding alone puts between query
+    rows and the visual tokens: that of queries and keys whose channels are all one. `keys(of)` gives the previous
+    layer's keys, rotated, of the "visual" tokens or of the "text", in
     float32; `final_norm` is the norm behind the last layer, applied in float32. `turn` numbers the stage's own prune
     points, `offered` is how many tokens came to its first. `count` is how many to leave, or None when nothing but the
     stage says it. `afford` is how many visual tokens each coming layer may be given, the same for all, if the whole
@@ -120,6 +122,7 @@ class LayerTokens:
     layers: int
     attention: Callable[..., Float[Tensor, "heads rows visual"]]
     keys: Callable[[str], Float[Tensor, "heads asked dim"]]
+    rotary: Callable[..., Float[Tensor, "rows visual"]]
     final_norm: Callable[[Float[Tensor, "asked dim"]], Float[Tensor, "asked dim"]]
     rng: torch.Generator
     visual_inputs: Float[Tensor, "entered dim"]
