@@ -102,14 +102,14 @@ class LayerTokens:
     `visual_inputs` and `text_inputs` are what entered the first layer: all the video's tokens then, and that text.
     `attention(rows, of=...)` gives softmaxed attention of query rows to the visual tokens, in float32: rows are
     "last" (the prompt's last token) or indices into `text`, `of` is the "previous" layer or the "next" one (its norm,
-    queries and keys). `rotary(rows)` gives the logit that the previous layer's rotary embedding alone puts between query
-    rows and the visual tokens: that of queries and keys whose channels are all one. `keys(of)` gives the previous
-    layer's keys, rotated, of the "visual" tokens or of the "text", in
-    float32; `final_norm` is the norm behind the last layer, applied in float32. `turn` numbers the stage's own prune
-    points, `offered` is how many tokens came to its first. `count` is how many to leave, or None when nothing but the
-    stage says it. `afford` is how many visual tokens each coming layer may be given, the same for all, if the whole
-    depth is to meet the policy's retention ratio; None without a ratio. `token_grid` is (t, h, w) in visual tokens, as
-    the vision tower made them: `frame` and `token` count in it.
+    queries and keys). `rotary(rows)` gives the logit that the previous layer's rotary embedding alone puts between
+    query rows and the visual tokens: that of queries and keys whose channels are all one. `keys(of)` gives the
+    previous layer's keys, rotated, of the "visual" tokens or of the "text", in float32; `final_norm` is the norm
+    behind the last layer, applied in float32. `turn` numbers the stage's own prune points, `offered` is how many
+    tokens came to its first. `count` is how many to leave, or None when nothing but the stage says it. `afford` is
+    how many visual tokens each coming layer may be given, the same for all, if the whole depth is to meet the
+    policy's retention ratio; None without a ratio. `token_grid` is (t, h, w) in visual tokens, as the vision tower
+    made them: `frame` and `token` count in it.
     """
 
     hidden: Float[Tensor, "visual dim"]

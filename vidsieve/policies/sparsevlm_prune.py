@@ -52,7 +52,8 @@ class SparseVLM(Stage):
         None, description="divide attention by the rotary weight of its distance: bounded, or as the released code does"
     )
     heads: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="heads that score, those that attend most to the video; a fraction of all, all if left out"
+        None,
+        description="heads that score, those most on the video: a number, or a fraction of all; left out, all",
     )
 
     def layers(self, num_layers: int) -> tuple[int, ...]:

@@ -91,7 +91,8 @@ def rank_layer(
     """Indices of the visual tokens that a layer stage lets go on (of a Merge its targets), in their new order.
 
     `attention_rows` answers `LayerTokens.attention`: "last" gives its last row, indices those rows, of any layer.
-    `rotary` answers `LayerTokens.rotary` for the same rows, `keys` are those of visual tokens and text. What is left out is made of zeros, one frame, and weights of one.
+    `rotary` answers `LayerTokens.rotary` for the same rows; `keys` are those of visual tokens and text. What is left
+    out is made of zeros (`rotary` of ones), one frame, and weights of one.
     """
     visual, device = attention_rows.shape[-1], attention_rows.device
     given = (hidden, hidden_before, text, visual_inputs, text_inputs)

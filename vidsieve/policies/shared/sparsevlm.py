@@ -24,7 +24,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.planning.layer_cut import best
 from vidsieve.framework.plans import Keep, Merge
 from vidsieve.framework.records import LayerTokens
@@ -55,9 +54,6 @@ def relevance(
 
     Without raters (no text after the video, or one word) the prompt's last token rates alone. With `distance` and
     `heads` it is that of SparseVLM+.
-
-    Raises:
-        PolicyError: more heads are asked than the decoder has.
     """
     asked = raters(tokens.visual_inputs, tokens.text_inputs)
     rows = asked if asked.numel() else "last"
@@ -65,8 +61,7 @@ def relevance(
     if distance is not None:
         attention = attention / _divisor(tokens.rotary(rows), tokens.keys("visual").shape[-1], distance)
     if heads is not None:
-        most = attention.sum(dim=(1, 2)).argsort(descending=True, stable=True)
-        attention = attention[most[: _head_count(heads, len(attention))].sort().values]
+        attention = attention[leading_heads(attention, heads)]
     each = attention.mean(dim=0)
     return each, each.mean(dim=0)
 
@@ -80,15 +75,12 @@ def _divisor(
     return torch.where(rotary.abs() < 1e-6, 1e-6, rotary)
 
 
-def _head_count(heads: int | float, there_are: int) -> int:
-    """How many heads score: a number, or a fraction of all and one at least."""
-    if isinstance(heads, float):
-        return max(1, round(heads * there_are))
-    if heads > there_are:
-        raise PolicyError(
-            f"sparsevlm.prune: heads {heads} asked, the decoder has {there_are}; give fewer, or a fraction of all."
-        )
-    return heads
+def leading_heads(attention: Float[Tensor, "heads raters visual"], heads: int | float) -> Int[Tensor, " leading"]:
+    """The heads that attend to the video most, the first one most; `heads` is a number (all where there are fewer) or
+    a fraction of all, and one at least.
+    """
+    count = max(1, round(heads * len(attention))) if isinstance(heads, float) else heads
+    return attention.sum(dim=(1, 2)).argsort(descending=True, stable=True)[:count]
 
 
 def pruned(
