@@ -9,8 +9,8 @@ import typer
 
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import say, say_json, table
-from vidsieve.cli.plugins import add_plugins
 from vidsieve.framework.hookspecs import STAGE_HOOKS, VIDEO_HOOKS
+from vidsieve.harness.plugins import add_plugins
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry

@@ -13,7 +13,7 @@ from vidsieve.tuner.controls.smaller_input import Kind, SmallerInput
 class Runners:
     """The runner of the full input, and one for each smaller input, with caches of its own: nothing can mix.
 
-    A smaller input is what `--frames` (`--fps`) or `--max-pixels` would make of the workload. `frame_pixels` gives the
+    A smaller input is what `frames` (`fps`) or `max_pixels` would make of the workload. `frame_pixels` gives the
     pixels of the largest frame that latency is measured on, as the model sees it; lower resolution is a share of that.
     Only the last smaller runner is kept: the caches of the others go with them.
     """
