@@ -75,6 +75,9 @@ class Applied:
 def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Iterator[Applied]:
     """While open, `model.generate(**inputs)` runs under `policy`; callers keep their inputs and outputs.
 
+    A cache that a call returned may be copied (`copy.deepcopy`, `pickle`); where tokens were removed, it refuses to be
+    continued outside a block.
+
     Returned sequences hold the original prompt, `max_length` counts it, and a cache that a call returned may be given
     to the next one together with the full-length ids. Streamers and stopping rules: a streamer sees the original
     prompt once; logits processors and stopping criteria see the shortened one. Plain `model(**inputs)` is not
