@@ -82,7 +82,7 @@ class Position:
         if sort == now.main:
             for kind, share in right.items():
                 self.skill[kind] = MEMORY * self.skill.get(kind, 0.0) + (1 - MEMORY) * share
-        fluent = self.since >= FEWEST_STEPS and min(self.skill.values()) >= FLUENT
+        fluent = self.since >= FEWEST_STEPS and min(self.skill.values(), default=0.0) >= FLUENT
         if self.stage + 1 == len(stages) or not (fluent or self.since >= now.most_steps):
             return False
         self.stage, self.since = self.stage + 1, 0
