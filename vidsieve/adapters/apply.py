@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from threading import current_thread
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -127,7 +127,7 @@ class Applied:
             )
         found = vars(self.model).get("generate")
         if isinstance(found, _Generate):
-            other = "" if found.thread is current_thread() else " from another thread"
+            other = "" if found.thread == get_ident() else " from another thread"
             raise UsageError(
                 f"applied: policy {found.handle.policy.name!r} is already applied to this model{other}; leave its "
                 f"`with` block before applying {self.policy.name!r}. Threads may share one block: their calls queue."
@@ -180,7 +180,7 @@ class _Generate:
     def __init__(self, handle: Applied, found: Any) -> None:
         self.handle, self.found = handle, found
         self.original = self.__wrapped__ = handle.model.generate
-        self.open, self.thread = True, current_thread()
+        self.open, self.thread = True, get_ident()
         self._call: GenerateCall | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -210,6 +210,9 @@ class _Generate:
                 "with the `model.generate` of the block. Call `model.generate` anew for the uncompressed model; join "
                 "threads before the block ends."
             )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (self.handle.model, "generate")
 
     def reduce_model(self, protocol: Any) -> Any:
         """What `copy`, `pickle` and `torch.save` make a copy from: the model as it was before the block."""
