@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vidsieve.adapters.adapter import Adapter, VideoModel
+from vidsieve.adapters.adapter import Adapter, VideoModel, decoder_of
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
 from vidsieve.adapters.decoder.kv_prompt import KVPrompt
@@ -23,7 +23,7 @@ from vidsieve.adapters.prompt.positions import model_positions, original_rotatio
 from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
-from vidsieve.framework.errors import InputError, PolicyError
+from vidsieve.framework.errors import InputError, ModelError, PolicyError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 
@@ -47,6 +47,7 @@ class GenerateCall:
         if ids is None or (past is None and self._passes_untouched(ids)):
             return original(**self._cached_left_out(ids), **self._types(ids)), empty_report(self.policy)
         self._refuse_guidance()
+        self._refuse_model()
         decode = self._decode_kv()
         prune = self._layer_prune(past)
         with torch.no_grad():
@@ -174,6 +175,24 @@ class GenerateCall:
             raise InputError(
                 "generate: classifier-free guidance runs a second prompt through the same model, which a compressed "
                 "prompt's positions do not fit; leave `guidance_scale` and its logits processor out."
+            )
+
+    def _refuse_model(self) -> None:
+        """A model that transformers could not run a shortened prompt on."""
+        named = inspect.signature(self.model.forward).parameters
+        missing = [name for name in ("position_ids", "mm_encoder_outputs") if name not in named]
+        if missing:
+            raise ModelError(
+                f"model: the `forward` of this {type(self.model).__name__} was replaced or overridden without "
+                f"{' and '.join(missing)}, which `generate` reads in its signature. Name the arguments, or keep the "
+                "signature with functools.wraps."
+            )
+        layers = decoder_of(self.model).layers
+        dropped = any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers)
+        if dropped and self.setting("use_cache") is not False:
+            raise ModelError(
+                "model: gradient checkpointing is on and the model in train mode, where its layers drop the KV cache "
+                "and `generate` forgets the prompt. Call model.eval() or model.gradient_checkpointing_disable()."
             )
 
     def _pad_id(self) -> int:
