@@ -16,11 +16,11 @@ from vidsieve.adapters.decoder.layer_pruning import LayerPrune
 from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
 from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
+from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN
 from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
-from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask
+from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
-from vidsieve.adapters.prompt.streamer import OriginalPrompt
 from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
 from vidsieve.framework.errors import InputError, PolicyError
 from vidsieve.framework.policy.policy import Policy
@@ -35,12 +35,14 @@ class GenerateCall:
         self.asked: dict[str, Any] = {}
         self.inputs: dict[str, Any] = {}
         self.whole = torch.empty(0, 0, dtype=torch.long)
+        self.prompt: Tensor | None = None
+        """The ids that the original `generate` is given."""
 
     def run(self, original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Report]:
         """Run `original` on the shortened inputs; its output as the caller would have had it, and the Report."""
         self.asked = _bound(original, args, kwargs)
         past = recall(self.asked.get("past_key_values"))
-        ids = self._ids()
+        ids = self.prompt = self._ids()
         if ids is None or (past is None and self._passes_untouched(ids)):
             return original(**self._cached_left_out(ids), **self._types(ids)), empty_report(self.policy)
         self._refuse_guidance()
@@ -49,6 +51,7 @@ class GenerateCall:
         prune = self._layer_prune(past)
         with torch.no_grad():
             short = self._shorten(ids, past)
+        self.prompt = short.columns.ids
         with ExitStack() as stack:
             stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
             if prune is not None:
@@ -58,8 +61,9 @@ class GenerateCall:
                 decode.prompt = short.columns
                 decode.held = lambda: None if prune is None else prune.held
                 stack.enter_context(decode.attached())
-            inputs = self._inputs(ids, short)
-            cache = self.asked.get("past_key_values")
+            view = self._view(ids, short)
+            stack.enter_context(view.shown(self.model))
+            inputs, cache = self._inputs(short, view), self.asked.get("past_key_values")
             stack.enter_context(
                 extending(cache, past, lambda: self._past(short, None if prune is None else prune.held))
             )
@@ -163,10 +167,13 @@ class GenerateCall:
         return self._new_inputs(self._behind(ids, int(cache.get_seq_length())))
 
     def _refuse_guidance(self) -> None:
-        if self.setting("guidance_scale") not in (None, 1, 1.0):
+        from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor as Guidance
+
+        processors = self.asked.get("logits_processor") or ()
+        if self.setting("guidance_scale") not in (None, 1, 1.0) or any(isinstance(one, Guidance) for one in processors):
             raise InputError(
-                "generate: guidance_scale runs a second prompt through the same model, which a compressed prompt's "
-                "positions do not fit; leave guidance_scale out."
+                "generate: classifier-free guidance runs a second prompt through the same model, which a compressed "
+                "prompt's positions do not fit; leave `guidance_scale` and its logits processor out."
             )
 
     def _refuse_second_runs(self, past: Past | None) -> None:
@@ -204,16 +211,18 @@ class GenerateCall:
 
     def _shorten(self, ids: Int[Tensor, "rows columns"], past: Past | None) -> Shortened:
         """The short prompt, with what the cache holds in front of it."""
-        mask, pad = self.asked.get("attention_mask"), self.setting("pad_token_id")
+        mask = self.asked.get("attention_mask")
         request: dict[str, Any] = dict(
             adapter=self.adapter, model=self.model, policy=self.policy, seed=self.seed, pad_id=self._pad_id()
         )
         if past is None:
-            mask = read_mask(ids, mask, None if pad is None else int(pad), self._eos())
+            mask = self._read_mask(ids, mask)
+            refuse_right_padding(mask)
             self.inputs, self.whole = self.asked, ids
             return shorten(Request(inputs=self.asked, ids=ids, mask=mask, **request))
         columns, seen = cached_columns(past, self.asked["past_key_values"])
         ids, mask = new_part(past, seen, ids, mask)
+        refuse_right_padding(mask)
         self.inputs, self.whole = self._new_inputs(ids), torch.cat([past.ids[:, :seen].to(ids), ids], dim=1)
         start = columns.positions[..., -1:] + 1
         new = shorten(Request(inputs=self.inputs, ids=ids, mask=mask, start=start, **request))
@@ -237,7 +246,19 @@ class GenerateCall:
         needed |= self.adapter.spent if videos.any() else set()
         return {name: value for name, value in self.asked.items() if name not in spent - needed}
 
-    def _inputs(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> dict[str, Any]:
+    def _view(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> CallerView:
+        """The prompt as the caller gave it, for the rules of the call."""
+        mask = self.asked.get("attention_mask")
+        mask = self._read_mask(ids, None if mask is None else mask[:, -ids.shape[1] :])
+        longest = None if self.setting("max_new_tokens") is not None else self.setting("max_length")
+        return CallerView(ids, mask, short.columns.width, longest)
+
+    def _read_mask(self, ids: Int[Tensor, "rows columns"], mask: Tensor | None) -> Tensor:
+        """The mask of these ids, given or inferred."""
+        pad = self.setting("pad_token_id")
+        return read_mask(ids, mask, None if pad is None else int(pad), self._eos())
+
+    def _inputs(self, short: Shortened, view: CallerView) -> dict[str, Any]:
         """Arguments for the original `generate`."""
         columns = short.columns
         modality = self.adapter.modality
@@ -253,9 +274,9 @@ class GenerateCall:
         if self.policy.kv_stages or self.policy.layer_stages:
             # choosing reads counts back from the device, which a compiled step cannot
             call["disable_compile"] = True
-        call |= self._lengths(ids.shape[1] - columns.width)
+        call |= self._lengths(view.removed)
         if call.get("streamer") is not None:
-            call["streamer"] = OriginalPrompt(call["streamer"], ids)
+            call["streamer"] = view.streamer(call["streamer"])
         return call
 
     def _images(self) -> dict[str, Any]:
@@ -275,6 +296,16 @@ class GenerateCall:
                 lowered[name] = max(int(value) - removed, 0)
         return lowered
 
+    def _continues(self, short: Shortened, sequences: Any) -> bool:
+        """Whether an output begins with the short prompt; that of a `custom_generate` may be anything."""
+        if self.asked.get("custom_generate") is None:
+            return True
+        ids = short.columns.ids
+        if not isinstance(sequences, Tensor) or sequences.dim() != 2 or sequences.shape[0] % ids.shape[0]:
+            return False
+        prompt = ids.repeat_interleave(sequences.shape[0] // ids.shape[0], dim=0).to(sequences.device)
+        return torch.equal(sequences[:, : ids.shape[1]], prompt)
+
     def _restore(
         self,
         ids: Int[Tensor, "rows columns"],
@@ -283,7 +314,9 @@ class GenerateCall:
         held: tuple[CachedColumns | None, ...] | None,
     ) -> Any:
         """The output with the original prompt in its sequences; its cache is remembered for a next turn."""
-        sequences = output if isinstance(output, Tensor) else output.sequences
+        sequences = output if isinstance(output, Tensor) else getattr(output, "sequences", None)
+        if sequences is None or not self._continues(short, sequences):
+            return output
         copies = sequences.shape[0] // ids.shape[0]
         new = sequences[:, short.columns.width :]
         prompt = ids.repeat_interleave(copies, dim=0).to(sequences.device)

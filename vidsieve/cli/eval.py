@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vidsieve.cli.asked_policy import AskedPolicy
-from vidsieve.cli.options import Json
+from vidsieve.cli.options import Json, MetricOption
 from vidsieve.cli.output import note, say, say_json, table
-from vidsieve.cli.search_options import Metric
 from vidsieve.cli.told import first_line, interval
 from vidsieve.cli.warned import warn_differences
 from vidsieve.framework.errors import UsageError
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from vidsieve.framework.policy.policy import Policy
     from vidsieve.harness.data.eval_examples import EvalExamples
     from vidsieve.harness.session import Session
+    from vidsieve.tuner.request import Metric
 
 
 def evaluate(
@@ -33,7 +33,7 @@ def evaluate(
         int | None, typer.Option("--examples", help="Examples of the held-out split.  (default: 200, or all of --data)")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Which examples are held out.  (default: 0)")] = None,
-    metric: Annotated[Metric, typer.Option("--metric", help="Latency: ttft or e2e.")] = Metric.ttft,
+    metric: MetricOption = "ttft",
     json: Json = False,
 ) -> None:
     """Measure a policy beside the uncompressed model: accuracy or agreement, retention, latency ratio."""
@@ -53,9 +53,9 @@ def evaluate(
 
 def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
     """Check options and names, then load."""
-    from vidsieve.cli.plugins import add_plugins
     from vidsieve.harness.data.task_choice import choose_task
     from vidsieve.harness.model_choice import choose
+    from vidsieve.harness.plugins import add_plugins
     from vidsieve.harness.session import as_measured, with_task
 
     registry = add_plugins(setup.plugin)
@@ -70,7 +70,7 @@ def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
     return with_task(setup, choice, task, registry), policy
 
 
-def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric: Metric) -> dict[str, Any]:
+def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric: "Metric") -> dict[str, Any]:
     """Score both on the examples, then time them in turn."""
     from vidsieve.harness.comparison import compare
     from vidsieve.tuner.measure.latency import PairedTimer
@@ -81,7 +81,7 @@ def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric
     ours = list(bench.score(policy, picked.examples))
     base = list(bench.score(None, picked.examples))
     timings = Timings.for_device(bench.describe()["device"])
-    latency = PairedTimer(bench, metric.value).measure(policy, timings.final)
+    latency = PairedTimer(bench, metric).measure(policy, timings.final)
     return {
         "policy": policy.name,
         "policy_hash": policy.hash,

@@ -34,8 +34,8 @@ def run(
 ) -> None:
     """Answer a question about a video with and without a policy; tells tokens and milliseconds."""
     _check(setup, video, ask)
-    from vidsieve.cli.plugins import add_plugins
     from vidsieve.harness.model_choice import choose
+    from vidsieve.harness.plugins import add_plugins
     from vidsieve.harness.session import as_measured
 
     registry = add_plugins(setup.plugin)

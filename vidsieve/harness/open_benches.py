@@ -1,11 +1,11 @@
 """What a search works on: a task and one bench for each device, in child processes unless asked otherwise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vidsieve.cli.output import note
+from vidsieve.harness.process_state import kept_threads
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
@@ -31,8 +31,9 @@ def open_benches(
     devices: Sequence[str] | None,
     in_process: bool,
     task: "Task | None" = None,
+    notice: Callable[[str], None] | None = None,
 ) -> Iterator[OpenBenches]:
-    """Choose the model, check the data, then load; the line that says which model stands in comes first.
+    """Choose the model, check the data, then load. `notice` gets a line if another model stands in for a family.
 
     Children end with the block. Raises as `choose`, `choose_task` and `load` do.
     """
@@ -42,10 +43,11 @@ def open_benches(
 
     choice = choose(setup.model, setup.checkpoint, registry)
     task = task or choose_task(setup, choice)
-    if choice.note:
-        note(choice.note)
+    if choice.note and notice is not None:
+        notice(choice.note)
     if in_process:
-        yield OpenBenches(task=task, bench=with_task(setup, choice, task, registry).bench)
+        with kept_threads():
+            yield OpenBenches(task=task, bench=with_task(setup, choice, task, registry).bench)
         return
     from vidsieve.harness.process.open_remote import open_remote, open_remotes
 

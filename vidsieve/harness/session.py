@@ -71,7 +71,7 @@ def as_measured(setup: Setup, policy: "Policy") -> Setup:
 
 
 def _model_of(measured: dict[str, Any]) -> dict[str, Any]:
-    """--model, and --checkpoint where it can be had again by name. Raises UsageError where only a path would do."""
+    """`model`, and `checkpoint` where it can be had again by name. Raises UsageError where only a path would do."""
     name, revision = str(measured.get("checkpoint", "")), str(measured.get("revision", ""))
     if measured.get("bundled") == "yes":
         return {"model": name}
@@ -79,7 +79,7 @@ def _model_of(measured: dict[str, Any]) -> dict[str, Any]:
         pinned = f"{name}@{revision}" if revision and ":" not in revision else name
         return {"model": measured.get("model"), "checkpoint": pinned}
     raise UsageError(
-        f"--model: the policy was measured on the local checkpoint {name!r}; give its folder, or another model."
+        f"`model`: the policy was measured on the local checkpoint {name!r}; give its folder, or another model."
     )
 
 

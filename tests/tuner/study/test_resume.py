@@ -126,7 +126,7 @@ def test_another_search_in_the_file_is_refused_field_by_field(
         search(FakeBench(quality), storage=path, trials=2, **change)
     assert caught.value.exit_code == 2
     assert any(line.strip().startswith(field) for line in caught.value.fields)
-    assert "--fresh" in str(caught.value)
+    assert "`fresh`" in str(caught.value)
     assert path.read_bytes() == before
 
 
@@ -267,7 +267,7 @@ def test_unlike_devices_are_refused() -> None:
         def describe(self) -> Any:
             return {**super().describe(), "device_name": "another"}
 
-    with pytest.raises(UsageError, match="--devices: must be alike, but device_name"):
+    with pytest.raises(UsageError, match="`devices`: must be alike, but device_name"):
         tune(
             FakeBench(quality),
             FakeTask(),

@@ -124,11 +124,14 @@ class Columns:
 
 
 def kept_order(
-    keep: Bool[Tensor, "rows columns"], width: int
+    keep: Bool[Tensor, "rows columns"], width: int, *, padded_right: bool = False
 ) -> tuple[Int[Tensor, "rows kept"], Bool[Tensor, "rows kept"]]:
-    """Column numbers of the kept tokens, in order and right-aligned to `width`, and which of them are real.
+    """Column numbers of the kept tokens, in order, and which of them are real.
 
-    Rows that keep fewer than `width` are filled up on the left, as left padding.
+    Rows that keep fewer than `width` are filled up on the left, or on the right with `padded_right`.
     """
-    order = torch.argsort(keep.to(torch.int8), dim=1, stable=True)[:, -width:]
+    if padded_right:
+        order = torch.argsort((~keep).to(torch.int8), dim=1, stable=True)[:, :width]
+    else:
+        order = torch.argsort(keep.to(torch.int8), dim=1, stable=True)[:, -width:]
     return order, keep.gather(1, order)

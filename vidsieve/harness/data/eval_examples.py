@@ -31,7 +31,7 @@ def pick(task: Task, policy: Policy, *, heldout: bool, count: int | None, seed: 
     same_data = _told(policy).get("task") == dict(task.describe())
     if heldout and not ids:
         raise UsageError(
-            f"--heldout: policy {policy.name!r} stores no held-out examples; it is no file that tune wrote."
+            f"`heldout`: policy {policy.name!r} stores no held-out examples; it is no file that tune wrote."
         )
     if heldout or (ids and same_data and count is None and seed is None):
         return _stored(task, policy, ids)

@@ -1,4 +1,4 @@
-"""`--data FILE.jsonl`: a user's labelled questions, every fault told with its line."""
+"""`data` FILE.jsonl: a user's labelled questions, every fault told with its line."""
 
 import hashlib
 import json
@@ -29,9 +29,9 @@ class LabelledData:
             raw = file.read_bytes()
             text = raw.decode("utf-8-sig")
         except OSError as error:
-            raise DataError(f"--data {path}: cannot be read: {error.strerror or error}.") from None
+            raise DataError(f"`data` {path}: cannot be read: {error.strerror or error}.") from None
         except UnicodeDecodeError as error:
-            raise DataError(f"--data {path}: is no UTF-8 text ({error.reason} at byte {error.start}).") from None
+            raise DataError(f"`data` {path}: is no UTF-8 text ({error.reason} at byte {error.start}).") from None
         self.name = file.stem
         self._sha256 = hashlib.sha256(raw).hexdigest()
         self.all = _read(text, file)

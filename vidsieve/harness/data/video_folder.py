@@ -1,4 +1,4 @@
-"""`--videos DIR`: videos without labels; a policy is scored by its agreement with the uncompressed model."""
+"""`videos` DIR: videos without labels; a policy is scored by its agreement with the uncompressed model."""
 
 import hashlib
 from collections.abc import Sequence

@@ -41,7 +41,7 @@ def reconfirm(
         DataError: examples that cannot be used.
     """
     if policy.is_empty:
-        raise UsageError(f"--confirm: {policy.name} removes nothing; there is nothing to measure.")
+        raise UsageError(f"`confirm`: {policy.name} removes nothing; there is nothing to measure.")
     listener = listener or Listener()
     measurement = Measurement.open(bench, request, listener, timings, clock)
     data = pick_examples(task, request)

@@ -111,7 +111,7 @@ def _refuse_unreachable(measurement: Measurement, floor: Latency, policy: Policy
     if floor.policy_ms.low > target:
         raise TargetUnreachableError(
             f"target: {ms(target)} ms of {name} asked, but {told}. Ask for more time, or give the model less video "
-            "(--frames, --max-pixels)."
+            "(`frames`, `max_pixels`)."
         )
     if floor.policy_ms.high > target:
         measurement.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {told}")
