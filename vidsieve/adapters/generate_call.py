@@ -12,7 +12,6 @@ from torch import Tensor
 from vidsieve.adapters.adapter import Adapter, VideoModel, decoder_of
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
-from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 from vidsieve.adapters.decoder.layer_pruning import LayerPrune
 from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
@@ -48,6 +47,7 @@ class GenerateCall:
             return original(**self._cached_left_out(ids), **self._types(ids)), empty_report(self.policy)
         self._refuse_guidance()
         self._refuse_model()
+        self._refuse_second_runs(past)
         decode = self._decode_kv()
         prune = self._layer_prune(past)
         with torch.no_grad():
@@ -59,7 +59,7 @@ class GenerateCall:
                 self._announce(prune, short, past)
                 stack.enter_context(prune.attached())
             if decode is not None:
-                decode.prompt = KVPrompt.of(short.columns.visual, short.columns.mask)
+                decode.prompt = short.columns
                 decode.held = lambda: None if prune is None else prune.held
                 stack.enter_context(decode.attached())
             view = self._view(ids, short)
@@ -193,6 +193,31 @@ class GenerateCall:
             raise ModelError(
                 "model: gradient checkpointing is on and the model in train mode, where its layers drop the KV cache "
                 "and `generate` forgets the prompt. Call model.eval() or model.gradient_checkpointing_disable()."
+            )
+
+    def _refuse_second_runs(self, past: Past | None) -> None:
+        """Settings that make transformers generate by the same model again, outside `generate`, or from the start."""
+        for name in ("assistant_model", "prompt_lookup_num_tokens"):
+            if past is not None and self.setting(name) is not None:
+                raise InputError(
+                    f"generate: `{name}` cannot continue from past_key_values, because transformers would run what is "
+                    f"cached once more; leave `{name}` out, or start again without past_key_values."
+                )
+        if self.asked.get("assistant_model") is self.model:
+            raise InputError(
+                "generate: `assistant_model` is the compressed model itself, which cannot draft for its own call; pass "
+                "another model, or a copy made before the block."
+            )
+        for name in ("assistant_early_exit", "use_mtp"):
+            if self.setting(name):
+                raise InputError(
+                    f"generate: `{name}` drafts by the compressed model itself, in passes that the policy cannot tell "
+                    f"from its own; leave `{name}` out. `assistant_model` and `prompt_lookup_num_tokens` can be used."
+                )
+        if self.setting("cache_implementation") == "paged":
+            raise InputError(
+                "generate: `cache_implementation` 'paged' is continuous batching, which takes ids without videos; "
+                "leave it out."
             )
 
     def _pad_id(self) -> int:

@@ -73,7 +73,9 @@ class Workbench:
     def _frame_pixels(self) -> int:
         """Pixels of the largest frame of the clips that latency is measured on, as the model sees it."""
         layouts = self.loaded.adapter.layouts
-        found = [video for clip in range(self.clips) for video in layouts(self.loaded.model.config, self._timer.inputs(clip))]
+        found = [
+            video for clip in range(self.clips) for video in layouts(self.loaded.model.config, self._timer.inputs(clip))
+        ]
         token_pixels = self.runner.processor.token_pixels
         assert token_pixels is not None
         return token_pixels * max(height * width for _, height, width in (video.grid for video in found))
