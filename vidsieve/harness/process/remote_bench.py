@@ -60,7 +60,7 @@ class RemoteBench:
     offers = _Fact[frozenset[str]]()
     clips = _Fact[int]()
     smaller = _Fact[frozenset[str]]()
-    frames_taken = _Fact[tuple[int, int] | None]()
+    frames_taken = _Fact[tuple[int, int]]()
 
     def __init__(self, factory: str, options: Any, *, name: str = "") -> None:
         """Raises UsageError for options that cannot travel to another process."""
