@@ -168,7 +168,7 @@ def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
     spent = {*vision_names(model, "image"), *vision_names(model, "video"), *request.adapter.spent}
     rest = {name: value for name, value in request.inputs.items() if name not in spent}
     rest |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-    rest["position_ids"] = model_positions(columns) if has_mrope(model) else columns.positions
+    rest["position_ids"] = model_positions(columns)
     if features:
         rest["mm_encoder_outputs"] = features
     if has_mrope(model):

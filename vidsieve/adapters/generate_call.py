@@ -18,7 +18,7 @@ from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
 from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, new_part, recall, remember
 from vidsieve.adapters.prompt.columns import PER_TOKEN
-from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
+from vidsieve.adapters.prompt.positions import misreads_gaps, model_positions, original_rotation, reads_types
 from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.prompt.streamer import OriginalPrompt
@@ -50,7 +50,9 @@ class GenerateCall:
         with torch.no_grad():
             short = self._shorten(ids, past)
         with ExitStack() as stack:
-            stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
+            hooked = short.gapped and misreads_gaps(self.model, self.setting("use_cache"))
+            if hooked:
+                stack.enter_context(original_rotation(self.model, short.columns))
             if prune is not None:
                 self._announce(prune, short, past)
                 stack.enter_context(prune.attached())
@@ -58,7 +60,7 @@ class GenerateCall:
                 decode.prompt = KVPrompt.of(short.columns.visual, short.columns.mask)
                 decode.held = lambda: None if prune is None else prune.held
                 stack.enter_context(decode.attached())
-            output = original(**self._inputs(ids, short))
+            output = original(**self._inputs(ids, short, contiguous=hooked))
         if decode is not None and decode.read_ratio is not None:
             ran = {bound.label for bound in self.policy.kv_stages}
             short.report.kv_ratio = decode.read_ratio
@@ -191,7 +193,7 @@ class GenerateCall:
         needed |= self.adapter.spent if videos.any() else set()
         return {name: value for name, value in self.asked.items() if name not in spent - needed}
 
-    def _inputs(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> dict[str, Any]:
+    def _inputs(self, ids: Int[Tensor, "rows columns"], short: Shortened, *, contiguous: bool) -> dict[str, Any]:
         """Arguments for the original `generate`."""
         columns = short.columns
         modality = self.adapter.modality
@@ -199,7 +201,7 @@ class GenerateCall:
         spent |= {*vision_names(self.model, "image"), *vision_names(self.model, "video")}
         call = {name: value for name, value in self.inputs.items() if name not in spent}
         call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-        call["position_ids"] = model_positions(columns)
+        call["position_ids"] = model_positions(columns, contiguous=contiguous)
         features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != modality}
         features |= self._images()
         features |= {} if short.features is None else {modality: short.features}

@@ -22,6 +22,7 @@ from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.kv_groups import KVGroup, groups_of
 from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 from vidsieve.adapters.decoder.kv_view import View, attention_row
+from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PlanError, PolicyError
 from vidsieve.framework.planning.calls import call as call_stage
 from vidsieve.framework.planning.checks import check_keep_kv, check_type
@@ -72,7 +73,7 @@ class DecodeKV:
         handle = self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         self._caches: list[Any] = []
         try:
-            with tapped(modules, self._tap):
+            with uncompiled, tapped(modules, self._tap):
                 yield self
         finally:
             handle.remove()
