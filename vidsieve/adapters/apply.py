@@ -11,7 +11,7 @@ import torch
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.call_queue import queue_of
 from vidsieve.adapters.generate_call import GenerateCall
-from vidsieve.adapters.prompt.positions import has_mrope, model_positions
+from vidsieve.adapters.prompt.positions import model_positions
 from vidsieve.adapters.prompt.reading import filler_id, read_mask
 from vidsieve.adapters.prompt.shortening import Request, Shortened, shorten
 from vidsieve.adapters.vision.encoding import encode, vision_names
@@ -281,7 +281,7 @@ def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
     spent = {*vision_names(model, "image"), *vision_names(model, "video"), *request.adapter.spent}
     rest = {name: value for name, value in request.inputs.items() if name not in spent}
     rest |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-    rest["position_ids"] = model_positions(columns) if has_mrope(model) else columns.positions
+    rest["position_ids"] = model_positions(columns)
     if features:
         rest["mm_encoder_outputs"] = features
     return rest

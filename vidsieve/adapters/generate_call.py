@@ -18,7 +18,7 @@ from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
 from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN
-from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
+from vidsieve.adapters.prompt.positions import misreads_gaps, model_positions, original_rotation, reads_types
 from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
@@ -54,7 +54,9 @@ class GenerateCall:
             short = self._shorten(ids, past)
         self.prompt = short.columns.ids
         with ExitStack() as stack:
-            stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
+            hooked = short.gapped and misreads_gaps(self.model, self.setting("use_cache"))
+            if hooked:
+                stack.enter_context(original_rotation(self.model, short.columns))
             if prune is not None:
                 self._announce(prune, short, past)
                 stack.enter_context(prune.attached())
@@ -68,7 +70,7 @@ class GenerateCall:
             stack.enter_context(
                 extending(cache, past, lambda: self._past(short, None if prune is None else prune.held))
             )
-            output = original(**self._inputs(short, view))
+            output = original(**self._inputs(short, view, contiguous=hooked))
         if decode is not None and decode.read_ratio is not None:
             ran = {bound.label for bound in self.policy.kv_stages}
             short.report.kv_ratio = decode.read_ratio
@@ -277,7 +279,7 @@ class GenerateCall:
         pad = self.setting("pad_token_id")
         return read_mask(ids, mask, None if pad is None else int(pad), self._eos())
 
-    def _inputs(self, short: Shortened, view: CallerView) -> dict[str, Any]:
+    def _inputs(self, short: Shortened, view: CallerView, *, contiguous: bool) -> dict[str, Any]:
         """Arguments for the original `generate`."""
         columns = short.columns
         modality = self.adapter.modality
@@ -285,7 +287,7 @@ class GenerateCall:
         spent |= {*vision_names(self.model, "image"), *vision_names(self.model, "video")}
         call = {name: value for name, value in self.inputs.items() if name not in spent}
         call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-        call["position_ids"] = model_positions(columns)
+        call["position_ids"] = model_positions(columns, contiguous=contiguous)
         features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != modality}
         features |= self._images()
         features |= {} if short.features is None else {modality: short.features}
