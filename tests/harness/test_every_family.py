@@ -6,14 +6,18 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 from adapters.kits import kits
 from checkpoint_fixtures import Invoke
 from media.checkpoints import SPECIAL, write_checkpoint
+from safetensors.torch import save_file
 
 from vidsieve import load_policy
 from vidsieve.framework.registry import default
 from vidsieve.harness.data.labelled import LabelledData
+from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import choose
+from vidsieve.harness.model_loading import load
 from vidsieve.harness.session import with_task
 from vidsieve.harness.setup import Setup
 from vidsieve.tuner.controls.smaller_input import SmallerInput
@@ -90,3 +94,18 @@ def test_a_family_is_tuned_and_evaluated(invoke: Invoke, fake_time: None, checkp
     result = invoke("eval", *words, "--policy", "policy.yaml", "--examples", 2, "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["accuracy"]["examples"] == 2
+
+
+def test_the_thinker_is_taken_out_of_a_checkpoint_of_the_whole_model(tmp_path: Path, dataset: Path) -> None:
+    """Its weights carry the prefix of the part, its configuration that of the whole."""
+    thinker = kits()["qwen2.5-omni"]().build_model()
+    weights = {f"thinker.{name}": weight.contiguous() for name, weight in thinker.state_dict().items()}
+    save_file(weights | {"talker.head": torch.ones(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    whole = {"architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni"}
+    (tmp_path / "config.json").write_text(json.dumps(whole | {"thinker_config": thinker.config.to_dict()}))
+    write_checkpoint("qwen2.5-omni", tmp_path)
+    setup = Setup(model="qwen2.5-omni", checkpoint=str(tmp_path), frames=2, max_pixels=768)
+    loaded = load(choose(setup.model, setup.checkpoint, default()), setup, default())
+    came = loaded.model.state_dict()
+    assert all(torch.equal(came[name], weight) for name, weight in thinker.state_dict().items())
+    assert Workbench.of_task(loaded, setup, LabelledData(dataset)).shape.tokens > 0
