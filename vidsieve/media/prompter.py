@@ -43,7 +43,7 @@ class Prompter:
         spelling = spelling_of(model_config)
         if spelling.adds_video:
             # the token has its place in the vocabulary, but older tokenizers do not list it as a special one
-            tokenizer.add_special_tokens({"additional_special_tokens": ["<|video|>"]})
+            tokenizer.add_tokens(spelling.adds_video, special_tokens=True)
         visual_id = getattr(model_config, f"{spelling.visual}_token_id", None)
         visual = _token(tokenizer, visual_id, spelling.visual)
         video = spelling.video and (getattr(tokenizer, "video_token", None) or spelling.video)
