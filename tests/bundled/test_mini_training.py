@@ -208,7 +208,7 @@ def test_the_watch_keeps_what_its_name_says() -> None:
     assert 2 * 8 + 3 in kept(tokens, "unlike-10", rng_of("a"))[0].tolist()
 
 
-def test_a_stage_ends_when_its_worst_kind_is_fluent_or_its_steps_are_over() -> None:
+def test_a_stage_ends_when_its_worst_kinds_are_fluent_or_its_steps_are_over() -> None:
     slow, quick = Position(), Position()
     assert [slow.advance(STAGES, Sort(4, 4), {"order": 0.5}) for _ in range(3)] == [False, True, False]
     assert (slow.stage, slow.since) == (1, 1)
@@ -216,7 +216,8 @@ def test_a_stage_ends_when_its_worst_kind_is_fluent_or_its_steps_are_over() -> N
     turned = [quick.advance(long, Sort(4, 4), {"order": 1.0, "shape": 1.0}) for _ in range(200)]
     assert turned.index(True) == 79
     unsure = Position()
-    assert not any(unsure.advance(long, Sort(4, 4), {"order": 0.6, "shape": 1.0}) for _ in range(200))
+    right = {"order": 0.5, "first_color": 0.9, "where": 0.9, "shape": 1.0, "exist": 1.0}
+    assert not any(unsure.advance(long, Sort(4, 4), right) for _ in range(200))
 
 
 def test_the_optimizer_moves_every_direction_alike_and_learns() -> None:
