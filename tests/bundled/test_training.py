@@ -24,8 +24,8 @@ from vidsieve.bundled.train.packed import frame_of, positions
 from vidsieve.bundled.train.training_run import Run
 from vidsieve.bundled.train.vision import normalise, patches, video_features
 from vidsieve.media import read_video, write_video
-from vidsieve.media.llava import llava_pixels
-from vidsieve.media.qwen2_vl import qwen2_vl_patches
+from vidsieve.media.pixels import grid_patches
+from vidsieve.media.pixels import normalise as normalised_pixels
 
 EACH = pytest.mark.parametrize("shape", [QWEN2_VL_TINY, LLAVA_ONEVISION_TINY], ids=lambda shape: shape.name)
 
@@ -39,10 +39,10 @@ def _scene(rung: str = "static", videos: int = 2) -> tuple[Scene, torch.Tensor]:
 def test_training_pixels_are_those_of_the_media_room() -> None:
     _, frames = _scene()
     ours = patches(normalise(frames))
-    theirs, grid = qwen2_vl_patches(frames[1], patch_size=8)
+    theirs, grid = grid_patches(frames[1], patch_size=8)
     assert torch.equal(ours[1].flatten(0, 1), theirs)
     assert grid.tolist() == [8, 12, 12]
-    assert torch.equal(normalise(frames)[1], llava_pixels(frames[1]))
+    assert torch.equal(normalise(frames)[1], normalised_pixels(frames[1]))
 
 
 @EACH

@@ -106,7 +106,7 @@ def write_dataset(
 ) -> list[Example]:
     """Write the first `count` examples as one mp4 a clip and `examples.jsonl`; the examples come back as files.
 
-    `write_video(path, frames, fps)` encodes. The JSONL is the form that `--data` takes; `video` is relative to it.
+    `write_video(path, frames, fps)` encodes. The JSONL is the form that `data` takes; `video` is relative to it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
