@@ -23,8 +23,7 @@ from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.policies.fastv_prune import FastV
 from vidsieve.policies.pyramiddrop_prune import PyramidDrop
-from vidsieve.policies.shared.sparsevlm import density_peaks, leading_heads, raters, relevance
-from vidsieve.policies.sparsevlm_prune import SparseVLM
+from vidsieve.policies.sparsevlm import SparseVLM, density_peaks, leading_heads, raters, relevance
 from vidsieve.testing import rank_layer
 
 Arrays = Mapping[str, np.ndarray]

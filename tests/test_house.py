@@ -1,6 +1,7 @@
 """The house rules a reader relies on: small files, small bodies, one public class a file where that is promised."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ PACKAGE = Path(vidsieve.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES_A_FILE = 500
 MOST_LINES_A_FUNCTION = 60
-OPEN_ROOMS = {"cli", "media", "tuner"}
+OPEN_ROOMS = {"cli", "tuner"}
 """Rooms that still have circles."""
 
 
@@ -68,8 +69,7 @@ STAGES = sorted((PACKAGE / "policies").glob("[a-z]*.py"))
 
 
 @pytest.mark.parametrize("file", STAGES, ids=names(STAGES))
-def test_a_policies_file_holds_one_stage(file: Path) -> None:
-    classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
-    bases = {"Stage", "KeepsRatio"}
-    stages = [node.name for node in classes if any(getattr(base, "id", "") in bases for base in node.bases)]
-    assert len(stages) == 1
+def test_a_policies_file_holds_one_method(file: Path) -> None:
+    found: list[str] = []
+    importlib.import_module(f"vidsieve.policies.{file.stem}").register_stages(lambda name, stage: found.append(name))
+    assert len({name.partition(".")[0] for name in found}) == 1
