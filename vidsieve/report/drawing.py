@@ -13,8 +13,9 @@ METRICS = {"ttft": "time to first token", "e2e": "file to last token"}
 MOST_TRIALS = 400
 WIDTH_IN, PLOT_HEIGHT_IN, ROW_HEIGHT_IN = 6.4, 3.6, 0.2
 LEGEND_COLUMNS = 3
-FAR = 1.6
-"""The uncompressed model gets a panel of its own when it lies this many times the trials' span away from them."""
+FAR = 1.0
+"""What lies more than this many times the trials' span away from them is marked at the edge, or in its own panel."""
+MARGIN = 0.12
 SMALL, NORMAL, BIG = 3.5, 7.0, 13.0
 
 
@@ -45,7 +46,7 @@ class Drawing:
         for name, look in looks.items():
             self._trials([point for point in self._points if point.policy == name], name, look)
         self._front()
-        self._target()
+        self._mark_target()
         self._uncompressed()
         self._ring()
         self._heldout()
@@ -54,13 +55,18 @@ class Drawing:
 
     def _panels(self) -> tuple[Any, Any]:
         """The panel of trials, and the one that holds the uncompressed model; often the same."""
-        at = [point.latency_ms for point in self._points] + [self._result.target_ms]
-        span = max(max(at) - min(at), 0.05 * max(at))
-        if self._baseline is None or self._baseline - max(at) <= FAR * span:
+        at = [point.latency_ms for point in self._points] + self._heldout_ms()
+        low, high = min(at), max(at)
+        span = max(high - low, 0.05 * high)
+        marks = (self._result.target_ms, self._baseline)
+        near = [mark for mark in marks if mark is not None and _distance(mark, low, high) <= FAR * span]
+        left_ms, right_ms = min([low, *near]) - MARGIN * span, max([high, *near]) + MARGIN * span
+        if self._baseline is None or self._baseline <= right_ms:
             axes = self.figure.add_subplot()
+            axes.set_xlim(left_ms, right_ms)
             return axes, axes
         left, right = self.figure.subplots(1, 2, sharey=True, width_ratios=[6, 1])
-        left.set_xlim(min(at) - 0.12 * span, max(at) + 0.12 * span)
+        left.set_xlim(left_ms, right_ms)
         right.set_xlim(0.97 * self._baseline, 1.03 * self._baseline)
         right.set_xticks([self._baseline], [ms(self._baseline)])
         left.spines["right"].set_visible(False)
@@ -116,18 +122,46 @@ class Drawing:
             self._main.plot(x, y, drawstyle="steps-post", zorder=2, **style)
             self._name("Pareto front", **style)
 
-    def _target(self) -> None:
+    def _mark_target(self) -> None:
+        """Draw the target as a line, or as an arrow at the edge beyond which it lies."""
         style = {"color": INK, "linewidth": 1.0, "linestyle": (0, (4, 3))}
+        label = f"target {ms(self._result.target_ms)} ms"
+        if self._at_edge(self._result.target_ms, label, height=0.96):
+            return
         self._main.axvline(self._result.target_ms, zorder=1, **style)
-        self._name(f"target {ms(self._result.target_ms)} ms", **style)
+        self._name(label, **style)
+
+    def _at_edge(self, latency_ms: float, label: str, height: float) -> bool:
+        """Mark a latency outside the picture with an arrow at its edge, `height` up; False where it is inside."""
+        low, high = self._main.get_xlim()
+        if low <= latency_ms <= high:
+            return False
+        right = latency_ms > high
+        self._main.annotate(
+            f"{label} \u2192" if right else f"\u2190 {label}",
+            xy=(1.0 if right else 0.0, height),
+            xytext=(-16 if right else 16, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right" if right else "left",
+            va="center",
+            color=INK,
+            fontsize=8.5,
+            arrowprops={"arrowstyle": "-|>", "color": INK, "shrinkA": 0, "shrinkB": 0},
+            zorder=6,
+        )
+        return True
 
     def _uncompressed(self) -> None:
         for axes in {id(panel): panel for panel in (self._main, self._star_panel)}.values():
             axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
         if self._baseline is not None:
+            label = f"uncompressed {ms(self._baseline)} ms"
+            if self._star_panel is self._main and self._at_edge(self._baseline, label, height=0.9):
+                return
             style = {"marker": "*", "markersize": BIG, "color": INK, "linestyle": "none"}
             self._star_panel.plot([self._baseline], [0], zorder=4, **style)
-            self._name(f"uncompressed {ms(self._baseline)} ms", **style)
+            self._name(label, **style)
 
     def _ring(self) -> None:
         trial = chosen_trial(self._result)
@@ -137,6 +171,14 @@ class Drawing:
         style |= {"markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.6}
         self._main.plot([trial.latency.value], [trial.change_points], zorder=5, **style)
         self._name(f"chosen (trial {trial.number})", **style)
+
+    def _heldout_ms(self) -> list[float]:
+        """Latencies of the policy and the controls that are drawn by their held-out accuracy."""
+        result, base = self._result, self._baseline
+        if result.accuracy is None or result.latency is None or base is None:
+            return []
+        controls = [control.latency for control in result.controls if control.accuracy is not None]
+        return [latency.ratio.value * base for latency in (result.latency, *controls) if latency is not None]
 
     def _heldout(self) -> None:
         """The winner and the controls where the held-out examples put them: these are accuracies."""
@@ -200,3 +242,8 @@ class Drawing:
         for text in legend.get_texts():
             # a name with dollar signs is a name, no formula
             text.set_parse_math(False)
+
+
+def _distance(value: float, low: float, high: float) -> float:
+    """How far outside `low` to `high` a value lies; 0 inside."""
+    return max(low - value, value - high, 0.0)

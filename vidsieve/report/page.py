@@ -39,7 +39,7 @@ def report_html(result: TuneResult) -> str:
         importance=importance_rows(result),
         trials=trial_rows(result),
         trials_in_all=len(result.trials),
-        lowered=_lowered(result),
+        confirmed_retention=_confirmed_retention(result),
         leaders=leader_rows(result),
         leaders_told=leaders_told(result),
         search=search_facts(result),
@@ -83,12 +83,15 @@ def _verdict(result: TuneResult) -> dict[str, Any]:
     }
 
 
-def _lowered(result: TuneResult) -> str:
-    """The retention that the chosen trial was confirmed with, where that is less than it had; else empty."""
+def _confirmed_retention(result: TuneResult) -> str:
+    """Say with what retention the chosen trial was confirmed, where that is not the one it had; else empty."""
     trial, ratio = chosen_trial(result), result.policy.retention_ratio
-    if trial is None or trial.retention_ratio is None or ratio is None or ratio >= trial.retention_ratio:
+    if trial is None or trial.retention_ratio is None or ratio is None or ratio == trial.retention_ratio:
         return ""
-    return percent(ratio)
+    kept = f"The chosen policy keeps {percent(ratio)} of the tokens in the end"
+    if ratio < trial.retention_ratio:
+        return f"{kept}: fewer than in its trial, so that its confirmed latency fits."
+    return f"{kept}: more than in its trial, because its confirmed latency left room."
 
 
 def _provenance(result: TuneResult) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def chosen_trial(result: TuneResult) -> TrialEvent | None:
     """
     fits = [t for t in result.trials if t.verdict in ("new best", "feasible") and t.policy == result.policy.name]
     same = [trial for trial in fits if _same_settings(result, trial.settings)]
-    # confirmation only ever shrinks the retention ratio
+    # confirmation lowers the retention ratio until the latency fits, or raises it while it still does
     ours = result.policy.retention_ratio
     return min(same, key=lambda t: (abs((t.retention_ratio or 0.0) - (ours or 0.0)), t.number), default=None)
 
