@@ -72,7 +72,7 @@ def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
 
 def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric: "Metric") -> dict[str, Any]:
     """Score both on the examples, then time them in turn."""
-    from vidsieve.harness.comparison import compare
+    from vidsieve.tuner.judge.paired_accuracy import paired_accuracy, rates_by_kind
     from vidsieve.tuner.measure.latency import PairedTimer
     from vidsieve.tuner.measure.measurement import Timings
 
@@ -82,12 +82,16 @@ def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric
     base = list(bench.score(None, picked.examples))
     timings = Timings.for_device(bench.describe()["device"])
     latency = PairedTimer(bench, metric).measure(policy, timings.final)
+    kinds = {
+        kind: {"examples": n, "uncompressed": theirs, "policy": rate}
+        for kind, (n, theirs, rate) in rates_by_kind(ours, base).items()
+    }
     return {
         "policy": policy.name,
         "policy_hash": policy.hash,
         "requested_retention": policy.retention_ratio,
         "examples_from": picked.told,
-        "accuracy": compare(session.task.metric, ours, base).to_dict(),
+        "accuracy": paired_accuracy(session.task.metric, ours, base).to_dict() | {"kinds": kinds},
         "latency": latency.to_dict(),
         "stored": picked.stored,
         "measured_on": dict(bench.describe()),

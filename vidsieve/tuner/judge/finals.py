@@ -35,10 +35,9 @@ class Finals:
         search: Search,
         *,
         fresh: Fresh | None = None,
-        looks_before: int = 0,
     ) -> None:
         self._lab, self._heldout, self._explored, self._search = measurement, heldout, explored, search
-        self._fresh, self._looks_before = fresh, looks_before
+        self._fresh = fresh
         self._reranking: Reranking | None = None
         self.running: Confirmed | None = None
         self.chosen: Confirmed | None = None
@@ -76,7 +75,7 @@ class Finals:
             outcomes = self._try(policy)
             if outcomes is not None:
                 self.chosen = self.running
-                self.accuracy = self._heldout.evaluator(outcomes, looks=self._looks_before + 1)
+                self.accuracy = self._heldout.accuracy(outcomes)
                 return outcomes
         bounds = self._explored.bounds
         raise TargetUnreachableError(
@@ -90,18 +89,18 @@ class Finals:
         """The fastest of a few finalists whose held-out drop is allowed; else the uncompressed model's outcomes."""
         margin = self._lab.request.max_drop_points / 100
         leaders = fast_finalists(self._search.leaders(), margin)
-        looks = self._looks_before + len(leaders)
+        looks = len(leaders)
         for trial_result in leaders:
             outcomes = self._try(trial_result.policy)
             if outcomes is None:
                 continue
-            accuracy = self._heldout.evaluator(outcomes, looks=looks)
+            accuracy = self._heldout.accuracy(outcomes, looks=looks)
             if accuracy.drop.value <= margin:
                 self.chosen, self.accuracy = self.running, accuracy
                 return outcomes
             self.rejected.add(trial_result.policy.hash)
             self.running = None
-        self.accuracy = self._heldout.evaluator(self._heldout.baseline)
+        self.accuracy = self._heldout.accuracy(self._heldout.baseline)
         return self._heldout.baseline
 
     def _try(self, policy: Policy) -> tuple[Outcome, ...] | None:

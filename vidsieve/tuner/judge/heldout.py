@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.judge.paired_accuracy import Accuracy
+from vidsieve.tuner.judge.paired_accuracy import Accuracy, change_interval, paired_accuracy
 from vidsieve.tuner.judge.scoring import Step, run_examples
-from vidsieve.tuner.judge.statistics import Interval, mcnemar_exact, paired_difference, wilson_interval
+from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.protocol import Bench, Intervention
 
 
@@ -40,29 +38,11 @@ class Heldout:
             self._baseline = self.outcomes(None)
         return self._baseline
 
-    def compare(self, ours: Sequence[Outcome], theirs: Sequence[Outcome], level: float = 0.95) -> Interval:
-        """Mean paired difference of 0/1 results, ours minus theirs, resampled by video."""
-        differences = [a.correct - b.correct for a, b in zip(ours, theirs, strict=True)]
-        groups = [example.group for example in self._examples]
-        return paired_difference(differences, groups, level=level, seed=self._seed)
+    def compare(self, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> Interval:
+        """Compute the mean paired difference of 0/1 results, ours minus theirs, resampled by video."""
+        return change_interval(ours, theirs, seed=self._seed)
 
-    def evaluator(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
-        """The accuracy of a policy's outcomes beside the uncompressed model's."""
-        n = len(outcomes)
-        changes = np.array([a.correct - b.correct for a, b in zip(outcomes, self.baseline, strict=True)])
-        lost, won = int((changes < 0).sum()), int((changes > 0).sum())
-        kept = [outcome.retention_ratio for outcome in outcomes if outcome.retention_ratio is not None]
-        return Accuracy(
-            metric=self._metric,
-            n=n,
-            videos=len({example.group for example in self._examples}),
-            baseline=wilson_interval(sum(outcome.correct for outcome in self.baseline), n),
-            policy=wilson_interval(sum(outcome.correct for outcome in outcomes), n),
-            difference=self.compare(outcomes, self.baseline, level=1 - 0.05 / looks),
-            lost=lost,
-            won=won,
-            mcnemar_p=mcnemar_exact(lost, won),
-            max_drop_points=self._max_drop_points,
-            attained_retention=round(float(np.mean(kept)), 6) if kept else None,
-            looks=looks,
-        )
+    def accuracy(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
+        """Judge a policy's outcomes beside the uncompressed model's."""
+        paired = paired_accuracy(self._metric, outcomes, self.baseline, looks=looks, seed=self._seed)
+        return Accuracy(**vars(paired), max_drop_points=self._max_drop_points, looks=looks)

@@ -56,7 +56,7 @@ def reconfirm(
     heldout = Heldout(
         bench, data.heldout, data.metric, max_drop_points=request.max_drop_points, seed=request.seed, step=listener.step
     )
-    accuracy = heldout.evaluator(heldout.outcomes(policy))
+    accuracy = heldout.accuracy(heldout.outcomes(policy))
     breakdown: dict[str, Any] = measure_breakdown(measurement, policy)
     told = confirmation(measurement, data, policy.provenance, target_ms, latency, accuracy, breakdown, confirmed=fits)
     result = TuneResult(
