@@ -84,8 +84,6 @@ METHODS = (
 ABLATIONS: tuple[Method, ...] = (
     Method("as it comes"),
     Method("0/1 in place of p(gold)", p_gold=False),
-    Method("retention searched in [0.8 limit, limit]", patches={"vidsieve.tuner.measure.retention_limits.SLACK": 0.8}),
-    Method("retention searched below the limit", patches={"vidsieve.tuner.measure.retention_limits.SLACK": 0.0}),
     Method(
         "ranges found with a quarter of the pairs",
         patches={"vidsieve.tuner.measure.retention_limits.careful": quick_looks},

@@ -15,7 +15,6 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.tuner.events import Bounds, Listener
 from vidsieve.tuner.judge.statistics import Interval
-from vidsieve.tuner.measure import retention_limits
 from vidsieve.tuner.measure.bounds import Explored, explore
 from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
 from vidsieve.tuner.measure.measurement import Measurement, Target
@@ -102,13 +101,6 @@ def test_where_the_target_is_met_anyway_retention_is_searched_over_the_whole_ran
     assert not entry.solved
     assert entry.retention == (0.01, 1.0)
     assert explored.bounds.model_error is None
-
-
-def test_with_slack_retention_is_searched_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention_limits, "SLACK", 0.5)
-    entry = explore(_lab(), [fake_policy("good")]).space.entries["good"]
-    assert not entry.solved
-    assert entry.retention == pytest.approx((0.1555, 0.3111), abs=2e-4)
 
 
 def test_the_search_section_bounds_what_is_solved() -> None:

@@ -71,10 +71,9 @@ def _lowest(
     """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
     found: list[tuple[Policy, Policy, Latency]] = []
     for index, policy in enumerate(policies):
-        (
-            PolicySpace.of(policy, None),
-            retention_window(policy),
-        )  # a faulty search section is the user's to mend, not a reason
+        # a faulty `search:` section is for the user to mend and no reason to set the policy aside
+        PolicySpace.of(policy, None)
+        retention_window(policy)
         missing = policy.needs() - measurement.bench.offers
         if found and _time_is_up(measurement):
             set_aside[policy.name] = NO_TIME

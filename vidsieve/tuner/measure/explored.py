@@ -71,7 +71,7 @@ def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], dat
     told |= {"baseline": Interval(**told["baseline"]), "floor": Interval(**told["floor"])}
     told |= {"policies": tuple(told["policies"]), "warnings": tuple(told["warnings"])}
     measurement.set_target(Target(**data["target"]))
-    measurement.warnings[:] = data["warnings"]
+    measurement.warnings[:] = dict.fromkeys([*data["warnings"], *measurement.warnings])
     measurement.curves = _curves(data["curves"])
     floor = floor.with_(retention_ratio=data["floor"]["retention_ratio"])
     return Explored(Bounds(**told), Space(entries), floor)

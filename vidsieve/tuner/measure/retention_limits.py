@@ -11,8 +11,6 @@ from vidsieve.tuner.space.search_space import RETENTION_DIGITS
 
 AIM = 0.975
 """Retention ratios are solved for this share of the target: room for noise to confirm in."""
-SLACK = 1.0
-"""1: retention is solved. Below: it is searched, from this share of the largest that meets the target up to that."""
 ROUNDS = 2
 CLOSE = 0.01
 """A prediction this near to what is then measured needs no second round."""
@@ -47,7 +45,7 @@ def find_retention(measurement: Measurement, policy: Policy) -> Retention:
             f"latency of {policy.name} is not monotone in retention within its error: retention is searched"
         )
         return _within(policy, lowest, lowest, curve.largest_within(measurement.target.ratio) or lowest, solved=False)
-    return _within(policy, lowest, SLACK * limit, limit, solved=SLACK >= 1)
+    return _within(policy, lowest, limit, limit, solved=True)
 
 
 def _measured_limit(measurement: Measurement, policy: Policy) -> float:
