@@ -80,13 +80,15 @@ def _signature() -> inspect.Signature:
     """`tune`'s own parameters, then the settings that it takes by the fields of `TuneRequest` and `Setup`."""
     own = [each for each in inspect.signature(tune).parameters.values() if each.kind is not each.VAR_KEYWORD]
     names = {each.name for each in own}
-    more = [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+    more = {
+        each.name: inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type
+        )
         for kind in (TuneRequest, Setup)
         for each in fields(kind)
         if each.name not in names
-    ]
-    return inspect.Signature([*own, *more], return_annotation="TuneResult")
+    }
+    return inspect.Signature([*own, *more.values()], return_annotation="TuneResult")
 
 
 tune.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -103,7 +103,8 @@ class Run:
     def _take_up(self) -> None:
         """Trials that an earlier session or another tuner finished."""
         assert self.explored is not None and self.evaluator is not None
-        found = self.study.trial_results(self.explored.space, self.data.search)
+        stored = self.study.trial_results(self.explored.space, self.data.search)
+        found = [self.evaluator.rated(trial_result) for trial_result in stored]
         if not found:
             return
         self.search.trial_results.extend(found)
@@ -154,7 +155,7 @@ class Run:
         assert self.finals is not None
         looks = len(self._remembering.looks)
         if self.finals.accuracy is not None and looks > self.finals.accuracy.looks and self.finals.chosen is not None:
-            self.finals.accuracy = self.heldout.evaluator(outcomes, looks=looks)
+            self.finals.accuracy = self.heldout.accuracy(outcomes, looks=looks)
 
     def _reserve(self, per_example_s: float, controls: int) -> float:
         """Seconds to keep for the end: a leader or two ranked anew; winner and controls on held-out examples, timed."""
@@ -168,11 +169,16 @@ class Run:
         """The held-out judgement, once there is one."""
         return self.finals.accuracy if self.finals is not None else None
 
-    def interrupted(self) -> TuneResult | None:
-        """The best so far, or None before the first policy that may win."""
+    def best_so_far(self, stopped: str, reason: str = "") -> TuneResult | None:
+        """Put together the best result so far; None before the first policy that may win.
+
+        `stopped` is "interrupted" or "error", whose `reason` becomes a warning.
+        """
+        if reason:
+            self.measurement.warn(f"the search ended early: {reason}")
         if self.accuracy is not None:
             return self.result(confirmed=True)
-        self.search.stopped = "interrupted"
+        self.search.stopped = stopped
         return self.result(confirmed=False) if self._best_so_far() is not None else None
 
     def _best_so_far(self) -> tuple[Policy, Latency | None] | None:
@@ -190,7 +196,8 @@ class Run:
         policy, latency = self._policy()
         warnings = [*self.measurement.warnings, *(control.warning for control in self.controls if control.warning)]
         if not confirmed:
-            warnings.append("interrupted: latency as in the search, held-out examples not scored")
+            ended = "ended by an error" if self.search.stopped == "error" else "interrupted"
+            warnings.append(f"{ended}: latency as in the search, held-out examples not scored")
         bounds = self.explored.bounds
         summary = search_summary(self.measurement, bounds, self.evaluator, self.search, self.proxy)
         told = provenance(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from vidsieve.framework.errors import UsageError
+from vidsieve.framework.errors import TargetUnreachableError, UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Task
 from vidsieve.tuner.events import Listener
@@ -13,11 +13,11 @@ from vidsieve.tuner.measure.measurement import Measurement, Timings
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.search.interrupted import Interrupted
-from vidsieve.tuner.search.stopping import Stop
+from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError, Stop
 from vidsieve.tuner.search_run import Run
-from vidsieve.tuner.study.fingerprint import fingerprint
+from vidsieve.tuner.study.fingerprint import claim
 from vidsieve.tuner.study.store import Study
+from vidsieve.tuner.trial_failure import reason_of
 
 
 def tune(
@@ -41,6 +41,8 @@ def tune(
     Raises:
         TargetUnreachableError: the floor lies above the target.
         Interrupted: Ctrl-C; carries the best so far.
+        SearchFailedError: an error after a policy was found, such as a video that cannot be read; carries the best so
+            far. With a study the search can be resumed.
         DataError, UsageError: examples or request that cannot be used; a study that belongs to another search.
         TuneError: nothing to search, no policy works on this model, or the study's storage failed.
     """
@@ -53,20 +55,39 @@ def tune(
     data = pick_examples(task, request)
     study = Study(request)
     try:
-        study.claim(fingerprint(measurement, data, policies))
+        data = claim(study, measurement, task, data, policies)
         stop = Stop(listener.stopping)
         run = Run(measurement, data, study, stop, others)
         try:
             with stop.listening():
                 result = run.all(policies, controls)
         except KeyboardInterrupt:
-            best = run.interrupted()
+            best = run.best_so_far("interrupted")
             listener.interrupted(best)
             raise Interrupted(best) from None
+        except TargetUnreachableError:
+            raise  # a verdict: no policy that was found is any good
+        except Exception as error:
+            _give_best(run, listener, error)
+            raise
     finally:
         study.close()
-    listener.finished(result)
+    try:
+        listener.finished(result)
+    except Exception as error:
+        raise SearchFailedError(result, error) from error
     return result
+
+
+def _give_best(run: Run, listener: Listener, error: Exception) -> None:
+    """Raise SearchFailedError with the best so far, if there is one that can still be put together."""
+    try:
+        best = run.best_so_far("error", reason_of(error))
+    except Exception:  # the error itself says more than what follows from it
+        return
+    if best is not None:
+        listener.interrupted(best)
+        raise SearchFailedError(best, error) from error
 
 
 def _check_names(policies: Sequence[Policy]) -> None:

@@ -122,6 +122,20 @@ class Evaluator:
         self._memory.seen[candidate.key] = trial_result
         return trial_result
 
+    def rated(self, trial_result: TrialResult) -> TrialResult:
+        """Compute change, value and constraints from the outcomes of a trial, on whatever examples it still has."""
+        if trial_result.score is None or trial_result.latency is None:
+            return trial_result
+        differences = trial_result.score.change(self.baseline)
+        change = float(differences.mean())
+        # on a part of the examples, the paired difference carries over to the whole better than the mean does
+        value, violation = float(self.baseline.mean + change), trial_result.violation
+        if self._lab.target.already_met:
+            violation = violation | {"drop": -change - self._margin}
+            value = -trial_result.latency.ratio.value
+        error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+        return replace(trial_result, value=value, violation=violation, change=change, change_error=error)
+
     def failed(self, number: int, candidate: Candidate | None, reason: str) -> TrialResult:
         """A trial that could not be measured: infeasible by far, so that the sampler turns away from it."""
         value = -2.0 if self._lab.target.already_met else 0.0
@@ -179,23 +193,16 @@ class Evaluator:
         violation: dict[str, float],
     ) -> TrialResult:
         """Value, constraints and verdict of a measured candidate."""
-        differences = score.change(self.baseline)
-        change = float(differences.mean())
-        # on a part of the examples, the paired difference carries over to the whole better than the mean does
-        value = float(self.baseline.mean + change)
-        if self._lab.target.already_met:
-            violation = violation | {"drop": -change - self._margin}
-            value = -latency.ratio.value
-        trial_result = TrialResult(
-            number=number,
-            candidate=candidate,
-            verdict="pruned" if score.pruned else "feasible",
-            value=value,
-            violation=violation,
-            latency=latency,
-            score=score,
-            change=change,
-            change_error=float(differences.std(ddof=1) / np.sqrt(len(differences))),
+        trial_result = self.rated(
+            TrialResult(
+                number=number,
+                candidate=candidate,
+                verdict="pruned" if score.pruned else "feasible",
+                value=0.0,
+                violation=violation,
+                latency=latency,
+                score=score,
+            )
         )
         if score.pruned:
             asked = len(self._data.search)

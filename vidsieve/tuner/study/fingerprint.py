@@ -1,16 +1,18 @@
-"""What makes two searches the same search: compared field by field before one goes on where the other stopped."""
+"""What makes two searches the same search: compared field by field before a study is resumed."""
 
 import hashlib
 import importlib.metadata
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from vidsieve.framework.errors import DataError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage
-from vidsieve.tuner.examples import Data, ids_hash
+from vidsieve.framework.task import Task
+from vidsieve.tuner.examples import Data, digests, ids_hash, remaining_examples
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.study.store import Study, StudyMismatchError
 
 STUDY_FORMAT = 2
 
@@ -26,11 +28,11 @@ def fingerprint(measurement: Measurement, data: Data, policies: Sequence[Policy]
         "max drop (points)": f"{request.max_drop_points:g}",
         "seed": str(request.seed),
         "data seed": str(request.data_seed),
+        "examples asked": f"{request.examples}, {request.rerank_count}, {request.heldout_count}",
     }
     fields |= {f"model: {name}": value for name, value in measurement.bench.describe().items()}
     fields |= {f"data: {name}": value for name, value in data.task.items()}
-    splits = {"search": data.search, "rerank": data.rerank, "heldout": data.heldout}
-    for split, examples in splits.items():
+    for split, examples in data.splits.items():
         fields[f"data: {split} examples"] = f"{len(examples)}, {ids_hash([e.id for e in examples])[:16]}"
     for policy in policies:
         fields[f"policy: {policy.name}"] = " ".join([policy.hash, *_foreign_code(policy)])
@@ -54,16 +56,39 @@ def _source(stage: type[Stage]) -> str:
         return stage.__qualname__
 
 
-def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """One line a field that differs; empty if the two searches are one."""
-    names = [*stored, *(name for name in now if name not in stored)]
-    return [
-        f"  {name}: {stored.get(name, 'not there')} in the study, {now.get(name, 'not there')} now"
-        for name in names
-        if stored.get(name) != now.get(name)
-    ]
+def claim(study: Study, measurement: Measurement, task: Task, data: Data, policies: Sequence[Policy]) -> Data:
+    """Make `study` the study of this search, or check that it is, and return the examples that it goes on with.
+
+    With `skip_bad` a study goes on where the data alone differs, by examples taken away: those it had and that are
+    still there keep their splits, and nothing takes the place of the others.
+
+    Raises:
+        StudyMismatchError: the study belongs to another search.
+        DataError: too few examples are left.
+        TuneError: as `Study.claim` does.
+    """
+    request = measurement.request
+    try:
+        study.claim(fingerprint(measurement, data, policies))
+    except StudyMismatchError as mismatch:
+        kept = study.example_digests()
+        if kept is None or study.shared or not all(field.startswith("  data: ") for field in mismatch.fields):
+            raise
+        try:
+            left = remaining_examples(task, request, kept)
+        except DataError:
+            raise mismatch from None
+        if not request.skip_bad:
+            raise StudyMismatchError(study.place, mismatch.fields, gone=_gone(kept, left)) from None
+        study.claim(fingerprint(measurement, left, policies), anew=True)
+        if gone := _gone(kept, left):
+            measurement.warn(f"left out, because they were taken away since the search began: {gone}")
+        data = left
+    study.keep_examples({split: digests(examples) for split, examples in data.splits.items()})
+    return data
 
 
-def canonical(fields: Mapping[str, str]) -> str:
-    """The fingerprint as text that a study can hold."""
-    return json.dumps(dict(fields), ensure_ascii=False, sort_keys=True)
+def _gone(kept: Mapping[str, Sequence[str]], left: Data) -> str:
+    """How many examples of each split are no longer there, in words; empty if none."""
+    counts = {split: (len(names), len(names) - len(left.splits[split])) for split, names in kept.items()}  # type: ignore[index]
+    return ", ".join(f"{lost} of {of} {split} examples" for split, (of, lost) in counts.items() if lost)

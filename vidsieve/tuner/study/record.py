@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from vidsieve.framework.task import Example, Outcome
+from vidsieve.tuner.examples import LEAST, digests
 from vidsieve.tuner.judge.scoring import Score
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.search.trial import TrialResult
@@ -24,9 +25,20 @@ def outcomes_to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def outcomes_from_json(stored: Mapping[str, Any], examples: Sequence[Example]) -> tuple[Outcome, ...]:
-    """The outcomes again; they answer the first of `examples`."""
+def outcomes_from_json(
+    stored: Mapping[str, Any], examples: Sequence[Example], listed: Sequence[str] | None = None
+) -> tuple[Outcome, ...]:
+    """Rebuild the outcomes; they answer the first of `examples`.
+
+    `listed` are the digests of the examples they were made on, where these are not `examples`: those that are no longer
+    among `examples` are left out.
+    """
     columns = (stored["correct"], stored["p_gold"], stored["retention_ratio"], stored["prediction"])
+    if listed is not None:
+        by_digest = dict(zip(digests(examples), examples, strict=True))
+        rows = [row for row in zip(listed, *columns, strict=False) if row[0] in by_digest]
+        examples = [by_digest[row[0]] for row in rows]
+        columns = tuple([row[column] for row in rows] for column in range(1, 5))  # type: ignore[assignment]
     return tuple(
         Outcome(
             example_id=example.id,
@@ -61,12 +73,17 @@ def trial_result_to_json(trial_result: TrialResult) -> dict[str, Any]:
 
 
 def trial_result_from_json(
-    stored: Mapping[str, Any], candidate: Candidate | None, examples: Sequence[Example]
+    stored: Mapping[str, Any],
+    candidate: Candidate | None,
+    examples: Sequence[Example],
+    listed: Sequence[str] | None = None,
 ) -> TrialResult:
-    """The finding again, with the candidate that its trial's parameters make."""
+    """Rebuild a result with the candidate that its trial's parameters make; `listed` as for `outcomes_from_json`."""
     score = None
     if stored["outcomes"] is not None:
-        score = Score(outcomes_from_json(stored["outcomes"], examples), stored["scorer"], pruned=stored["pruned"])
+        outcomes = outcomes_from_json(stored["outcomes"], examples, listed)
+        if len(outcomes) >= LEAST:
+            score = Score(outcomes, stored["scorer"], pruned=stored["pruned"])
     return TrialResult(
         number=stored["number"],
         candidate=candidate,

@@ -1,10 +1,10 @@
-"""Outcomes on a whole split are kept in the study, so that a resumed search does not score them a second time."""
+"""Keep the outcomes on a whole split in the study, so that a resumed search does not score them a second time."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.examples import ids_hash
+from vidsieve.tuner.examples import digests, list_name
 from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.study.record import outcomes_from_json, outcomes_to_json
 from vidsieve.tuner.study.store import Study
@@ -20,7 +20,7 @@ class RememberingBench:
 
     def __init__(self, bench: Bench, study: Study, judging: Sequence[Example] = ()) -> None:
         self._bench, self._study = bench, study
-        self._judging = ids_hash([example.id for example in judging])
+        self._judging = list_name(digests(judging))
         self.counting = True
 
     @property
@@ -34,17 +34,23 @@ class RememberingBench:
     def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
         """As the bench; outcomes known from before come at once."""
         intervention = policy.hash if policy is not None else "uncompressed"
-        asked = ids_hash([example.id for example in examples])
+        names = digests(examples)
+        asked = list_name(names)
         if self.counting and policy is not None and asked == self._judging and intervention not in self.looks:
             self._study.put(LOOKS, [*self.looks, intervention])
-        key = f"outcomes {intervention} {asked[:16]}"
-        stored = self._study.get(key)
+        key = f"outcomes {intervention} "
+        stored = self._study.get(key + asked)
         if stored is not None:
             yield from outcomes_from_json(stored, examples)
             return
+        # an earlier session may have scored these among others, whose files have been taken away since
+        for name, listed in self._study.example_lists().items():
+            if set(names) <= set(listed) and (stored := self._study.get(key + name)) is not None:
+                yield from outcomes_from_json(stored, examples, listed)
+                return
         outcomes = []
         for outcome in self._bench.score(policy, examples):
             outcomes.append(outcome)
             yield outcome
         if len(outcomes) == len(examples):
-            self._study.put(key, outcomes_to_json(outcomes))
+            self._study.put(key + asked, outcomes_to_json(outcomes))
