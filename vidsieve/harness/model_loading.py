@@ -63,6 +63,18 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     return Loaded(model=model.to(device).eval(), processor=processor, adapter=adapter, choice=choice)
 
 
+def processor_of(choice: Choice, setup: Setup) -> "Processor":
+    """The processor of a checkpoint whose files are on this machine, without its weights."""
+    from transformers import AutoConfig
+
+    from vidsieve.media import load_processor
+
+    assert choice.folder is not None
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(choice.folder)
+        return load_processor(choice.folder, config, max_pixels=setup.max_pixels)
+
+
 def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) -> Any:
     """The model, whole: weights that are missing would silently be random ones."""
     import torch
@@ -90,15 +102,17 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"checkpoint {choice.name}: config.json cannot be read: {error}.") from None
     for adapter in registry.models.values():
-        if name not in adapter.model_classes:
+        if name not in (*adapter.model_classes, *adapter.parts_of):
             continue
         if choice.family not in (None, adapter.family):
             raise ModelError(
                 f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.asked}. "
                 f"Give `model` {adapter.family}."
             )
-        return adapter, name
-    known = ", ".join(sorted(name for adapter in registry.models.values() for name in adapter.model_classes))
+        return adapter, adapter.model_classes[0] if name in adapter.parts_of else name
+    known = ", ".join(
+        sorted(name for adapter in registry.models.values() for name in (*adapter.model_classes, *adapter.parts_of))
+    )
     raise ModelError(f"checkpoint {choice.name}: no adapter for the model class {name}. Adapters exist for: {known}.")
 
 
