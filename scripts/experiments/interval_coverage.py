@@ -21,7 +21,7 @@ from matrix import DATA
 from replay import MODELS, timings, truth_of
 from replay_bench import ReplayBench, ReplayTask, Truth
 
-from vidsieve.tuner.judge.heldout import Heldout
+from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.measure.latency import PairedTimer
 
 DROPS = (0.0, 2.0, 5.0, 10.0)

@@ -11,8 +11,7 @@ from report.made import found, trial
 from vidsieve.framework.errors import UsageError
 from vidsieve.report import pareto_figure, report_html, write_pareto
 from vidsieve.report.points import chosen_trial, front, most_telling, points_of
-from vidsieve.tuner.judge.statistics import Interval
-from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.judge.statistics import Interval, ms
 from vidsieve.tuner.result import TuneResult
 
 
@@ -83,8 +82,10 @@ def test_a_far_baseline_has_a_panel_of_its_own_and_a_near_one_has_not() -> None:
     assert len(pareto_figure(replace(full(), trials=(at(1, 30.0, -1.0), at(2, 450.0, 0.0)))).axes) == 1  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("baseline_ms", [20.0, 480.0, 520.0, 50_000.0])
-@pytest.mark.parametrize("target_ms", [2.0, 300.0, 470.0, 1_000.0, 10_000.0, 1e6])
+@pytest.mark.parametrize(
+    ("target_ms", "baseline_ms"),
+    [(470.0, 500.0), (300.0, 50_000.0), (10_000.0, 500.0), (1e6, 50_000.0), (2.0, 520.0), (1_000.0, 20.0)],
+)
 def test_the_trials_fill_the_picture_wherever_target_and_baseline_lie(target_ms: float, baseline_ms: float) -> None:
     trials = tuple(at(n, 300.0 + 20 * n, -float(n)) for n in range(1, 10))
     result = with_baseline(replace(full(), trials=trials, target_ms=target_ms, latency=None, controls=()), baseline_ms)  # type: ignore[arg-type]

@@ -8,17 +8,17 @@ from tuner.test_rerank import UNKNOWN, Flattering, fresh_of, searched
 
 from vidsieve.framework.errors import TargetUnreachableError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Bounds, Listener
+from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.confirm_latency import STEPS, confirm_latency
 from vidsieve.tuner.judge.finals import Finals
-from vidsieve.tuner.judge.heldout import Heldout
-from vidsieve.tuner.judge.paired_accuracy import paired_accuracy
+from vidsieve.tuner.judge.paired_accuracy import Heldout, paired_accuracy
 from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement, Target, Timings
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.search.trial_loop import Search
 from vidsieve.tuner.space.search_space import Space
 
@@ -26,7 +26,7 @@ RULES = TimingRules(warmup=1, min_pairs=6, max_pairs=6)
 LOW = fake_policy("x").attainable(FakeBench.shape)[0]
 
 
-def lab_of(bench: FakeBench, target_ms: float = 200.0) -> Measurement:
+def measurement_of(bench: FakeBench, target_ms: float = 200.0) -> Measurement:
     timings = Timings(quick=RULES, trial=RULES, final=RULES)
     measurement = Measurement.open(bench, TuneRequest(latency_ms=target_ms), Listener(), timings, lambda: 0.0)
     measurement.set_target(Target(baseline_ms=500.0, target_ms=target_ms))
@@ -51,7 +51,7 @@ def finals_of(bench: FakeBench, measurement: Measurement, names: list[str], **op
 
 def test_a_flattered_leader_is_overtaken_before_anything_held_out_is_seen() -> None:
     bench = Flattering()
-    measurement = lab_of(bench)
+    measurement = measurement_of(bench)
     _, baseline = finals_of(bench, measurement, ["best", "flattered"])
     finals, _ = finals_of(bench, measurement, ["best", "flattered"], fresh=fresh_of(bench, baseline, UNKNOWN))
     assert finals.rerank == {"skipped": "not reached"}
@@ -67,7 +67,7 @@ def test_a_flattered_leader_is_overtaken_before_anything_held_out_is_seen() -> N
 
 def test_without_fresh_examples_the_search_alone_ranks() -> None:
     bench = Flattering()
-    finals, _ = finals_of(bench, lab_of(bench), ["best", "flattered"])
+    finals, _ = finals_of(bench, measurement_of(bench), ["best", "flattered"])
     finals.most_accurate()
     assert finals.chosen is not None
     assert finals.chosen.policy.name == "flattered"
@@ -75,7 +75,7 @@ def test_without_fresh_examples_the_search_alone_ranks() -> None:
 
 def test_a_leader_that_failed_while_ranking_is_rejected_and_not_tried() -> None:
     bench = Flattering()
-    measurement = lab_of(bench)
+    measurement = measurement_of(bench)
     _, baseline = finals_of(bench, measurement, ["best", "flattered"])
     finals, _ = finals_of(bench, measurement, ["best", "flattered"], fresh=fresh_of(bench, baseline, UNKNOWN))
     bench.broken = frozenset({"flattered"})
@@ -108,7 +108,7 @@ def test_latency_is_confirmed_in_a_fresh_process_where_the_bench_has_one(renews:
             return renews
 
     bench = Renewing()
-    measurement = lab_of(bench)
+    measurement = measurement_of(bench)
     before = measurement.timer
     finals, _ = finals_of(bench, measurement, ["best"])
     finals.most_accurate()
@@ -129,7 +129,7 @@ class Slower(FakeBench):
 
 def confirming(slower: float, ratio: float) -> tuple[Any, Slower]:
     bench = Slower(lambda policy: 0.9)
-    measurement = lab_of(bench)
+    measurement = measurement_of(bench)
     curve = measurement.curves["x"] = RetentionCurve()
     for point in (LOW, 0.2, 0.5, 1.0):
         curve.add(point, bench.true_ms(fake_policy("x", point)) / 500)
@@ -156,7 +156,7 @@ def test_at_the_lower_bound_of_its_retention_a_policy_that_does_not_fit_is_refus
 def test_no_leader_and_no_floor_that_fits_is_unreachable() -> None:
     bench = Slower(lambda policy: 0.9)
     bench.slower = 10.0
-    measurement = lab_of(bench)
+    measurement = measurement_of(bench)
     measurement.curves["floor"] = RetentionCurve()
     measurement.curves["floor"].add(LOW, 0.2)
     finals, _ = finals_of(bench, measurement, [])

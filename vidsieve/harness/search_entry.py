@@ -74,7 +74,7 @@ def tune(
             devices=devices,
             in_process=in_process,
             task=task,
-            notice=hears.told,
+            notice=hears.notice,
             step=hears.step,
         ) as opened:
             return search(opened, request, registry, names=policies, listener=listener)
@@ -134,7 +134,7 @@ def search(
     published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
     searched, more, controls = split_published(published)
     if not names and more and listener is not None:
-        listener.told(f"{len(more)} more published policies are not searched; `policies` all takes them too")
+        listener.notice(f"{len(more)} more published policies are not searched; `policies` all takes them too")
     if names:
         searched = expand_policies(names, registry)
         taken = {policy.name for policy in searched}
@@ -158,5 +158,5 @@ def _session(
     loaded = adopt(model, processor, setup)
     task = task or choose_task(setup, loaded.choice)
     wanted, opener = searched(request, setup), clip_opener(setup, loaded.choice, loaded.processor)
-    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=listener.told, step=listener.step)
+    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=listener.notice, step=listener.step)
     return Session(setup=setup, task=task, loaded=loaded, bench=Workbench.of_task(loaded, setup, task))

@@ -78,7 +78,7 @@ def digests(examples: Sequence[Example]) -> list[str]:
     return found
 
 
-def pick_examples(task: Task, request: TuneRequest) -> Data:
+def choose_examples(task: Task, request: TuneRequest) -> Data:
     """Ask the task for search, re-rank and held-out examples.
 
     Raises:
@@ -116,7 +116,7 @@ def _counts(request: TuneRequest) -> tuple[tuple[Split, int], ...]:
 
 
 def _checked(task: Task, request: TuneRequest, splits: Mapping[Split, tuple[Example, ...]]) -> Data:
-    """The splits as `Data`. Raises DataError as `pick_examples` does."""
+    """The splits as `Data`. Raises DataError as `choose_examples` does."""
     search, heldout = (_enough(task, split, splits[split]) for split in ("search", "heldout"))
     rerank = splits["rerank"] if len(splits["rerank"]) >= LEAST else ()
     _refuse_shared(task, "search", search, "held-out", heldout)

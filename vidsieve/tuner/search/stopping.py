@@ -47,7 +47,7 @@ class Stop:
     def __init__(self, told: Callable[[], None] = lambda: None) -> None:
         self.asked, self.busy, self._told = False, False, told
 
-    def hear(self, *_: Any) -> None:
+    def on_signal(self, *_: Any) -> None:
         """A signal came. Raises KeyboardInterrupt where nothing runs that is worth finishing, or the second time."""
         if self.asked or not self.busy:
             raise KeyboardInterrupt
@@ -55,13 +55,13 @@ class Stop:
         self._told()
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def handling_signals(self) -> Iterator[None]:
         """Hear Ctrl-C here, and SIGTERM, which stops at once.
 
         Elsewhere than in the main thread, or where someone else listens already, nothing changes.
         """
         with (
-            _handler(signal.SIGINT, signal.default_int_handler, self.hear),
+            _handler(signal.SIGINT, signal.default_int_handler, self.on_signal),
             _handler(signal.SIGTERM, signal.SIG_DFL, _stop_now),
         ):
             yield

@@ -17,9 +17,15 @@ from vidsieve.tuner.examples import list_name
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate, Space
-from vidsieve.tuner.study.lock import StudyLock
 from vidsieve.tuner.study.record import trial_result_from_json, trial_result_to_json
-from vidsieve.tuner.study.storage import open_storage, patiently, shown, sqlite_path, told
+from vidsieve.tuner.study.storage import (
+    StudyLock,
+    open_storage,
+    sqlite_path,
+    storage_errors,
+    with_retries,
+    without_password,
+)
 
 SQLITE_TAILS = ("-journal", "-wal", "-shm")
 """What a killed process leaves beside a SQLite file, and what that file is broken without."""
@@ -65,7 +71,7 @@ class Study:
     """
 
     def __init__(self, request: TuneRequest) -> None:
-        self.place, self._request = shown(request.storage), request
+        self.place, self._request = without_password(request.storage), request
         path = sqlite_path(request.storage)
         self._holding = False
         self._lists: dict[str, list[str]] = {}
@@ -87,7 +93,7 @@ class Study:
         """The study, made if need be; a joining tuner must find it there."""
         import optuna
 
-        with told(self.place), quiet():
+        with storage_errors(self.place), quiet():
             storage = open_storage(request.storage)
             if request.join:
                 return self._join(storage)
@@ -168,28 +174,28 @@ class Study:
 
     def abandon(self, number: int, params: Mapping[str, Any], retry: int) -> None:
         """End a trial without a result, and put its parameters back in the queue a few times at most."""
-        with told(self.place):
-            trial = patiently(lambda: self.optuna.get_trials(deepcopy=False))[number]
+        with storage_errors(self.place):
+            trial = with_retries(lambda: self.optuna.get_trials(deepcopy=False))[number]
             if trial.state.is_finished():
                 return  # told in the very moment of the interruption: nothing is lost
             # what was asked for is known before the space has suggested it, or all of it
             params = {**trial.system_attrs.get("fixed_params", {}), **params}
             if params and retry < RETRIES:
                 # queued first: one that is killed between the two asks twice, which is better than never
-                patiently(lambda: self.optuna.enqueue_trial(dict(params), user_attrs={"retry": retry + 1}))
-            patiently(lambda: self.optuna.tell(number, state=_state("FAIL"), skip_if_finished=True))
+                with_retries(lambda: self.optuna.enqueue_trial(dict(params), user_attrs={"retry": retry + 1}))
+            with_retries(lambda: self.optuna.tell(number, state=_state("FAIL"), skip_if_finished=True))
 
     def get(self, key: str) -> Any:
         """What was put under `key`, or None."""
-        with told(self.place):
-            return patiently(lambda: self.optuna.user_attrs).get(key)
+        with storage_errors(self.place):
+            return with_retries(lambda: self.optuna.user_attrs).get(key)
 
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON-able value under `key`."""
-        with told(self.place):
-            patiently(lambda: self.optuna.set_user_attr(key, value))
+        with storage_errors(self.place):
+            with_retries(lambda: self.optuna.set_user_attr(key, value))
         if self._holding and key != HOLDER:
-            self._beat()
+            self._heartbeat()
 
     def keep_examples(self, digests: Mapping[str, Sequence[str]]) -> None:
         """Keep which examples each split has now; lists of earlier sessions stay, for the outcomes made on them."""
@@ -216,27 +222,27 @@ class Study:
 
     def enqueue(self, params: Mapping[str, Any]) -> None:
         """Ask for these parameters soon, once."""
-        with told(self.place), quiet():
-            patiently(lambda: self.optuna.enqueue_trial(dict(params), skip_if_exists=True))
+        with storage_errors(self.place), quiet():
+            with_retries(lambda: self.optuna.enqueue_trial(dict(params), skip_if_exists=True))
 
     def ask(self) -> Any:
         """The next trial."""
-        with told(self.place), quiet():
-            return patiently(self.optuna.ask)
+        with storage_errors(self.place), quiet():
+            return with_retries(self.optuna.ask)
 
     def tell(self, trial: Any, trial_result: TrialResult) -> None:
         """Give the study the constraints, then the value: a trial without constraints would count as feasible."""
-        with told(self.place), quiet():
+        with storage_errors(self.place), quiet():
             for name, amount in trial_result.violation.items():
-                patiently(lambda n=name, a=amount: trial.set_constraint(n, a))  # type: ignore[misc]
+                with_retries(lambda n=name, a=amount: trial.set_constraint(n, a))  # type: ignore[misc]
             for name, value in _readable(trial_result).items():
-                patiently(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
+                with_retries(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
             blob = trial_result_to_json(trial_result) | {"examples": self._search_list}
-            patiently(lambda: trial.set_user_attr(BLOB, blob))
+            with_retries(lambda: trial.set_user_attr(BLOB, blob))
             # told twice is told once: the first answer of a server may have got lost
-            patiently(lambda: self.optuna.tell(trial, trial_result.value, skip_if_finished=True))
+            with_retries(lambda: self.optuna.tell(trial, trial_result.value, skip_if_finished=True))
         if self._holding:
-            self._beat()
+            self._heartbeat()
 
     def trial_results(self, space: Space, examples: Sequence[Example]) -> list[TrialResult]:
         """All finished trials as findings, in their order, numbered from 1.
@@ -245,8 +251,8 @@ class Study:
             TuneError: a trial makes another policy now than it did when it was told.
         """
         found: list[TrialResult] = []
-        with told(self.place):
-            trials = patiently(lambda: self.optuna.get_trials(deepcopy=False))
+        with storage_errors(self.place):
+            trials = with_retries(lambda: self.optuna.get_trials(deepcopy=False))
         for trial in trials:
             stored = trial.user_attrs.get(BLOB)
             if trial.state.name != "COMPLETE" or stored is None:
@@ -277,9 +283,9 @@ class Study:
                 "Give `join` to help it, or wait for it."
             )
         self._holding = True
-        self._beat()
+        self._heartbeat()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         self.put(HOLDER, {"pid": os.getpid(), "host": platform.node(), "beat_s": time.time()})
 
     def close(self) -> None:

@@ -3,15 +3,18 @@
 import hashlib
 import importlib.metadata
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from vidsieve.framework.errors import DataError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage
-from vidsieve.framework.task import Task
-from vidsieve.tuner.examples import Data, digests, ids_hash, remaining_examples
+from vidsieve.framework.task import Example, Outcome, Task
+from vidsieve.tuner.examples import Data, digests, ids_hash, list_name, remaining_examples
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.protocol import Bench, Intervention
+from vidsieve.tuner.study.record import outcomes_from_json, outcomes_to_json
 from vidsieve.tuner.study.store import Study, StudyMismatchError
 
 STUDY_FORMAT = 2
@@ -92,3 +95,50 @@ def _gone(kept: Mapping[str, Sequence[str]], left: Data) -> str:
     """How many examples of each split are no longer there, in words; empty if none."""
     counts = {split: (len(names), len(names) - len(left.splits[split])) for split, names in kept.items()}  # type: ignore[index]
     return ", ".join(f"{lost} of {of} {split} examples" for split, (of, lost) in counts.items() if lost)
+
+
+LOOKS = "held-out looks"
+
+
+class CachingBench:
+    """A bench that looks into the study before it scores, and writes there what it scored to the end.
+
+    While it is `counting`, every policy scored on the `judging` examples is a look at them, also across sessions.
+    """
+
+    def __init__(self, bench: Bench, study: Study, judging: Sequence[Example] = ()) -> None:
+        self._bench, self._study = bench, study
+        self._judging = list_name(digests(judging))
+        self.counting = True
+
+    @property
+    def looks(self) -> list[str]:
+        """The hashes of the policies that were scored on the judging examples."""
+        return list(self._study.get(LOOKS) or [])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bench, name)
+
+    def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
+        """As the bench; outcomes known from before come at once."""
+        intervention = policy.hash if policy is not None else "uncompressed"
+        names = digests(examples)
+        asked = list_name(names)
+        if self.counting and policy is not None and asked == self._judging and intervention not in self.looks:
+            self._study.put(LOOKS, [*self.looks, intervention])
+        key = f"outcomes {intervention} "
+        stored = self._study.get(key + asked)
+        if stored is not None:
+            yield from outcomes_from_json(stored, examples)
+            return
+        # an earlier session may have scored these among others, whose files have been taken away since
+        for name, listed in self._study.example_lists().items():
+            if set(names) <= set(listed) and (stored := self._study.get(key + name)) is not None:
+                yield from outcomes_from_json(stored, examples, listed)
+                return
+        outcomes = []
+        for outcome in self._bench.score(policy, examples):
+            outcomes.append(outcome)
+            yield outcome
+        if len(outcomes) == len(examples):
+            self._study.put(key + asked, outcomes_to_json(outcomes))
