@@ -12,8 +12,7 @@ from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
 from vidsieve.framework.stage import cached_on_owner
-from vidsieve.tuner.controls.smaller_input import SmallerInput
-from vidsieve.tuner.protocol import Intervention
+from vidsieve.tuner.protocol import Intervention, SmallerInput
 
 
 @dataclass(frozen=True)
