@@ -147,6 +147,9 @@ class Applied:
 def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
     """A `with` block in which `model.generate(**inputs)` runs under `policy`; callers keep their inputs and outputs.
 
+    A cache that a call returned may be copied (`copy.deepcopy`, `pickle`); where tokens were removed, it refuses to be
+    continued outside a block.
+
     Returned sequences hold the original prompt, `max_length` counts it, and a cache that a call returned may be given
     to the next one together with the full-length ids. Stopping criteria, logits processors, `prefix_allowed_tokens_fn`
     and streamers see the original prompt followed by the new tokens, and so do the rules that settings make

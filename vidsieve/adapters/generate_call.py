@@ -16,7 +16,7 @@ from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 from vidsieve.adapters.decoder.layer_pruning import LayerPrune
 from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
-from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, new_part, recall, remember
+from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN
 from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
@@ -45,7 +45,7 @@ class GenerateCall:
         past = recall(self.asked.get("past_key_values"))
         ids = self.prompt = self._ids()
         if ids is None or (past is None and self._passes_untouched(ids)):
-            return original(**self.asked, **self._types(ids)), empty_report(self.policy)
+            return original(**self._cached_left_out(ids), **self._types(ids)), empty_report(self.policy)
         self._refuse_guidance()
         self._refuse_model()
         decode = self._decode_kv()
@@ -64,6 +64,10 @@ class GenerateCall:
                 stack.enter_context(decode.attached())
             view = self._view(ids, short)
             stack.enter_context(view.shown(self.model))
+            cache = self.asked.get("past_key_values")
+            stack.enter_context(
+                extending(cache, past, lambda: self._past(short, None if prune is None else prune.held))
+            )
             output = original(**self._inputs(short, view))
         if decode is not None and decode.read_ratio is not None:
             ran = {bound.label for bound in self.policy.kv_stages}
@@ -136,16 +140,32 @@ class GenerateCall:
     def _passes_untouched(self, ids: Int[Tensor, "rows columns"]) -> bool:
         """Whether there is nothing for a policy in this call: text, or images, with or without a cache."""
         cache = self.asked.get("past_key_values")
-        cached = cache is not None and int(cache.get_seq_length()) > 0
-        if not has_video(self.adapter, self.asked):
+        length = 0 if cache is None else int(cache.get_seq_length())
+        if length == 0:
             # without a cache the check for placeholders without a video is made by `shorten`
-            return cached or not bool(placeholders_of(self.adapter, self.model.config, ids).any())
-        if cached:
+            video = has_video(self.adapter, self.asked)
+            return not video and not bool(placeholders_of(self.adapter, self.model.config, ids).any())
+        new = self._behind(ids, length)
+        if new.shape[1] == 0 or bool(placeholders_of(self.adapter, self.model.config, new).any()):
             raise InputError(
-                "past_key_values: was not filled by a call under `applied`, so the place of the new video is unknown; "
-                "make the first turn under `applied` too, or start without past_key_values."
+                f"input_ids: {'hold no new tokens' if new.shape[1] == 0 else 'hold video placeholders'} behind the "
+                f"{length} tokens of past_key_values, which was not filled by a call under `applied`, or lost what "
+                "that call left on it, so what it stands for is unknown; copy such a cache by `copy.deepcopy`, make "
+                "the first turn under `applied` too, or start without past_key_values."
             )
-        return False
+        return True
+
+    def _behind(self, ids: Int[Tensor, "rows columns"], length: int) -> Int[Tensor, "rows new"]:
+        """The ids behind an uncompressed cache of `length` tokens: with a mask of another length, all are new."""
+        mask = self.asked.get("attention_mask")
+        return ids[:, length:] if mask is None or mask.shape[1] == ids.shape[1] else ids
+
+    def _cached_left_out(self, ids: Int[Tensor, "rows columns"] | None) -> dict[str, Any]:
+        """The call's inputs without videos that an uncompressed cache holds; transformers would refuse them."""
+        cache = self.asked.get("past_key_values")
+        if ids is None or cache is None or not has_video(self.adapter, self.asked):
+            return self.asked
+        return self._new_inputs(self._behind(ids, int(cache.get_seq_length())))
 
     def _refuse_guidance(self) -> None:
         from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor as Guidance
@@ -194,7 +214,7 @@ class GenerateCall:
             refuse_right_padding(mask)
             self.inputs, self.whole = self.asked, ids
             return shorten(Request(inputs=self.asked, ids=ids, mask=mask, **request))
-        columns, seen = cached_columns(past, int(self.asked["past_key_values"].get_seq_length()))
+        columns, seen = cached_columns(past, self.asked["past_key_values"])
         ids, mask = new_part(past, seen, ids, mask)
         refuse_right_padding(mask)
         self.inputs, self.whole = self._new_inputs(ids), torch.cat([past.ids[:, :seen].to(ids), ids], dim=1)
@@ -299,20 +319,29 @@ class GenerateCall:
         cache = self.asked.get("past_key_values") if cache is None else cache
         if cache is not None:
             single = copies == 1 and (self.setting("num_beams") or 1) == 1
-            whole = torch.cat([self.whole.to(new), new], dim=1) if single else self.whole
-            past = Past(
-                ids=whole,
-                prompt=self.whole.shape[1],
-                columns=short.columns,
-                gapped=short.gapped,
-                held=held,
-                single=single,
-            )
-            remember(cache, past)
+            remember(cache, self._past(short, held, new, single=single))
         if isinstance(output, Tensor):
             return asked
         output.sequences = asked
         return output
+
+    def _past(
+        self,
+        short: Shortened,
+        held: tuple[CachedColumns | None, ...] | None,
+        new: Int[Tensor, "rows new"] | None = None,
+        *,
+        single: bool = True,
+    ) -> Past:
+        """What the call leaves in its cache, with the `new` ids that it returned."""
+        return Past(
+            ids=torch.cat([self.whole.to(new), new], dim=1) if new is not None and single else self.whole,
+            prompt=self.whole.shape[1],
+            columns=short.columns,
+            gapped=short.gapped,
+            held=held,
+            single=single,
+        )
 
 
 def _bound(original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,21 @@ class Columns:
             others={n: both(self.others.get(n), later.others.get(n), _FILL.get(n, 0)) for n in names},
         )
 
+    def rows(self, index: Int[Tensor, " rows"]) -> "Columns":
+        """The prompts at `index`."""
+
+        def of(values: Tensor) -> Tensor:
+            return values.index_select(-2, index.to(values.device))
+
+        others = {name: of(values) for name, values in self.others.items()}
+        return Columns(
+            ids=of(self.ids),
+            mask=of(self.mask),
+            positions=of(self.positions),
+            visual=of(self.visual),
+            others=others,
+        )
+
     def placed(self, positions: Int[Tensor, "*axes rows columns"]) -> "Columns":
         """The same tokens at other positions."""
         return replace(self, positions=positions)
