@@ -10,6 +10,7 @@ import torch
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.call_queue import queue_of
+from vidsieve.adapters.generate_arguments import GenerateArguments
 from vidsieve.adapters.generate_call import GenerateCall
 from vidsieve.adapters.prompt.positions import has_mrope, model_positions
 from vidsieve.adapters.prompt.reading import filler_id, read_mask
@@ -191,15 +192,19 @@ class _Generate:
         if queue.inside:
             return self._within(args, kwargs)
         with queue.turn(self._check_open):
-            self._call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed)
-            output, report = self._call.run(self.original, args, kwargs)
+            arguments = GenerateArguments.read(handle.adapter, handle.model, self.original, args, kwargs)
+            self._call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed, arguments)
+            try:
+                output, report = self._call.run(self.original)
+            finally:
+                self._call = None
             handle.reports.append(report)
         return output
 
     def _within(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """A call from within a call: a `custom_generate` that continues with the ids it was given, or an error."""
         given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
-        if self._call is None or given is None or given is not self._call.prompt:
+        if self._call is None or given is None or given is not self._call.given_ids:
             raise UsageError(
                 "generate: was called from within a running call on the same model (by a logits processor, stopping "
                 "criterion, streamer or hook), whose hooks and cache are on the model. Call it before or after."
