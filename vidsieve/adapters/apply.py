@@ -12,7 +12,7 @@ from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.call_queue import queue_of
 from vidsieve.adapters.generate_arguments import GenerateArguments
 from vidsieve.adapters.generate_call import GenerateCall
-from vidsieve.adapters.prompt.positions import has_mrope, model_positions
+from vidsieve.adapters.prompt.positions import model_positions
 from vidsieve.adapters.prompt.reading import filler_id, read_mask
 from vidsieve.adapters.prompt.shortening import Request, Shortened, shorten
 from vidsieve.adapters.vision.encoding import encode, vision_names
@@ -148,12 +148,10 @@ class Applied:
 def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
     """A `with` block in which `model.generate(**inputs)` runs under `policy`; callers keep their inputs and outputs.
 
-    A cache that a call returned may be copied (`copy.deepcopy`, `pickle`); where tokens were removed, it refuses to be
-    continued outside a block.
-
     Returned sequences hold the original prompt, `max_length` counts it, and a cache that a call returned may be given
-    to the next one together with the full-length ids. Stopping criteria, logits processors, `prefix_allowed_tokens_fn`
-    and streamers see the original prompt followed by the new tokens, and so do the rules that settings make
+    to the next one together with the full-length ids, also as a copy (`copy.deepcopy`, `pickle`); where tokens were
+    removed, it refuses to be continued outside a block. Stopping criteria, logits processors,
+    `prefix_allowed_tokens_fn` and streamers see the original prompt followed by the new tokens, and so do the rules that settings make
     (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not touched (see
     `compress`). When the block ends, also by an exception, the model is as it was.
 
@@ -286,7 +284,7 @@ def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
     spent = {*vision_names(model, "image"), *vision_names(model, "video"), *request.adapter.spent}
     rest = {name: value for name, value in request.inputs.items() if name not in spent}
     rest |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-    rest["position_ids"] = model_positions(columns) if has_mrope(model) else columns.positions
+    rest["position_ids"] = model_positions(columns)
     if features:
         rest["mm_encoder_outputs"] = features
     return rest

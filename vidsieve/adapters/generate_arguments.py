@@ -130,3 +130,32 @@ class GenerateArguments:
                 "model: gradient checkpointing is on and the model in train mode, where its layers drop the KV cache "
                 "and `generate` forgets the prompt. Call model.eval() or model.gradient_checkpointing_disable()."
             )
+
+    def refuse_second_runs(self, model: VideoModel, *, continued: bool) -> None:
+        """Refuse settings that make transformers generate by the same model again, by other ways or from the start.
+
+        Raises:
+            InputError: one of them is on.
+        """
+        for name in ("assistant_model", "prompt_lookup_num_tokens"):
+            if continued and self.setting(name) is not None:
+                raise InputError(
+                    f"generate: `{name}` cannot continue from past_key_values, because transformers would run what is "
+                    f"cached once more; leave `{name}` out, or start again without past_key_values."
+                )
+        if self.named.get("assistant_model") is model:
+            raise InputError(
+                "generate: `assistant_model` is the compressed model itself, which cannot draft for its own call; pass "
+                "another model, or a copy of this one."
+            )
+        for name in ("assistant_early_exit", "use_mtp"):
+            if self.setting(name):
+                raise InputError(
+                    f"generate: `{name}` drafts by the compressed model itself, in passes that the policy cannot tell "
+                    f"from its own; leave `{name}` out. `assistant_model` and `prompt_lookup_num_tokens` can be used."
+                )
+        if self.setting("cache_implementation") == "paged":
+            raise InputError(
+                "generate: `cache_implementation` 'paged' is continuous batching, which takes ids without videos; "
+                "leave it out."
+            )

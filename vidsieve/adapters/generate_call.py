@@ -12,7 +12,6 @@ from torch import Tensor
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
-from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 from vidsieve.adapters.decoder.layer_pruning import LayerPrune
 from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
@@ -20,7 +19,7 @@ from vidsieve.adapters.generate_arguments import GenerateArguments
 from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns
-from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
+from vidsieve.adapters.prompt.positions import misreads_gaps, model_positions, original_rotation, reads_types
 from vidsieve.adapters.prompt.reading import placeholders_of, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
@@ -60,6 +59,7 @@ class GenerateCall:
         if asked.ids is None or (past is None and self._passes_untouched(asked.ids)):
             return original(**self._cached_left_out(), **self._types()), empty_report(self.policy)
         asked.refuse(self.model)
+        asked.refuse_second_runs(self.model, continued=past is not None)
         decode = self._decode_kv()
         prune = self._layer_prune(past)
         prompt = self._prompt(asked.ids, past)
@@ -68,19 +68,21 @@ class GenerateCall:
         self.given_ids = short.columns.ids
         view = CallerView(asked.ids, asked.mask(longer=True), short.columns.width, asked.max_length)
         with ExitStack() as stack:
-            stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
+            hooked = short.gapped and misreads_gaps(self.model, asked.setting("use_cache"))
+            if hooked:
+                stack.enter_context(original_rotation(self.model, short.columns))
             if prune is not None:
                 self._announce(prune, short, past)
                 stack.enter_context(prune.attached())
             if decode is not None:
-                decode.prompt = KVPrompt.of(short.columns.visual, short.columns.mask)
+                decode.prompt = short.columns
                 decode.held = lambda: None if prune is None else prune.held
                 stack.enter_context(decode.attached())
             if short.columns.ids is not asked.ids:
                 stack.enter_context(view.shown(self.model))
             broken_off = partial(self._past, prompt, short, prune)
             stack.enter_context(extending(asked.cache, past, broken_off))
-            output = original(**self._inputs(prompt, short, view))
+            output = original(**self._inputs(prompt, short, view, contiguous=hooked))
         if decode is not None and decode.read_ratio is not None:
             ran = {bound.label for bound in self.policy.kv_stages}
             short.report.kv_ratio = decode.read_ratio
@@ -196,7 +198,7 @@ class GenerateCall:
         needed |= self.adapter.spent if videos.any() else set()
         return {name: value for name, value in self.asked.named.items() if name not in spent - needed}
 
-    def _inputs(self, prompt: _Prompt, short: Shortened, view: CallerView) -> dict[str, Any]:
+    def _inputs(self, prompt: _Prompt, short: Shortened, view: CallerView, *, contiguous: bool) -> dict[str, Any]:
         """Arguments for the original `generate`."""
         columns = short.columns
         modality = self.adapter.modality
@@ -204,7 +206,7 @@ class GenerateCall:
         spent |= {*vision_names(self.model, "image"), *vision_names(self.model, "video")}
         call = {name: value for name, value in prompt.inputs.items() if name not in spent}
         call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-        call["position_ids"] = model_positions(columns)
+        call["position_ids"] = model_positions(columns, contiguous=contiguous)
         features = {n: f for n, f in (prompt.inputs.get("mm_encoder_outputs") or {}).items() if n != modality}
         features |= self._images(prompt)
         features |= {} if short.features is None else {modality: short.features}
