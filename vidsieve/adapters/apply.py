@@ -151,9 +151,9 @@ def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
     Returned sequences hold the original prompt, `max_length` counts it, and a cache that a call returned may be given
     to the next one together with the full-length ids, also as a copy (`copy.deepcopy`, `pickle`); where tokens were
     removed, it refuses to be continued outside a block. Stopping criteria, logits processors,
-    `prefix_allowed_tokens_fn` and streamers see the original prompt followed by the new tokens, and so do the rules that settings make
-    (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not touched (see
-    `compress`). When the block ends, also by an exception, the model is as it was.
+    `prefix_allowed_tokens_fn` and streamers see the original prompt followed by the new tokens, and so do the rules
+    that settings make (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not
+    touched (see `compress`). When the block ends, also by an exception, the model is as it was.
 
     Calls of `generate` from several threads queue, one at a time on a model, and the block ends when those begun in it
     have. Copies of the model made meanwhile (`deepcopy`, `pickle`, `torch.save`) come without the policy. Prompts with
