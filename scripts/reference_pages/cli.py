@@ -4,7 +4,7 @@ import inspect
 import types
 from collections.abc import Callable
 from enum import Enum
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from typer.models import ArgumentInfo
 
@@ -39,7 +39,9 @@ def _parameters(callback: Callable[..., None]) -> tuple[list[tuple[str, str]], l
         if isinstance(info, ArgumentInfo):
             arguments.append((f"`{info.metavar or parameter.name.upper()}`", info.help or ""))
             continue
-        flags = ", ".join(f"`{flag}`" for flag in info.param_decls or (f"--{parameter.name.replace('_', '-')}",))
+        # in an annotation typer's first argument, which it calls the default, is the first name
+        names = [each for each in (info.default, *(info.param_decls or ())) if isinstance(each, str)]
+        flags = ", ".join(f"`{flag}`" for flag in names or [f"--{parameter.name.replace('_', '-')}"])
         value = _value(kind, info.metavar)
         options.append((f"{flags} {value}".strip(), _default(parameter.default), info.help or ""))
     return arguments, options
@@ -52,6 +54,8 @@ def _value(kind: Any, metavar: str | None) -> str:
     kind = get_args(kind)[0] if get_origin(kind) is list else kind
     if kind is bool:
         return ""
+    if get_origin(kind) is Literal:
+        return f"`{'|'.join(get_args(kind))}`"
     name = "|".join(str(each.value) for each in kind) if issubclass(kind, Enum) else kind.__name__.upper()
     return f"`{metavar or name}`"
 

@@ -170,7 +170,7 @@ def test_from_python_by_name_and_on_a_loaded_model(qwen: Path, dataset: Path, tm
     assert "generate" not in vars(loaded)
     with pytest.raises(UsageError, match="fixed by the loaded model"):
         vidsieve.tune(loaded, data=dataset, device="cpu", **options)
-    with pytest.raises(UsageError, match="no option named 'frame'"):
+    with pytest.raises(UsageError, match="no setting named 'frame'"):
         vidsieve.tune(str(qwen), data=dataset, frame=4, **options)
 
 

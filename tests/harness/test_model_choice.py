@@ -40,7 +40,7 @@ def test_a_family_is_the_bundled_model_with_one_line_that_says_so(bundled: None)
     choice = choose("qwen2-vl", None, default())
     assert (choice.kind, choice.name) == ("bundled", "qwen2-vl-tiny")
     assert "tiny" in choice.note
-    assert "--checkpoint Qwen/Qwen2-VL-2B-Instruct" in choice.note
+    assert "`checkpoint` Qwen/Qwen2-VL-2B-Instruct" in choice.note
     assert "\n" not in choice.note
 
 
@@ -70,7 +70,7 @@ def test_aliases_and_bundled_names_work(bundled: None) -> None:
 
 
 def test_a_family_without_anything_here_says_how_to_get_it(bundled: None) -> None:
-    with pytest.raises(ModelError, match=r"--checkpoint Qwen/Qwen2.5-VL-3B-Instruct"):
+    with pytest.raises(ModelError, match=r"`checkpoint` Qwen/Qwen2.5-VL-3B-Instruct"):
         choose("qwen2.5-vl", None, default())
 
 

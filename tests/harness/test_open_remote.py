@@ -82,7 +82,7 @@ def test_a_checkpoint_without_weights_is_told_as_ever(models: Path, tmp_path: Pa
 
 
 def test_a_device_that_is_not_there_leaves_no_child() -> None:
-    with pytest.raises(UsageError, match="--device cuda:77: torch sees"):
+    with pytest.raises(UsageError, match="`device` cuda:77: torch sees"):
         open_remotes(SETUP, chosen(), BundledTask("static"), ["cuda:77"])
 
 

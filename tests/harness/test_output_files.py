@@ -40,7 +40,7 @@ def test_what_an_unfinished_search_left_is_replaced_on_resume(
 ) -> None:
     policy = left(tmp_path, provenance, companions)
     Outputs(policy, force=False, resumable=True)
-    with pytest.raises(UsageError, match=r"exists already\. Give --force"):
+    with pytest.raises(UsageError, match=r"exists already\. Give `force`"):
         Outputs(policy, force=False, resumable=False)
 
 
@@ -56,5 +56,5 @@ def test_what_an_unfinished_search_left_is_replaced_on_resume(
 def test_a_finished_or_foreign_policy_is_not_replaced_on_resume(
     tmp_path: Path, provenance: str, companions: tuple[str, ...]
 ) -> None:
-    with pytest.raises(UsageError, match=r"exists already\. Give --force"):
+    with pytest.raises(UsageError, match=r"exists already\. Give `force`"):
         Outputs(left(tmp_path, provenance, companions), force=False, resumable=True)

@@ -14,7 +14,7 @@ DEFAULT_RUNG: Final = "static"
 class BundledModel:
     """A tiny trained video model in this package.
 
-    family: what `--model` takes.  frame_count: frames a clip is sampled to, as in training.
+    family: what `model` takes.  frame_count: frames a clip is sampled to, as in training.
     visual_tokens: of one clip, uncompressed.
     """
 

@@ -6,7 +6,7 @@ import typer
 
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import complain, say, say_json
-from vidsieve.cli.plugins import add_plugins
+from vidsieve.harness.plugins import add_plugins
 
 
 def check(

@@ -1,11 +1,14 @@
 """Where the verbs write: results on standard output, everything else on standard error."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
+
+from vidsieve.cli.options import FLAGS
 
 
 def say(text: str = "") -> None:
@@ -13,13 +16,19 @@ def say(text: str = "") -> None:
     typer.echo(text)
 
 
+def with_flags(text: str) -> str:
+    """`text` with the settings that the library names, such as `max_drop_points`, as the options that set them."""
+    return re.sub(r"`(\w+)`", lambda found: FLAGS.get(found[1], found[0]), text)
+
+
 def note(text: str) -> None:
     """A line about the work, kept out of what a script reads."""
-    typer.echo(text, err=True)
+    typer.echo(with_flags(text), err=True)
 
 
 def complain(text: str, *, kind: str = "error") -> None:
     """A failure or a warning on standard error."""
+    text = with_flags(text)
     typer.echo(f"{kind}: {text}" if kind else text, err=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
+from vidsieve.cli.output import with_flags
 from vidsieve.cli.told import minutes
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Bounds, Listener, TrialEvent
@@ -97,7 +98,7 @@ class SearchProgress(Listener):
         """Likewise."""
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(with_flags(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def trial_line(event: TrialEvent) -> str:

@@ -6,7 +6,7 @@ import typer
 
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import say, say_json, table
-from vidsieve.cli.plugins import add_plugins
+from vidsieve.harness.plugins import add_plugins
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

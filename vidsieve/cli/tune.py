@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vidsieve.cli.options import Json, option
+from vidsieve.cli.options import Json, SearchSettings, option
 from vidsieve.cli.output import complain, note, say, say_json
-from vidsieve.cli.search_options import SearchOptions, StudyOptions
+from vidsieve.cli.study_options import StudyOptions
 from vidsieve.cli.told import command, first_line, options_told
 from vidsieve.harness.setup import Setup
 
@@ -24,8 +24,17 @@ DEFAULT_OUT = Path("policy.yaml")
 
 def tune(
     setup: Setup,
-    search: SearchOptions,
+    search: SearchSettings,
     study: StudyOptions,
+    policies: Annotated[
+        list[str] | None,
+        option(
+            "--policies",
+            "Search",
+            "Search only these: names, files or folders, with commas between or repeated; `all` for every published "
+            "one.  (default: the published ones that are not set aside)",
+        ),
+    ] = None,
     confirm: Annotated[
         str | None,
         option(
@@ -54,23 +63,35 @@ def tune(
     if confirm is not None:
         from vidsieve.cli.tune_confirm import confirm_file
 
-        confirm_file(setup, search, study, confirm, out, force=force, json=json)
+        confirm_file(setup, search, study, policies, confirm, out, force=force, json=json)
         return
-    from vidsieve.cli.plugins import add_plugins
     from vidsieve.harness.open_benches import open_benches
     from vidsieve.harness.output_files import Outputs
+    from vidsieve.harness.plugins import add_plugins
+    from vidsieve.tuner.request import TuneRequest
 
     path = out or DEFAULT_OUT
     place = study.place(path)
-    request = search.request(storage=place, study_name=study.study_name, fresh=study.fresh, join=study.join)
+    request = TuneRequest(**search, storage=place, study_name=study.study_name, fresh=study.fresh, join=study.join)
     resumable = not study.fresh and isinstance(place, Path) and place.exists()
     outputs = Outputs(path, force=force or study.join, resumable=resumable)
     devices = study.device_list(setup.device)
     registry = add_plugins(setup.plugin)
-    _check_names(search.policies, registry)
-    with open_benches(setup, registry, devices=devices, in_process=study.in_process) as opened:
+    _check_names(policies, registry)
+    with (
+        progress(json) as listener,
+        open_benches(
+            setup,
+            registry,
+            request=request,
+            devices=devices,
+            in_process=study.in_process,
+            notice=note,
+            step=listener.step,
+        ) as opened,
+    ):
         (note if json else say)(first_line(opened))
-        result = _search(opened, request, search.policies, registry, setup, outputs, quiet=json)
+        result = _search(opened, request, policies, registry, setup, outputs, listener)
     if study.join:
         say(f"the search is complete: {len(result.trials)} trials; who started it confirms and writes the policy")
         return
@@ -84,16 +105,14 @@ def _search(
     registry: "Registry",
     setup: Setup,
     outputs: "Outputs",
-    *,
-    quiet: bool,
+    listener: "Listener",
 ) -> "TuneResult":
     """Run the search; what an interruption found is written before it goes on up."""
     from vidsieve.harness.search_entry import search as run
     from vidsieve.tuner.search.interrupted import Interrupted
 
     try:
-        with progress(quiet) as listener:
-            return run(opened, request, registry, names=names, listener=listener)  # type: ignore[arg-type]
+        return run(opened, request, registry, names=names, listener=listener)  # type: ignore[arg-type]
     except Interrupted as interruption:
         _tell_interrupted(interruption.result, setup, outputs)
         raise typer.Exit(interruption.exit_code) from None

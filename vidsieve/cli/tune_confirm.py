@@ -1,14 +1,13 @@
 """`vidsieve tune --confirm policy.yaml`: does what was found elsewhere, or long ago, hold here?"""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vidsieve.cli.output import complain, note, say, say_json
-from vidsieve.cli.search_options import Metric, SearchOptions, StudyOptions
+from vidsieve.cli.study_options import StudyOptions
 from vidsieve.cli.told import first_line
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
@@ -20,32 +19,51 @@ NOT_MET = 3
 
 
 def confirm_file(
-    setup: Setup, search: SearchOptions, study: StudyOptions, path: str, out: Path | None, *, force: bool, json: bool
+    setup: Setup,
+    search: Mapping[str, Any],
+    study: StudyOptions,
+    policies: list[str] | None,
+    path: str,
+    out: Path | None,
+    *,
+    force: bool,
+    json: bool,
 ) -> None:
     """Measure the policy in `path` beside the uncompressed model; exit code 3 where it misses its target.
 
     Model, workload and target come from its provenance where the options leave them out.
     """
-    from vidsieve.cli.plugins import add_plugins
     from vidsieve.cli.tune import progress, write
     from vidsieve.framework.policy.file import load_policy
     from vidsieve.harness.open_benches import open_benches
     from vidsieve.harness.output_files import Outputs
+    from vidsieve.harness.plugins import add_plugins
     from vidsieve.harness.session import as_measured, differences
     from vidsieve.tuner.judge.reconfirm import reconfirm
+    from vidsieve.tuner.request import TuneRequest
 
-    if study.devices or study.storage or study.join or search.policies:
+    if study.devices or study.storage or study.join or policies:
         raise UsageError("--confirm: measures one policy on one device; leave out --devices, --policies, --storage.")
     registry = add_plugins(setup.plugin)
     policy = load_policy(path, registry=registry)
     outputs = Outputs(out, force=force, resumable=False) if out is not None else None
-    request = _as_tuned(search, policy).request()
-    with open_benches(as_measured(setup, policy), registry, devices=None, in_process=study.in_process) as opened:
+    request = TuneRequest(**_as_tuned(search, policy))
+    with (
+        progress(json) as listener,
+        open_benches(
+            as_measured(setup, policy),
+            registry,
+            request=request,
+            devices=None,
+            in_process=study.in_process,
+            notice=note,
+            step=listener.step,
+        ) as opened,
+    ):
         (note if json else say)(first_line(opened))
         for sentence in differences(policy, dict(opened.bench.describe())):
             complain(f"measured elsewhere: {sentence}", kind="warning")
-        with progress(json) as listener:
-            result = reconfirm(opened.bench, opened.task, request, policy, listener=listener)
+        result = reconfirm(opened.bench, opened.task, request, policy, listener=listener)
     if outputs is not None:
         write(result, outputs)
         for sentence in outputs.write_report(result):
@@ -61,12 +79,14 @@ def confirm_file(
         raise typer.Exit(NOT_MET)
 
 
-def _as_tuned(search: SearchOptions, policy: "Policy") -> SearchOptions:
+def _as_tuned(search: Mapping[str, Any], policy: "Policy") -> dict[str, Any]:
     """The options, with a target and counts left out taken from the policy's provenance."""
+    from vidsieve.tuner.request import TuneRequest
+
     told: Mapping[str, Any] = policy.provenance
     target = told.get("target") or {}
     changes: dict[str, Any] = {}
-    if search.latency_ms is None and search.speedup is None:
+    if search["latency_ms"] is None and search["speedup"] is None:
         if target.get("speedup") is not None:
             changes["speedup"] = float(target["speedup"])
         elif target.get("value_ms") is not None:
@@ -76,9 +96,9 @@ def _as_tuned(search: SearchOptions, policy: "Policy") -> SearchOptions:
                 f"--confirm: {policy.name} stores no target (it was not tuned). Give --latency-ms or --speedup."
             )
         if target.get("metric") == "e2e_ms":
-            changes["metric"] = Metric.e2e
+            changes["metric"] = "e2e"
     heldout = ((told.get("data") or {}).get("splits") or {}).get("heldout") or {}
     # half as many chose as judge; a count that was given stands
-    if search.examples == SearchOptions().examples and heldout.get("examples"):
+    if search["examples"] == TuneRequest.examples and heldout.get("examples"):
         changes["examples"] = max(2, round(int(heldout["examples"]) / 2))
-    return replace(search, **changes)
+    return {**search, **changes}

@@ -27,7 +27,7 @@ class Comparison:
     kinds: dict[str, tuple[int, float, float]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for `--json`; changes in percentage points."""
+        """Plain numbers for `json`; changes in percentage points."""
         return {
             "metric": self.metric,
             "examples": self.policy.n,

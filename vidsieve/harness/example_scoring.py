@@ -153,7 +153,7 @@ def _forced(runner: Runner, inputs: dict[str, Tensor], wanted: Sequence[list[int
 
 def _label(example: Example) -> str:
     if example.answer is None:
-        raise DataError(f"example {example.id!r}: has no answer; label it, or use --videos to score agreement.")
+        raise DataError(f"example {example.id!r}: has no answer; label it, or use `videos` to score agreement.")
     return example.answer
 
 

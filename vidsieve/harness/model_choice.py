@@ -1,19 +1,20 @@
-"""What `--model` and `--checkpoint` mean on this machine. Neither torch nor transformers is imported here."""
+"""What `model` and `checkpoint` mean on this machine. Neither torch nor transformers is imported here."""
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vidsieve.bundled import bundled_models
-from vidsieve.framework.errors import ModelError, UnknownNameError, UsageError
+from vidsieve.framework.errors import ModelError, UnknownNameError, UsageError, path_fault
 
 if TYPE_CHECKING:
     from vidsieve.bundled.bundled_models import BundledModel
     from vidsieve.framework.registry import Registry
 
-WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.ttf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,36 +36,48 @@ class Choice:
 
 
 def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> Choice:
-    """Resolve `--model` with `--checkpoint`.
+    """Resolve `model` with `checkpoint`.
 
     Raises:
         UsageError: no model, an unknown one (the message lists what there is), or a checkpoint beside no family.
         ModelError: a folder that is not there or holds no model; a family without any checkpoint on this machine.
     """
+    _refuse_addresses(model=model, checkpoint=checkpoint)
     families = {name: adapter for name, adapter in registry.models.items()}
     families |= {alias: adapter for adapter in registry.models.values() for alias in adapter.aliases}
     if model is None:
         raise UsageError(
-            f"--model: is missing. Give a family ({', '.join(sorted(registry.models))}), a hub id or a folder."
+            f"`model`: is missing. Give a family ({', '.join(sorted(registry.models))}), a hub id or a folder."
         )
     if model in families:
         family = families[model].family
         if checkpoint is not None:
-            return _named(model, checkpoint, "--checkpoint", family)
+            return _named(model, checkpoint, "`checkpoint`", family)
         return _default(model, families[model])
     if checkpoint is not None:
         raise UsageError(
-            f"--checkpoint: goes with a family, but --model is {model!r}. Give --model {checkpoint} alone, or a "
+            f"`checkpoint`: goes with a family, but `model` is {model!r}. Give `model` {checkpoint} alone, or a "
             f"family: {', '.join(sorted(registry.models))}."
         )
     bundled = bundled_models.find(model)
     if bundled is not None:
         return _bundled(model, bundled, "")
     if "/" in model or _is_folder(model):
-        return _named(model, model, "--model", None)
+        return _named(model, model, "`model`", None)
     names = {*registry.models, *(each.name for each in bundled_models.MODELS)}
-    error = UnknownNameError("--model", "model", model, names)
+    error = UnknownNameError("`model`", "model", model, names)
     raise UsageError(f"{error} A hub id (owner/name) or a folder works too.")
+
+
+def _refuse_addresses(**named: str | None) -> None:
+    """An address of a model page gets its hub id as the way; an empty name is refused. Raises UsageError."""
+    for field, name in named.items():
+        if name is None or (fault := path_fault(name)) is None:
+            continue
+        page = re.match(r"https?:/+(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)", name)
+        if page is not None:
+            raise UsageError(f"`{field}` {name!r}: is the address of a model's page. Give its hub id, {page[1]}.")
+        raise UsageError(f"`{field}` {name!r}: {fault}. Give a hub id (owner/name) or a folder.")
 
 
 def _is_folder(text: str) -> bool:
@@ -101,10 +114,10 @@ def _default(asked: str, adapter: Any) -> Choice:
             note=note,
         )
     bundled = bundled_models.find(adapter.family)
-    how = f"--checkpoint {adapter.default_checkpoint}"
+    how = f"`checkpoint` {adapter.default_checkpoint}"
     if bundled is None:
         raise ModelError(
-            f"--model {asked}: {adapter.default_checkpoint} is not in the local cache, and no bundled model stands in "
+            f"`model` {asked}: {adapter.default_checkpoint} is not in the local cache, and no bundled model stands in "
             f"for this family. Nothing is downloaded unasked: give {how} (which downloads it), or a folder."
         )
     return _bundled(
@@ -118,7 +131,7 @@ def _default(asked: str, adapter: Any) -> Choice:
 def _bundled(asked: str, model: "BundledModel", note: str) -> Choice:
     if not (model.folder / "config.json").is_file():
         raise ModelError(
-            f"--model {asked}: the bundled {model.name} is missing from this installation; install it again."
+            f"`model` {asked}: the bundled {model.name} is missing from this installation; install it again."
         )
     return Choice(
         asked=asked,

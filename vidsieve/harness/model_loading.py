@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import ModelError, UsageError
 from vidsieve.harness.model_choice import Choice, fetched
+from vidsieve.harness.process_state import quiet_transformers
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Loaded:
 
 
 def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
-    """Load what was chosen onto the device asked for.
+    """Load what was chosen onto the device asked for. torch's number of threads is set for it (see `kept_threads`).
 
     Raises:
         ModelError: the checkpoint cannot be had or read, its class has no adapter, or the family is another.
@@ -53,14 +54,25 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     threads = 1 if setup.threads is None and choice.bundled is not None else setup.threads
     if threads is not None:
         torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     options = {"dtype": _dtype(setup.dtype, device), "attn_implementation": setup.attn, "local_files_only": True}
-    model = _from_pretrained(getattr(transformers, class_name), choice, options)
     from vidsieve.media import load_processor
 
-    processor = load_processor(choice.folder, model.config, max_pixels=setup.max_pixels)
+    with quiet_transformers():
+        model = _from_pretrained(getattr(transformers, class_name), choice, options)
+        processor = load_processor(choice.folder, model.config, max_pixels=setup.max_pixels)
     return Loaded(model=model.to(device).eval(), processor=processor, adapter=adapter, choice=choice)
+
+
+def processor_of(choice: Choice, setup: Setup) -> "Processor":
+    """The processor of a checkpoint whose files are on this machine, without its weights."""
+    from transformers import AutoConfig
+
+    from vidsieve.media import load_processor
+
+    assert choice.folder is not None
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(choice.folder)
+        return load_processor(choice.folder, config, max_pixels=setup.max_pixels)
 
 
 def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) -> Any:
@@ -90,15 +102,17 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"checkpoint {choice.name}: config.json cannot be read: {error}.") from None
     for adapter in registry.models.values():
-        if name not in adapter.model_classes:
+        if name not in (*adapter.model_classes, *adapter.parts_of):
             continue
         if choice.family not in (None, adapter.family):
             raise ModelError(
-                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but --model is {choice.asked}. "
-                f"Give --model {adapter.family}."
+                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.asked}. "
+                f"Give `model` {adapter.family}."
             )
-        return adapter, name
-    known = ", ".join(sorted(name for adapter in registry.models.values() for name in adapter.model_classes))
+        return adapter, adapter.model_classes[0] if name in adapter.parts_of else name
+    known = ", ".join(
+        sorted(name for adapter in registry.models.values() for name in (*adapter.model_classes, *adapter.parts_of))
+    )
     raise ModelError(f"checkpoint {choice.name}: no adapter for the model class {name}. Adapters exist for: {known}.")
 
 
@@ -111,13 +125,13 @@ def pick_device(asked: str | None) -> Any:
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise UsageError(f"--device: no device named {asked!r}; give cpu, cuda or cuda:N.") from None
+        raise UsageError(f"`device`: no device named {asked!r}; give cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"--device {asked}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
+            f"`device` {asked}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
         )
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {asked}: only cpu and cuda are supported.")
+        raise UsageError(f"`device` {asked}: only cpu and cuda are supported.")
     return device
 
 

@@ -42,6 +42,11 @@ class Timer:
             resident[clip_index] = runner.inputs(self._requests[clip_index])
         return resident[clip_index]
 
+    def frame_counts(self) -> set[int]:
+        """How many frames the clips give; a short video gives fewer than were asked for."""
+        reader = self._runners.full.reader
+        return {len(reader.clip(example).frames) for request in self._requests for example in request}
+
     def shape(self, clip_index: int) -> Hashable:
         """What decides the sizes of a request: the full input's shapes and grid, which decide a smaller one's."""
         inputs = self.inputs(clip_index)
@@ -86,7 +91,7 @@ class Timer:
     @contextmanager
     def _vision(self) -> Iterator[list[Stopwatch]]:
         """Watch the vision side (tower and projector) without waiting for it; the model is left as found."""
-        base, name = self._model.base_model, "get_video_features"
+        base, name = self._model.base_model, f"get_{self._runners.full.loaded.adapter.modality}_features"
         original: Callable[..., Any] = getattr(base, name)
         watches: list[Stopwatch] = []
 

@@ -1,142 +1,119 @@
 """`vidsieve.tune`: the search from Python, on a name as on the command line or on a model already loaded."""
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidsieve.framework.errors import UsageError
+from vidsieve.framework.errors import UnknownNameError, UsageError
 from vidsieve.harness.open_benches import open_benches
 from vidsieve.harness.setup import Setup
+from vidsieve.tuner.request import TuneRequest
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
     from vidsieve.harness.open_benches import OpenBenches
     from vidsieve.harness.session import Session
     from vidsieve.tuner.events import Listener
-    from vidsieve.tuner.request import TuneRequest
     from vidsieve.tuner.result import TuneResult
 
 
 def tune(
     model: Any,
     *,
-    latency_ms: float | None = None,
-    speedup: float | None = None,
     data: Any = None,
     videos: str | Path | None = None,
     processor: Any = None,
     policies: Sequence[str | Path] | None = None,
-    metric: str = "ttft",
-    max_drop: float = 1.0,
-    trials: int = 30,
-    examples: int = 200,
-    time_budget_s: float | None = None,
-    patience: int = 12,
-    seed: int = 0,
     study: str | Path | None = None,
-    fresh: bool = False,
     devices: Sequence[str] | None = None,
     in_process: bool = False,
     listener: "Listener | None" = None,
-    **setup: Any,
+    **settings: Any,
 ) -> "TuneResult":
-    """The policy that keeps the most accuracy within a latency target; `.save(path)` writes it as YAML.
+    """Find the policy that keeps the most accuracy within a latency target; `.save(path)` writes it as YAML.
+
+    Nothing is printed without a listener, and settings of the process that measuring needs are given back.
 
     Args:
-        model: a family, a hub id or a folder, as `--model` takes; or a loaded transformers model.
-        latency_ms, speedup: the target, one of them: milliseconds of `metric`, or baseline ÷ policy.
+        model: a family, a hub id or a folder; or a loaded transformers model.
         data: a JSONL file of labelled questions, or an object with the `Task` protocol.
         videos: a folder of videos without labels; the score is then agreement with the uncompressed model.
         processor: for a loaded model: its transformers processor or tokenizer, or a folder or hub id to load it from.
             Left out, it is loaded from where the model came from.
         policies: names, files or folders to search; `all` for every published one; those not set aside if left out.
-        max_drop: accuracy drop to certify, in percentage points.
-        patience: trials without a new best that end the search.
         study: a file that keeps the search, and resumes it in a later call, or the URL of a server; none if left out.
-        fresh: set an existing study file aside and start anew.
         devices: several alike devices to search on at once, such as ["cuda:0", "cuda:1"].
         in_process: evaluate a named model in this process instead of a child; a loaded one always is.
-        setup: the options `checkpoint`, `rung`, `question`, `frames`, `fps`, `max_pixels`, `batch_size`,
-            `max_new_tokens`, `dtype`, `device`, `attn`, `threads` and `plugin` of the command line.
+        listener: hears what happens while it works.
+        settings: the fields of `TuneRequest` (`latency_ms` or `speedup`, `metric`, `max_drop_points`, `trials`, ...)
+            and of `Setup` (`checkpoint`, `frames`, `dtype`, `device`, ...). `inspect.signature` lists them all.
 
     Raises:
-        UsageError: options that do not go together.
+        UnknownNameError: a setting that neither has.
+        UsageError: settings that do not go together.
         TargetUnreachableError: no policy is fast enough here.
         VidsieveError: whatever else is wrong with model, data or policies.
     """
-    request = _request(
-        latency_ms, speedup, metric, max_drop, trials, examples, patience, time_budget_s, seed, study, fresh
-    )
-    options = _options(model, data, videos, setup)
+    from vidsieve.harness.plugins import add_plugins
+    from vidsieve.harness.process_state import kept_threads
+    from vidsieve.tuner.events import Listener
+
+    request, setup = _declared(settings, study, {"model": model, "data": data, "videos": videos})
+    registry = add_plugins(setup.plugin)
+    hears = listener or Listener()
     task = None if isinstance(data, str | Path) else data
-    return _run(model, processor, task, options, request, policies, devices, in_process, listener)
-
-
-def _request(
-    latency_ms: float | None,
-    speedup: float | None,
-    metric: str,
-    max_drop: float,
-    trials: int,
-    examples: int,
-    patience: int,
-    time_budget_s: float | None,
-    seed: int,
-    study: str | Path | None,
-    fresh: bool,
-) -> "TuneRequest":
-    """What is asked, checked. Raises UsageError."""
-    from vidsieve.tuner.request import TuneRequest
-
-    return TuneRequest(
-        latency_ms=latency_ms,
-        speedup=speedup,
-        metric=metric,  # type: ignore[arg-type]
-        max_drop_points=max_drop,
-        trials=trials,
-        examples=examples,
-        patience=patience,
-        time_budget_s=time_budget_s,
-        seed=seed,
-        storage=Path(study) if isinstance(study, str) and "://" not in study else study,
-        fresh=fresh,
-    )
-
-
-def _run(
-    model: Any,
-    processor: Any,
-    task: Any,
-    options: Setup,
-    request: "TuneRequest",
-    policies: Sequence[str | Path] | None,
-    devices: Sequence[str] | None,
-    in_process: bool,
-    listener: "Listener | None",
-) -> "TuneResult":
-    """Open the benches that a named model needs, or take the loaded one, and search."""
-    from vidsieve.cli.plugins import add_plugins
-
-    registry = add_plugins(options.plugin)
-    if not isinstance(model, str | Path):
-        if devices:
-            raise UsageError("devices: a loaded model stays where it is; name the model instead.")
-        session = _session(model, processor, task, options, registry)
+    if isinstance(model, str | Path):
+        if processor is not None:
+            raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
+        with open_benches(
+            setup,
+            registry,
+            request=request,
+            devices=devices,
+            in_process=in_process,
+            task=task,
+            notice=hears.told,
+            step=hears.step,
+        ) as opened:
+            return search(opened, request, registry, names=policies, listener=listener)
+    if devices:
+        raise UsageError("`devices`: a loaded model stays where it is; name the model instead.")
+    with kept_threads():
+        session = _session(model, processor, task, setup, request, hears)
         return search(session, request, registry, names=policies, listener=listener)
-    if processor is not None:
-        raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
-    with open_benches(options, registry, devices=devices, in_process=in_process, task=task) as opened:
-        return search(opened, request, registry, names=policies, listener=listener)
 
 
-def _options(model: Any, data: Any, videos: Any, setup: dict[str, Any]) -> Setup:
-    """The command line's options; what is given as an object and not by name is no option."""
-    unknown = sorted(set(setup) - set(Setup.__dataclass_fields__))
-    if unknown:
-        raise UsageError(f"tune: no option named {unknown[0]!r}; see help(vidsieve.tune).")
-    named = {"model": model, "data": data, "videos": videos}
-    given: dict[str, Any] = {name: str(value) for name, value in named.items() if isinstance(value, str | Path)}
-    return Setup(**given, **setup)
+def _signature() -> inspect.Signature:
+    """`tune`'s own parameters, then the settings that it takes by the fields of `TuneRequest` and `Setup`."""
+    own = [each for each in inspect.signature(tune).parameters.values() if each.kind is not each.VAR_KEYWORD]
+    names = {each.name for each in own}
+    more = [
+        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+        for kind in (TuneRequest, Setup)
+        for each in fields(kind)
+        if each.name not in names
+    ]
+    return inspect.Signature([*own, *more], return_annotation="TuneResult")
+
+
+tune.__signature__ = _signature()  # type: ignore[attr-defined]
+
+
+def _declared(settings: dict[str, Any], study: str | Path | None, named: dict[str, Any]) -> tuple[TuneRequest, Setup]:
+    """The request and the setup, checked; what is given as an object and not by name is no setting."""
+    search_fields = {each.name for each in fields(TuneRequest)}
+    setup_fields = {each.name for each in fields(Setup)}
+    for name in settings:
+        if name not in search_fields | setup_fields:
+            raise UnknownNameError("tune", "setting", name, search_fields | setup_fields)
+    place = Path(study) if isinstance(study, str) and "://" not in study else study
+    asked = {name: value for name, value in settings.items() if name in search_fields}
+    request = TuneRequest(**({"storage": place} | asked))
+    paths: dict[str, Any] = {name: str(value) for name, value in named.items() if isinstance(value, str | Path)}
+    given = {name: value for name, value in settings.items() if name in setup_fields}
+    return request, Setup(**paths, **given)
 
 
 def search(
@@ -155,7 +132,7 @@ def search(
     published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
     searched, more, controls = split_published(published)
     if not names and more and listener is not None:
-        listener.told(f"{len(more)} more published policies are not searched; --policies all takes them too")
+        listener.told(f"{len(more)} more published policies are not searched; `policies` all takes them too")
     if names:
         searched = expand_policies(names, registry)
         taken = {policy.name for policy in searched}
@@ -166,13 +143,18 @@ def search(
     )
 
 
-def _session(model: Any, processor: Any, task: Any, options: Setup, registry: "Registry") -> "Session":
+def _session(
+    model: Any, processor: Any, task: Any, setup: Setup, request: TuneRequest, listener: "Listener"
+) -> "Session":
     """A session of a loaded model, on the data given or chosen."""
     from vidsieve.harness.adopted_model import adopt
+    from vidsieve.harness.data.clip_check import clip_opener, readable, searched
     from vidsieve.harness.data.task_choice import choose_task
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.session import Session
 
-    loaded = adopt(model, processor, options)
-    task = task or choose_task(options, loaded.choice)
-    return Session(setup=options, task=task, loaded=loaded, bench=Workbench.of_task(loaded, options, task))
+    loaded = adopt(model, processor, setup)
+    task = task or choose_task(setup, loaded.choice)
+    wanted, opener = searched(request, setup), clip_opener(setup, loaded.choice, loaded.processor)
+    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=listener.told, step=listener.step)
+    return Session(setup=setup, task=task, loaded=loaded, bench=Workbench.of_task(loaded, setup, task))

@@ -13,7 +13,7 @@ from vidsieve.tuner.controls.smaller_input import Kind, SmallerInput
 class Runners:
     """The runner of the full input, and one for each smaller input, with caches of its own: nothing can mix.
 
-    A smaller input is what `--frames` (`--fps`) or `--max-pixels` would make of the workload. `frame_pixels` gives the
+    A smaller input is what `frames` (`fps`) or `max_pixels` would make of the workload. `frame_pixels` gives the
     pixels of the largest frame that latency is measured on, as the model sees it; lower resolution is a share of that.
     Only the last smaller runner is kept: the caches of the others go with them.
     """
@@ -21,7 +21,8 @@ class Runners:
     def __init__(self, full: Runner, frame_pixels: Callable[[], int]) -> None:
         self.full, self._frame_pixels = full, frame_pixels
         vision = getattr(full.model.config, "vision_config", None)
-        self._frames_per_unit = int(getattr(vision, "temporal_patch_size", None) or 1)
+        sizes = (getattr(vision, name, None) for name in ("temporal_patch_size", "temporal_merge_size"))
+        self._frames_per_unit = int(next((size for size in sizes if size), 1))
         self._smaller: tuple[SmallerInput, Runner] | None = None
 
     @cached_property

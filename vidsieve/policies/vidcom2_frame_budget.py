@@ -62,7 +62,7 @@ def _released_counts(tokens: VideoTokens, sigma: Float[Tensor, " frames"]) -> In
     if tokens.retention_ratio is None:
         raise PolicyError(
             "vidcom2.frame-budget: counting 'released' multiplies the policy's retention_ratio, none came; "
-            "set retention_ratio in the policy file or with --retention."
+            "set retention_ratio in the policy file or with `retention`."
         )
     alive = tokens.keep.sum(dim=1)
     frames = (alive > 0).sum().clamp(min=1)

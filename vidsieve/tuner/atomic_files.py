@@ -8,7 +8,7 @@ from pathlib import Path
 from vidsieve.framework.errors import TuneError, UsageError
 
 
-def check_output(path: str | Path, *, force: bool = False, what: str = "--out") -> Path:
+def check_output(path: str | Path, *, force: bool = False, what: str = "`out`") -> Path:
     """Refuse an output path that could not be written at the end; call it before the first trial.
 
     `what` is how messages call it.
@@ -20,7 +20,7 @@ def check_output(path: str | Path, *, force: bool = False, what: str = "--out") 
     if path.is_dir():
         raise UsageError(f"{what} {path}: is a folder; name a file, such as {path / 'policy.yaml'}.")
     if path.exists() and not force:
-        raise UsageError(f"{what} {path}: exists already. Give --force to replace it, or another name.")
+        raise UsageError(f"{what} {path}: exists already. Give `force` to replace it, or another name.")
     if not path.parent.is_dir():
         raise UsageError(f"{what} {path}: the folder {path.parent} does not exist. Make it first.")
     if not os.access(path.parent, os.W_OK):
@@ -28,7 +28,7 @@ def check_output(path: str | Path, *, force: bool = False, what: str = "--out") 
     return path
 
 
-def write_atomically(path: str | Path, content: str | bytes, *, force: bool = False, what: str = "--out") -> Path:
+def write_atomically(path: str | Path, content: str | bytes, *, force: bool = False, what: str = "`out`") -> Path:
     """Write `content` to a temporary file beside `path`, flush it to disk, then give it its name in one step.
 
     Text is written as UTF-8. `what` is how messages call the file.
@@ -51,7 +51,7 @@ def write_atomically(path: str | Path, content: str | bytes, *, force: bool = Fa
                 temporary.unlink()
         _sync_folder(path.parent)
     except FileExistsError:
-        raise UsageError(f"{what} {path}: exists already. Give --force to replace it, or another name.") from None
+        raise UsageError(f"{what} {path}: exists already. Give `force` to replace it, or another name.") from None
     except OSError as error:
         raise TuneError(f"{what} {path}: could not be written: {error.strerror or error}.") from error
     return path

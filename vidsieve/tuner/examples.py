@@ -99,7 +99,7 @@ def _split(task: Task, split: Split, count: int, seed: int) -> tuple[Example, ..
         missing = [example.id for example in examples if example.answer is None]
         if missing:
             raise DataError(
-                f"{where}: {len(missing)} have no answer, the first is {missing[0]!r}. Label them, or use --videos to "
+                f"{where}: {len(missing)} have no answer, the first is {missing[0]!r}. Label them, or use `videos` to "
                 "score agreement with the uncompressed model."
             )
     return examples

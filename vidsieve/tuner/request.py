@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vidsieve.framework.errors import UsageError
+from vidsieve.framework.settings_field import setting
+
+_SEARCH = "Search"
 
 Metric = Literal["ttft", "e2e"]
 """`ttft`: processor outputs on the device to first token. `e2e`: from the file to the last new token."""
@@ -26,18 +29,20 @@ class TuneRequest:
         UsageError: a value out of range, no target, or two.
     """
 
-    latency_ms: float | None = None
-    speedup: float | None = None
-    metric: Metric = "ttft"
-    max_drop_points: float = 1.0
-    trials: int = 30
-    examples: int = 200
+    latency_ms: float | None = setting(None, _SEARCH, "Target: milliseconds of the metric.")
+    speedup: float | None = setting(None, _SEARCH, "Target: how many times faster, such as 2.")
+    metric: Metric = setting(
+        "ttft", _SEARCH, "ttft: processor outputs on the device to first token. e2e: from the file to the last token."
+    )
+    max_drop_points: float = setting(1.0, _SEARCH, "Accuracy drop to certify, in percentage points.", flag="max-drop")
+    trials: int = setting(30, _SEARCH, "Candidates to try at most.")
+    patience: int = setting(12, _SEARCH, "Trials without a new best that end the search.")
+    examples: int = setting(200, _SEARCH, "Examples to choose by; twice as many judge the result.")
+    time_budget_s: float | None = setting(None, _SEARCH, "Seconds for everything.", flag="time-budget")
+    seed: int = setting(0, _SEARCH, "Of the search.")
     heldout_examples: int | None = None
-    time_budget_s: float | None = None
-    seed: int = 0
     data_seed: int = 0
     storage: Any = None
-    patience: int = 12
     rerank_examples: int | None = None
     study_name: str = "vidsieve"
     fresh: bool = False
@@ -46,27 +51,27 @@ class TuneRequest:
 
     def __post_init__(self) -> None:
         if (self.latency_ms is None) == (self.speedup is None):
-            raise UsageError("target: give exactly one of --latency-ms and --speedup.")
-        self._check("--latency-ms", self.latency_ms, 0, "milliseconds, such as 200")
-        self._check("--speedup", self.speedup, 1, "how many times faster, such as 2; 1 is the uncompressed model")
-        self._check("--time-budget", self.time_budget_s, 0, "seconds")
+            raise UsageError("target: give exactly one of `latency_ms` and `speedup`.")
+        self._check("`latency_ms`", self.latency_ms, 0, "milliseconds, such as 200")
+        self._check("`speedup`", self.speedup, 1, "how many times faster, such as 2; 1 is the uncompressed model")
+        self._check("`time_budget_s`", self.time_budget_s, 0, "seconds")
         if not (math.isfinite(self.max_drop_points) and 0 <= self.max_drop_points <= 100):
-            raise UsageError(f"--max-drop: must be 0 to 100 percentage points, got {self.max_drop_points!r}.")
+            raise UsageError(f"`max_drop_points`: must be 0 to 100 percentage points, got {self.max_drop_points!r}.")
         for name, count, least in (
-            ("--trials", self.trials, 1),
-            ("--examples", self.examples, 2),
+            ("`trials`", self.trials, 1),
+            ("`examples`", self.examples, 2),
             ("held-out examples", self.heldout_count, 2),
-            ("--patience", self.patience, 1),
+            ("`patience`", self.patience, 1),
             ("re-rank examples", self.rerank_count, 2),
         ):
             if count < least:
                 raise UsageError(f"{name}: must be at least {least}, got {count}.")
         if self.join and not (isinstance(self.storage, str) and not self.storage.startswith("sqlite:")):
-            raise UsageError("--join: needs --storage with the URL of a server (postgresql://..., grpc://host:port).")
+            raise UsageError("`join`: needs `storage` with the URL of a server (postgresql://..., grpc://host:port).")
         if self.join and self.fresh:
-            raise UsageError("--join and --fresh: exclude each other; give one of them.")
+            raise UsageError("`join` and `fresh`: exclude each other; give one of them.")
         if self.metric not in ("ttft", "e2e"):
-            raise UsageError(f"--metric: must be ttft or e2e, got {self.metric!r}.")
+            raise UsageError(f"`metric`: must be ttft or e2e, got {self.metric!r}.")
 
     @staticmethod
     def _check(name: str, value: float | None, above: float, unit: str) -> None:

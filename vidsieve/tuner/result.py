@@ -55,7 +55,7 @@ class TuneResult:
         return write_atomically(path, self.yaml, force=force)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers and text, for `--json`."""
+        """Everything as plain numbers and text, for `json`."""
         return self.policy.to_dict()
 
     def sentences(self) -> list[str]:

@@ -55,7 +55,7 @@ def tune(
     try:
         study.claim(fingerprint(measurement, data, policies))
         stop = Stop(listener.stopping)
-        run = Run(measurement, data, study, stop, [measurement.beside(other) for other in others])
+        run = Run(measurement, data, study, stop, others)
         try:
             with stop.listening():
                 result = run.all(policies, controls)
@@ -85,6 +85,6 @@ def _check_devices(bench: Bench, others: Sequence[Bench]) -> None:
         for name in ("device_name", "checkpoint", "revision", "dtype", "attn"):
             if facts.get(name) != first.get(name):
                 raise UsageError(
-                    f"--devices: must be alike, but {name} is {first.get(name)!r} on {first.get('device')} and "
+                    f"`devices`: must be alike, but {name} is {first.get(name)!r} on {first.get('device')} and "
                     f"{facts.get(name)!r} on {facts.get('device')}. Tune each kind on its own."
                 )

@@ -40,7 +40,7 @@ def hold(path: Path) -> "subprocess.Popen[str]":
 def test_the_second_tuner_says_who_holds_the_study(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     with hold(path) as process:
-        with pytest.raises(TuneError, match=rf"process {process.pid} on .*, since 20.*name another --study"):
+        with pytest.raises(TuneError, match=rf"process {process.pid} on .*, since 20.*name another `study`"):
             search(FakeBench(quality), storage=path)
         process.kill()
     # a holder that was killed lets go, and what it left lying about does not matter
@@ -128,12 +128,12 @@ def test_a_study_in_no_folder_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["nowhere://x", "grpc://host", "mysql+nothing://x/y"])
 def test_a_server_that_makes_no_sense_is_a_usage_error(url: str) -> None:
-    with pytest.raises(UsageError, match="--storage"):
+    with pytest.raises(UsageError, match="`storage`"):
         Study(TuneRequest(latency_ms=1.0, storage=url))
 
 
 def test_joining_needs_a_server_and_a_search_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--join: needs --storage"):
+    with pytest.raises(UsageError, match="`join`: needs `storage`"):
         TuneRequest(latency_ms=1.0, storage=tmp_path / "study.db", join=True)
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -27,10 +29,39 @@ class Columns:
     visual: Bool[Tensor, "rows columns"]
     others: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def with_span(cls, span: tuple[int, int], rows: int, width: int, mask: Any, device: torch.device) -> "Columns":
+        """Prompts of `width` columns in which a span (start, length) is visual; a `mask` of other than two axes is
+        not read."""
+        place = torch.arange(width, device=device).expand(rows, -1)
+        two_axes = isinstance(mask, Tensor) and mask.dim() == 2
+        return cls(
+            ids=place,
+            mask=mask.bool() if two_axes else torch.ones_like(place, dtype=torch.bool),
+            positions=place,
+            visual=(place >= span[0]) & (place < sum(span)),
+        )
+
     @property
     def width(self) -> int:
         """Columns, padding included."""
         return self.ids.shape[1]
+
+    @cached_property
+    def visual_counts(self) -> tuple[int, ...]:
+        """Visual tokens of each row; read back from the device, once."""
+        return tuple(self.visual.sum(dim=1).tolist())
+
+    @cached_property
+    def visual_places(self) -> Int[Tensor, "rows visual"]:
+        """Column of each visual token; rows with fewer repeat columns that are not visual."""
+        most = max(self.visual_counts)
+        return torch.argsort((~self.visual).to(torch.int8), dim=1, stable=True)[:, :most]
+
+    @cached_property
+    def visual_slots(self) -> Bool[Tensor, "rows visual"]:
+        """Which of `visual_places` are visual tokens."""
+        return self.visual.gather(1, self.visual_places)
 
     def take(self, order: Int[Tensor, "rows kept"], real: Bool[Tensor, "rows kept"], pad_id: int) -> "Columns":
         """The columns in `order`; where `real` is False the column becomes padding."""
@@ -67,17 +98,40 @@ class Columns:
             others={n: both(self.others.get(n), later.others.get(n), _FILL.get(n, 0)) for n in names},
         )
 
+    def rows(self, index: Int[Tensor, " rows"]) -> "Columns":
+        """The prompts at `index`."""
+
+        def of(values: Tensor) -> Tensor:
+            return values.index_select(-2, index.to(values.device))
+
+        others = {name: of(values) for name, values in self.others.items()}
+        return Columns(
+            ids=of(self.ids),
+            mask=of(self.mask),
+            positions=of(self.positions),
+            visual=of(self.visual),
+            others=others,
+        )
+
+    def for_rows(self, rows: int) -> "Columns":
+        """The same, each prompt repeated for its beams."""
+        times = rows // len(self.ids)
+        return self if times == 1 else self.rows(torch.arange(len(self.ids)).repeat_interleave(times))
+
     def placed(self, positions: Int[Tensor, "*axes rows columns"]) -> "Columns":
         """The same tokens at other positions."""
         return replace(self, positions=positions)
 
 
 def kept_order(
-    keep: Bool[Tensor, "rows columns"], width: int
+    keep: Bool[Tensor, "rows columns"], width: int, *, padded_right: bool = False
 ) -> tuple[Int[Tensor, "rows kept"], Bool[Tensor, "rows kept"]]:
-    """Column numbers of the kept tokens, in order and right-aligned to `width`, and which of them are real.
+    """Column numbers of the kept tokens, in order, and which of them are real.
 
-    Rows that keep fewer than `width` are filled up on the left, as left padding.
+    Rows that keep fewer than `width` are filled up on the left, or on the right with `padded_right`.
     """
-    order = torch.argsort(keep.to(torch.int8), dim=1, stable=True)[:, -width:]
+    if padded_right:
+        order = torch.argsort((~keep).to(torch.int8), dim=1, stable=True)[:, :width]
+    else:
+        order = torch.argsort(keep.to(torch.int8), dim=1, stable=True)[:, -width:]
     return order, keep.gather(1, order)

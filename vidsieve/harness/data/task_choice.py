@@ -20,16 +20,16 @@ def choose_task(setup: Setup, choice: Choice) -> "Task":
     if setup.data is not None:
         from vidsieve.harness.data.labelled import LabelledData
 
-        return LabelledData(setup.data)
+        return LabelledData(setup.data, missing_ok=setup.skip_bad)
     if setup.videos is not None:
         from vidsieve.harness.data.video_folder import VideoFolder
 
         return VideoFolder(setup.videos, setup.question or DEFAULT_QUESTION)
     if choice.bundled is None:
-        rung = " --rung belongs to the bundled models." if setup.rung else ""
+        rung = " `rung` belongs to the bundled models." if setup.rung else ""
         raise UsageError(
-            f"data: {choice.name} has to be measured on videos of yours. Give --data FILE.jsonl (labelled questions: "
-            "the score is accuracy), or --videos DIR (no labels: the score is agreement with the uncompressed "
+            f"data: {choice.name} has to be measured on videos of yours. Give `data` FILE.jsonl (labelled questions: "
+            "the score is accuracy), or `videos` DIR (no labels: the score is agreement with the uncompressed "
             f"model).{rung}"
         )
     from vidsieve.bundled.bundled_models import DEFAULT_RUNG
@@ -39,14 +39,14 @@ def choose_task(setup: Setup, choice: Choice) -> "Task":
 
 
 def _frame_count(setup: Setup, choice: Choice) -> int:
-    """Frames of a bundled clip: what the model was trained with, unless --frames says."""
+    """Frames of a bundled clip: what the model was trained with, unless `frames` says."""
     assert choice.bundled is not None
     if setup.fps is not None:
         raise UsageError(
-            "--fps: the bundled task's clips are taken by count; give --frames 16 or 8, or leave both out."
+            "`fps`: the bundled task's clips are taken by count; give `frames` 16 or 8, or leave both out."
         )
     if setup.frames is None:
         return choice.bundled.frame_count
     if setup.frames not in (8, 16):
-        raise UsageError(f"--frames: the bundled task has clips of 16 or 8 frames, got {setup.frames}.")
+        raise UsageError(f"`frames`: the bundled task has clips of 16 or 8 frames, got {setup.frames}.")
     return setup.frames

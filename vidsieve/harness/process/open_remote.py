@@ -59,7 +59,7 @@ def open_remotes(
     """
     repeated = sorted({device for device in devices if list(devices).count(device) > 1})
     if repeated:
-        raise UsageError(f"--devices: {repeated[0]} stands more than once; name each device once.")
+        raise UsageError(f"`devices`: {repeated[0]} stands more than once; name each device once.")
     benches = [open_remote(replace(setup, device=device), choice, task, seed=seed) for device in devices]
     try:
         for bench in benches:

@@ -60,7 +60,7 @@ def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Pol
         first, where = found.setdefault(policy.name, (policy, told))
         if first.hash != policy.hash:
             raise UsageError(
-                f"--policies: {where} and {told} are two different policies named {policy.name!r}; rename one (the "
+                f"`policies`: {where} and {told} are two different policies named {policy.name!r}; rename one (the "
                 "`name:` in its file)."
             )
     return [policy for policy, _ in found.values()]
@@ -75,7 +75,7 @@ def _sources(words: Sequence[str | Path], registry: Registry) -> Iterator[str | 
         for part in word.split(","):
             if not part.strip():
                 raise UsageError(
-                    f"--policies: {word!r} has an empty name; give NAME, FILE or FOLDER, joined by commas."
+                    f"`policies`: {word!r} has an empty name; give NAME, FILE or FOLDER, joined by commas."
                 )
             yield from _files(part.strip(), registry)
 
@@ -90,7 +90,7 @@ def _files(word: str | Path, registry: Registry) -> list[str | Path]:
         return _all(registry) if word == ALL else [word]
     files = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
     if not files:
-        raise UsageError(f"--policies: the folder {word} holds no policy file (*.yaml); name another, or the files.")
+        raise UsageError(f"`policies`: the folder {word} holds no policy file (*.yaml); name another, or the files.")
     return list(files)
 
 

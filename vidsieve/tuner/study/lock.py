@@ -28,7 +28,7 @@ class StudyLock:
             self._lock.acquire()
         except Timeout:
             raise TuneError(
-                f"study {study}: {self._told()} is working on it. Wait for it, stop it, or name another --study."
+                f"study {study}: {self._told()} is working on it. Wait for it, stop it, or name another `study`."
             ) from None
         except OSError as error:
             raise TuneError(f"study {study}: cannot be locked: {error.strerror or error}.") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidsieve.framework.errors import TuneError, UsageError, VidsieveError
+from vidsieve.tuner.trial_failure import StudyFailedError
 
 T = TypeVar("T")
 BUSY_SECONDS = 60
@@ -33,17 +34,17 @@ def open_storage(place: Any) -> Any:
             return _grpc(url)
         if "://" not in url:
             raise UsageError(
-                f"--storage {url}: must be a URL, such as postgresql+psycopg://user@host/base or grpc://host:port."
+                f"`storage` {url}: must be a URL, such as postgresql+psycopg://user@host/base or grpc://host:port."
             )
         # one process writes a SQLite file, but a dashboard may be reading it: wait for it instead of losing a trial
         options = {"connect_args": {"timeout": BUSY_SECONDS}} if url.startswith(SQLITE) else {"pool_pre_ping": True}
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=options, skip_compatibility_check=False)
         except ImportError as error:
-            raise UsageError(f"--storage {url.split('://')[0]}: its driver is not installed ({error}).") from None
+            raise UsageError(f"`storage` {url.split('://')[0]}: its driver is not installed ({error}).") from None
         except Exception as error:
             if type(error).__name__ in ("NoSuchModuleError", "ArgumentError"):
-                raise UsageError(f"--storage {shown(url)}: no such engine: {first_line(error)}.") from None
+                raise UsageError(f"`storage` {shown(url)}: no such engine: {first_line(error)}.") from None
             raise
 
 
@@ -67,20 +68,20 @@ def _grpc(url: str) -> Any:
 
     host, _, port = url.removeprefix("grpc://").rpartition(":")
     if not host or not port.isdigit():
-        raise UsageError(f"--storage {url}: expected grpc://host:port.")
+        raise UsageError(f"`storage` {url}: expected grpc://host:port.")
     try:
         proxy = GrpcStorageProxy(host=host, port=int(port))
         proxy.wait_server_ready(timeout=10)
     except ImportError as error:
-        raise UsageError(f"--storage {url}: gRPC is not installed ({error}). pip install grpcio protobuf.") from None
+        raise UsageError(f"`storage` {url}: gRPC is not installed ({error}). pip install grpcio protobuf.") from None
     except Exception as error:
-        raise TuneError(f"--storage {url}: no storage server answers there: {first_line(error)}.") from None
+        raise TuneError(f"`storage` {url}: no storage server answers there: {first_line(error)}.") from None
     return proxy
 
 
 @contextmanager
 def told(place: Any) -> Iterator[None]:
-    """Turn what a storage raises into a TuneError that says what happened to the file and what to do."""
+    """Turn what a storage raises into a StudyFailedError that says what happened to the file and what to do."""
     import optuna
 
     try:
@@ -88,16 +89,18 @@ def told(place: Any) -> Iterator[None]:
     except VidsieveError:
         raise
     except (optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
-        raise TuneError(_sentence(place, error)) from None
+        raise StudyFailedError(_sentence(place, error)) from None
     except RuntimeError as error:
         # what Optuna says of a table made by another version
         if "version" not in str(error).lower():
             raise
-        raise TuneError(f"study {shown(place)}: was made by another version of Optuna: {first_line(error)}.") from None
+        raise StudyFailedError(
+            f"study {shown(place)}: was made by another version of Optuna: {first_line(error)}."
+        ) from None
     except Exception as error:
         if _sql_cause(error) is None and not _of_grpc(error):
             raise
-        raise TuneError(_sentence(place, error)) from None
+        raise StudyFailedError(_sentence(place, error)) from None
 
 
 def patiently(work: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
@@ -128,9 +131,9 @@ def _sentence(place: Any, error: BaseException) -> str:
     if "locked" in text:
         return f"study {place}: another program has kept it locked for {BUSY_SECONDS} s. Close it. {resume}."
     if "readonly" in text or "unable to open" in text or "permission" in text:
-        return f"study {place}: cannot be written to. Name another --study."
+        return f"study {place}: cannot be written to. Name another `study`."
     if "not a database" in text or "malformed" in text:
-        return f"study {place}: is no study file, or a damaged one. Name another --study, or start anew with --fresh."
+        return f"study {place}: is no study file, or a damaged one. Name another `study`, or start anew with `fresh`."
     return f"study {place}: the storage failed: {first_line(_sql_cause(error) or error)}. {resume}."
 
 

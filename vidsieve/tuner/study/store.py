@@ -39,9 +39,9 @@ class StudyMismatchError(UsageError):
 
     def __init__(self, place: Any, fields: Sequence[str]) -> None:
         self.fields = list(fields)
-        elsewhere = "name another --study, or start anew with --fresh (the old file is kept)."
+        elsewhere = "name another `study`, or start anew with `fresh` (the old file is kept)."
         if "://" in str(place) and sqlite_path(place) is None:
-            elsewhere = "or name another --study-name."
+            elsewhere = "or name another `study_name`."
         super().__init__(
             f"study {place}: holds another search, and going on with it would mix two:\n"
             + "\n".join(fields)
@@ -98,7 +98,7 @@ class Study:
         except KeyError:
             raise TuneError(
                 f"study {self.place}: holds no search named {self._request.study_name!r} to join. Start one without "
-                "--join first."
+                "`join` first."
             ) from None
         study.sampler = self._sampler(int(time.time()) % 2**20)
         return study
@@ -227,7 +227,7 @@ class Study:
         candidate = rebuilt(space, params, stored["retention_ratio"])
         if candidate.policy.hash != stored["policy_hash"]:
             raise TuneError(
-                f"study {self.place}: trial {stored['number']} was another policy when it ran. Start anew with --fresh."
+                f"study {self.place}: trial {stored['number']} was another policy when it ran. Start anew with `fresh`."
             )
         return candidate
 
@@ -238,7 +238,7 @@ class Study:
         if holder and not _same(holder, me) and _alive(holder):
             raise TuneError(
                 f"study {self.place}: another tuner (process {holder['pid']} on {holder['host']}) is working on it. "
-                "Give --join to help it, or wait for it."
+                "Give `join` to help it, or wait for it."
             )
         self._holding = True
         self._beat()

@@ -1,74 +1,13 @@
-"""The options of a search, and the request they make."""
+"""The options that say where a search is kept and who works on it."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 from vidsieve.cli.options import option
 from vidsieve.framework.errors import UsageError
 
-if TYPE_CHECKING:
-    from vidsieve.tuner.request import TuneRequest
-
-_SEARCH, _STUDY = "Search", "Study"
-
-
-class Metric(StrEnum):
-    """Which latency."""
-
-    ttft = "ttft"
-    e2e = "e2e"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchOptions:
-    """What is looked for, among what, and how long."""
-
-    latency_ms: Annotated[float | None, option("--latency-ms", _SEARCH, "Target: milliseconds of the metric.")] = None
-    speedup: Annotated[float | None, option("--speedup", _SEARCH, "Target: how many times faster, such as 2.")] = None
-    metric: Annotated[
-        Metric,
-        option(
-            "--metric",
-            _SEARCH,
-            "ttft: processor outputs on the device to first token. e2e: from the file to the last token.",
-        ),
-    ] = Metric.ttft
-    max_drop: Annotated[float, option("--max-drop", _SEARCH, "Accuracy drop to certify, in percentage points.")] = 1.0
-    policies: Annotated[
-        list[str] | None,
-        option(
-            "--policies",
-            _SEARCH,
-            "Search only these: names, files or folders, with commas between or repeated; `all` for every published "
-            "one.  (default: the published ones that are not set aside)",
-        ),
-    ] = None
-    trials: Annotated[int, option("--trials", _SEARCH, "Candidates to try at most.")] = 30
-    patience: Annotated[int, option("--patience", _SEARCH, "Trials without a new best that end the search.")] = 12
-    examples: Annotated[
-        int, option("--examples", _SEARCH, "Examples to choose by; twice as many judge the result.")
-    ] = 200
-    time_budget: Annotated[float | None, option("--time-budget", _SEARCH, "Seconds for everything.")] = None
-    seed: Annotated[int, option("--seed", _SEARCH, "Of the search.")] = 0
-
-    def request(self, **study: Any) -> "TuneRequest":
-        """The request, checked. Raises UsageError."""
-        from vidsieve.tuner.request import TuneRequest
-
-        return TuneRequest(
-            latency_ms=self.latency_ms,
-            speedup=self.speedup,
-            metric=self.metric.value,
-            max_drop_points=self.max_drop,
-            trials=self.trials,
-            patience=self.patience,
-            examples=self.examples,
-            time_budget_s=self.time_budget,
-            seed=self.seed,
-            **study,
-        )
+_STUDY = "Study"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The registry with the plugin files named on the command line."""
+"""This process's registry, with lone plugin files added to it."""
 
 import warnings
 from collections.abc import Sequence
