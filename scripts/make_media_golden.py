@@ -4,13 +4,13 @@ Needs an environment of its own, because transformers' video processors need tor
 does without:
 
     python -m venv golden
-    golden/bin/pip install torch==2.13.0 transformers==5.23.0 pillow jinja2 numpy
+    golden/bin/pip install torch==2.13.0 transformers==5.23.0 pillow jinja2 numpy num2words
     golden/bin/pip install --no-deps torchvision==0.28.0
     golden/bin/python scripts/make_media_golden.py            # writes
     golden/bin/python scripts/make_media_golden.py --check    # compares, writes nothing
 
-With the package installed there too, `--package` compares `load_processor`, which then finds a working
-torchvision, with the stored arrays.
+With the package installed there too, `--package` compares transformers' processor inside `load_processor`, which
+then finds a working torchvision, with the stored arrays. `--only FAMILY` makes or checks one family's.
 """
 
 import argparse
@@ -32,8 +32,9 @@ SCHEMAS = torch.library.Library("torchvision", "DEF")
 SCHEMAS.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 SCHEMAS.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
+import checkpoints  # noqa: E402
 import transformers  # noqa: E402
-from golden_cases import CASES, LONG, Case  # noqa: E402
+from golden_cases import CASES, LATER, LONG, Case  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers, processors  # noqa: E402
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<|vision_start|>", "<|vision_end|>", "<video>", "<image>"]
@@ -170,6 +171,55 @@ def hf_processor(case: Case) -> transformers.ProcessorMixin:
     )  # fmt: skip
 
 
+def later_processor(case: Case) -> transformers.ProcessorMixin:
+    """transformers' processor of a family in checkpoints.py."""
+    tokens, chat = checkpoints.tokenizer(case.family), checkpoints.template(case.family)
+    video = (BARE.get(case.family, {}) if case.bare else checkpoints.SETTINGS[case.family]) | case.video
+    qwen = transformers.Qwen2VLImageProcessor()
+    if case.family == "qwen3-vl":
+        moving = transformers.Qwen3VLVideoProcessor(**({"cap_pixels_per_frame": False} | video))
+        return transformers.Qwen3VLProcessor(qwen, tokens, moving, chat_template=chat)
+    if case.family == "glm4v":
+        maker = transformers.Glm4vProcessor
+        return maker(transformers.Glm4vImageProcessor(), tokens, transformers.Glm4vVideoProcessor(**video), chat_template=chat)
+    if case.family == "ernie-4.5-vl":
+        image, moving = transformers.Ernie4_5_VLMoeImageProcessor(), transformers.Ernie4_5_VLMoeVideoProcessor(**video)
+        return transformers.Ernie4_5_VLMoeProcessor(image, tokens, moving, chat_template=chat)
+    if case.family == "videollama3":
+        image, moving = transformers.VideoLlama3ImageProcessor(), transformers.VideoLlama3VideoProcessor(**video)
+        return transformers.VideoLlama3Processor(image, tokens, moving, chat_template=chat)
+    if case.family == "gemma4":
+        hearing, image = transformers.Gemma4AudioFeatureExtractor(), transformers.Gemma4ImageProcessor()
+        moving = transformers.Gemma4VideoProcessor(**video)
+        return transformers.Gemma4Processor(hearing, image, tokens, moving, chat_template=chat)
+    if case.family == "internvl3":
+        image, moving = transformers.GotOcr2ImageProcessor(), transformers.InternVLVideoProcessor(**video)
+        return transformers.InternVLProcessor(image, tokens, moving, image_seq_length=9, chat_template=chat)
+    if case.family == "smolvlm2":
+        image, moving = transformers.SmolVLMImageProcessor(), transformers.SmolVLMVideoProcessor(**video)
+        return transformers.SmolVLMProcessor(image, tokens, moving, image_seq_len=9, chat_template=chat)
+    if case.family == "video-llava":
+        image, moving = transformers.VideoLlavaImageProcessor(), transformers.VideoLlavaVideoProcessor(**video)
+        return transformers.VideoLlavaProcessor(image, moving, tokens, patch_size=8, chat_template=chat)
+    assert case.family == "qwen2.5-omni"
+    moving = transformers.Qwen2VLVideoProcessor(**({"cap_pixels_per_frame": False} | video))
+    hearing = transformers.WhisperFeatureExtractor()
+    return transformers.Qwen2_5OmniProcessor(qwen, moving, hearing, tokens, chat_template=chat)
+
+
+BARE = {
+    "qwen3-vl": checkpoints.PATCHES,
+    "glm4v": checkpoints.PATCHES,
+    "ernie-4.5-vl": checkpoints.PATCHES | {"draw_on_frames": False},
+    "videollama3": checkpoints.PATCHES,
+    "gemma4": {"patch_size": 4, "pooling_kernel_size": 2},
+    "internvl3": {"size": {"height": 24, "width": 24}},
+    "smolvlm2": {"max_image_size": {"longest_edge": 24}, "size": {"longest_edge": 96}},
+    "video-llava": {"size": {"shortest_edge": 24}, "crop_size": {"height": 24, "width": 24}},
+}
+"""What transformers' classes would take of their own large models, where ours take the model's own."""
+
+
 def prompts(case: Case, processor: transformers.ProcessorMixin) -> list[str]:
     """The prompts in the family's chat template; LLaVA-NeXT-Video here has none."""
     if processor.chat_template is None:
@@ -189,19 +239,28 @@ def prompts(case: Case, processor: transformers.ProcessorMixin) -> list[str]:
 
 def expected(case: Case) -> dict[str, np.ndarray]:
     """transformers' tensors for the case; a big one as the SHA-256 of its bytes, after its shape."""
-    processor = hf_processor(case)
+    later = case.family in checkpoints.SPECIAL
+    processor = later_processor(case) if later else hf_processor(case)
     videos = [video for row in case.videos for video in row]
+    # Omni takes the rate of the frames, one for all videos, from its caller
+    rate = {"fps": videos[0].count / videos[0].total * videos[0].fps} if case.family == "qwen2.5-omni" else {}
     inputs = processor(
         text=prompts(case, processor),
         videos=[torch.from_numpy(v.frames) for v in videos],
         video_metadata=[
-            {"total_num_frames": v.total, "fps": v.fps, "frames_indices": v.frame_index.tolist()} for v in videos
+            {
+                "total_num_frames": v.total,
+                "fps": v.fps,
+                "duration": v.total / v.fps,
+                "frames_indices": v.frame_index.tolist(),
+            }
+            for v in videos
         ],
-        padding=True, padding_side="left", return_tensors="pt",
+        do_sample_frames=False, padding=True, padding_side="left", return_tensors="pt", **rate,
     )  # fmt: skip
     arrays = {k: v.numpy() for k, v in inputs.items() if k != "token_type_ids"}
     if case.big:
-        pixels = arrays.pop("pixel_values_videos")
+        pixels = arrays.pop("pixel_values_videos" if "pixel_values_videos" in arrays else "pixel_values")
         arrays["pixels_shape"] = np.array(pixels.shape)
         digest = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).digest()
         arrays["pixels_sha256"] = np.frombuffer(digest, dtype=np.uint8)
@@ -214,7 +273,7 @@ def from_package(case: Case) -> dict[str, np.ndarray]:
     from vidsieve.media.processor_loading import load_processor
 
     folder = DATA / case.family
-    processor = load_processor(folder, transformers.AutoConfig.from_pretrained(folder))
+    processor = load_processor(folder, transformers.AutoConfig.from_pretrained(folder), prefer_hf=True)
     assert processor.kind == "transformers", processor.describe()
 
     def clip(video):
@@ -232,17 +291,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--package", action="store_true")
+    parser.add_argument("--only", metavar="FAMILY")
     options = parser.parse_args()
     file = DATA / "golden.npz"
+    cases = [case for case in (*CASES, *LATER) if options.only in (None, case.family)]
     if not options.check and not options.package:
-        for family in sorted({case.family for case in CASES}):
+        for family in sorted({case.family for case in CASES if case in cases}):
             write_checkpoint(family)
-        arrays = {f"{c.family}/{c.name}/{k}": v for c in CASES for k, v in expected(c).items()}
+        arrays = dict(np.load(file)) if options.only else {}
+        arrays = {k: v for k, v in arrays.items() if not k.startswith(f"{options.only}/")}
+        arrays |= {f"{c.family}/{c.name}/{k}": v for c in cases for k, v in expected(c).items()}
         np.savez_compressed(file, **arrays)
         print(f"{file}: {len(arrays)} arrays, {file.stat().st_size / 1024:.0f} KiB")
         return
     stored = np.load(file)
-    cases = [c for c in CASES if not options.package or not (c.big or c.video)]
+    if options.package:
+        cases = [c for c in cases if c in CASES and not (c.big or c.video)]
     for case in cases:
         made = from_package(case) if options.package else expected(case)
         prefix = f"{case.family}/{case.name}/"

@@ -1,10 +1,12 @@
 """SparseVLM on one prompt, token by token: weights from the model's eager path, loops where the stage has tensors."""
 
+import sys
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vidsieve.testing.adapter_kit import full_positions
 from vidsieve.testing.adapter_layer_kit import masked, video_columns
 
 
@@ -36,6 +38,46 @@ def by_hand(
         gone[after + 1 :, [column for column in left if column not in targets]] = True
         melted[after + 1] = joined(melted.get(after + 1), torch.tensor(targets), means)
     return gone, melted
+
+
+def plus_by_hand(
+    model: Any, inputs: dict[str, Any], points: list[tuple[int, int]], *, heads: int, bounded: bool
+) -> Tensor:
+    """Columns gone in each layer under SparseVLM+: eager attention ÷ the rotary weight, from so many heads alone."""
+    ids, depth = inputs["input_ids"], model.config.get_text_config().num_hidden_layers
+    (columns,) = video_columns(model, inputs)
+    gone = torch.zeros(depth, ids.shape[1], dtype=torch.bool)
+    words = [i for i in range(int(columns[-1]) + 1, ids.shape[1]) if ids[0, i] != model.config.video_token_id]
+    weight, raters = rotary_weights(model, full_positions(model, inputs)), []
+    if bounded:
+        weight = weight.clamp(min=weight.diagonal().mean() / 10)
+    for after, kept in points:
+        _, output = masked(model, inputs, ids, gone, eager=True)
+        if not raters:
+            start = output.hidden_states[0][0]
+            likeness = (start[columns] @ start[words].T).softmax(dim=-1).mean(dim=0)
+            raters = [word for word, value in zip(words, likeness, strict=True) if value > likeness.mean()]
+        alive = [int(c) for c in columns if not gone[after + 1, c]]
+        each = [(layer / weight)[raters][:, alive] for layer in output.attentions[after][0]]
+        each.sort(key=lambda rows: -float(rows.sum()))
+        scores = dict(zip(alive, sum(each[:heads]).sum(dim=0).tolist(), strict=True))
+        order = sorted(alive, key=lambda column: (-scores[column], column))
+        gone[after + 1 :, order[kept:]] = True
+    return gone
+
+
+def rotary_weights(model: Any, positions: Tensor) -> Tensor:
+    """The logit of queries and keys of ones at every pair of positions: [columns columns]."""
+    lm = model.get_decoder()
+    size = lm.layers[0].self_attn.head_dim
+    if positions.dim() == 3:  # M-RoPE: the model's own rotation
+        module = sys.modules[type(lm.layers[0].self_attn).__module__]
+        ones = torch.ones(1, 1, positions.shape[-1], size)
+        query, key = module.apply_rotary_pos_emb(ones, ones, *lm.rotary_emb(ones, positions))
+        return (query @ key.transpose(2, 3))[0, 0] / size**0.5
+    base = model.config.get_text_config().rope_parameters["rope_theta"]
+    apart = positions[0][:, None] - positions[0]
+    return sum(2 / size**0.5 * torch.cos(apart / base ** (2 * pair / size)) for pair in range(size // 2))
 
 
 def melted_states(states: Tensor, known: tuple[Tensor, Tensor] | None) -> Tensor:

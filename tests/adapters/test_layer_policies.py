@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from adapters.kernels import KERNELS, kernel
-from adapters.sparsevlm_by_hand import by_hand
+from adapters.sparsevlm_by_hand import by_hand, plus_by_hand
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
@@ -66,6 +66,23 @@ def test_a_policy_equals_masks_in_the_unmodified_model(
     assert report.compress_ms > 0
 
 
+@pytest.mark.parametrize("distance", ["bounded", "released"])
+def test_sparsevlm_plus_equals_masks_in_the_unmodified_model(asked: tuple[Any, dict[str, Any]], distance: str) -> None:
+    model, inputs = asked
+    policy = load_policy("sparsevlm-plus", retention_ratio=0.5, settings={"sparsevlm.prune.distance": distance})
+    output, report = run(model, policy, inputs)
+    (columns,) = video_columns(model, inputs)
+    text = model.config.get_text_config()
+    counts, points = LayerCounts(policy, baseline=len(columns), offered=len(columns), layers=text.num_hidden_layers), []
+    for point in prune_points(policy, text.num_hidden_layers):
+        points.append((point.layer, counts.ask(point)[1]))
+        counts.leave(points[-1][1])
+    gone = plus_by_hand(model, inputs, points, heads=text.num_attention_heads // 2, bounded=distance == "bounded")
+    truth = masked(model, inputs, output.sequences[:, :-1], gone)[0][-STEPS:]
+    assert torch.allclose(logits(output)[0], truth, atol=1e-5)
+    assert 0.5 - 2 / report.baseline_tokens < report.attained_ratio <= 0.5
+
+
 @contextmanager
 def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[list[int], list[int] | None]]]:
     """Tokens of each frame that go on as they are at each prune point of a run, and what a live Budget asks for."""
@@ -122,6 +139,6 @@ def test_a_frame_budget_steers_what_sparsevlm_keeps(
 
 def test_released_depths_do_not_fit_a_shallow_decoder_and_say_so(asked: tuple[Any, dict[str, Any]]) -> None:
     model, inputs = asked
-    for name in ("pyramiddrop-released", "sparsevlm-released"):
+    for name in ("pyramiddrop-released", "sparsevlm-released", "sparsevlm-plus-released"):
         with pytest.raises(PolicyError, match=r"prune: after .* so that a layer comes after"):
             run(model, load_policy(name), inputs)

@@ -3,7 +3,7 @@
 Only numpy here: the script runs in an environment without this package.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,10 +27,14 @@ class Video:
     seed: int = 0
     fps: float = 25.0
     source_frames: int | None = None
+    still: bool = False
 
     @property
     def frames(self) -> np.ndarray:
-        return pattern(self.count, self.height, self.width, self.seed)
+        made = pattern(self.count, self.height, self.width, self.seed)
+        if self.still:  # the second frame stands still, the third moves on one side
+            made[1], made[2, :, :, : self.width // 2] = made[0], made[0, :, :, : self.width // 2]
+        return made
 
     @property
     def total(self) -> int:
@@ -43,7 +47,10 @@ class Video:
 
 @dataclass(frozen=True)
 class Case:
-    """One call of a processor. video: settings that differ from the folder's. big: stored as a digest."""
+    """One call of a processor. video: settings that differ from the folder's. big: pixels stored as a digest.
+
+    bare: `video` and the patch sizes are all the settings there are.
+    """
 
     name: str
     family: str
@@ -51,6 +58,7 @@ class Case:
     prompts: tuple[str, ...] = ("what moves",)
     video: dict = field(default_factory=dict)
     big: bool = False
+    bare: bool = False
 
 
 REAL_QWEN = {
@@ -63,7 +71,7 @@ SHARED_CAP = {"cap_pixels_per_frame": True, "max_video_tokens": 20}
 LONG = ("what moves", "where is the red square now")
 
 
-def cases_of(family: str, extra: tuple[Case, ...]) -> tuple[Case, ...]:
+def cases_of(family: str, extra: tuple[Case, ...] = ()) -> tuple[Case, ...]:
     """The cases every family has, and its own."""
     common = (
         Case("exact", family, ((Video(4, 24, 32),),)),
@@ -116,4 +124,52 @@ CASES = (
             ),
         ),
     ),
+)
+
+LATE = Video(4, 24, 32, 12, fps=2.0, source_frames=420)  # frames at 0, 52.5, 105 and 157.5 seconds
+STILL = Video(4, 24, 32, 13, still=True)
+
+
+def later_cases(family: str, extra: tuple[Case, ...] = (), *, even: bool = False) -> tuple[Case, ...]:
+    """Cases of a family whose checkpoint is made by checkpoints.py; all but one with pixels as a digest.
+
+    even: its processor refuses rows of unequal frame counts.
+    """
+    own = (
+        Case("late", family, ((LATE,),)),
+        Case("fraction", family, ((Video(3, 24, 32, 14, fps=29.97, source_frames=100),),)),
+        Case("defaults", family, ((Video(3, 96, 170, 15),),), bare=True),
+    )
+    uneven = (Case("uneven", family, ((Video(2, 24, 32),), (Video(5, 16, 24), Video(3, 24, 32))), LONG),)
+    found = cases_of(family, own + (() if even else uneven) + extra)
+    return tuple(replace(case, big=case.name != "exact" or family == "gemma4") for case in found)
+
+
+def without(cases: tuple[Case, ...], *names: str) -> tuple[Case, ...]:
+    return tuple(case for case in cases if case.name not in names)
+
+
+CAPPED_QWEN3 = {"cap_pixels_per_frame": True, "max_video_tokens": 6}
+LATER = (
+    # the processors of Qwen3-VL and GLM-4V refuse a video of one frame
+    *without(later_cases("qwen3-vl", (Case("shared", "qwen3-vl", ((Video(6, 24, 32),),), video=CAPPED_QWEN3),)), "one"),
+    *without(later_cases("glm4v"), "one"),
+    *later_cases("ernie-4.5-vl"),
+    *later_cases(
+        "videollama3",
+        (
+            Case("still", "videollama3", ((STILL, Video(2, 24, 32)),)),
+            Case("kept", "videollama3", ((STILL,),), video={"use_token_compression": False}),
+        ),
+    ),
+    *later_cases("gemma4", (Case("thin", "gemma4", ((Video(2, 4, 400),),)),)),
+    *later_cases("internvl3", even=True),
+    # in a batch its processor counts the frames of the longest video for all of them
+    *without(
+        later_cases("smolvlm2", (Case("bicubic", "smolvlm2", ((Video(2, 24, 32),),), video={"resample": 3}),)), "uneven"
+    ),
+    *later_cases("video-llava", even=True),
+    Case("late", "qwen2.5-omni", ((LATE,),), big=True),
+    Case("two", "qwen2.5-omni", ((Video(3, 24, 32), Video(3, 16, 24)),), big=True),
+    Case("raw", "internvl3", ((Video(2, 24, 32),),), video={"do_normalize": False}),
 )

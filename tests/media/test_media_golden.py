@@ -1,18 +1,22 @@
 """Our tensors against those of transformers' own processors, stored by scripts/make_media_golden.py."""
 
 import hashlib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from media.golden_cases import CASES, Case, Video
-from transformers import AutoConfig
+from adapters.kits import kits
+from media import checkpoints
+from media.golden_cases import CASES, LATER, Case, Video
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 
-from vidsieve.media import Clip, Processor, load_processor
-from vidsieve.media.encoder import build_encoder
+from vidsieve.media import Clip, Processor
 from vidsieve.media.processor import VidsieveProcessor
+from vidsieve.media.processor_loading import build_encoder
+from vidsieve.media.prompter import Prompter
 from vidsieve.media.settings import Settings, load_settings
 
 DATA = Path(__file__).parents[1] / "data" / "media"
@@ -30,28 +34,39 @@ def clip_of(video: Video) -> Clip:
     return Clip(frames, index / video.fps, video.fps, video.total / video.fps, "pattern", index, video.total)
 
 
+@cache
+def config_of(family: str) -> PretrainedConfig:
+    return kits()[family]().build_model().config
+
+
 def processor_of(case: Case) -> Processor:
-    """Ours, from the family's folder, with the settings the case changes."""
-    folder = DATA / case.family
-    config = AutoConfig.from_pretrained(folder)
-    processor = load_processor(folder, config, prefer_hf=False)
-    if not case.video:
-        return processor
-    settings = load_settings(folder)
-    if case.big and case.family.startswith("llava"):
-        config.vision_config.patch_size = 14
-        config.vision_config.image_size = 384 if case.family == "llava_onevision" else 336
-    changed = Settings({**settings.video, **case.video}, settings.processor, settings.chat_template)
-    encoder = build_encoder(config, changed, None)
+    """Ours, with the settings the case changes: from the family's folder, or beside the family's tiny model."""
+    if case.family in checkpoints.SPECIAL:
+        config = config_of(case.family)
+        tokenizer, template = checkpoints.tokenizer(case.family), checkpoints.template(case.family)
+        settings = Settings(video=({} if case.bare else checkpoints.SETTINGS[case.family]) | BARE | case.video)
+    else:
+        folder = DATA / case.family
+        config, settings = AutoConfig.from_pretrained(folder), load_settings(folder)
+        if case.big and case.family.startswith("llava"):
+            config.vision_config.patch_size = 14
+            config.vision_config.image_size = 384 if case.family == "llava_onevision" else 336
+        tokenizer, template = AutoTokenizer.from_pretrained(folder), settings.chat_template
+        settings = replace(settings, video={**settings.video, **case.video})
+    encoder = build_encoder(config, settings, None, case.family)
     assert encoder is not None
-    return VidsieveProcessor(processor.prompter, encoder)
+    return VidsieveProcessor(Prompter.build(tokenizer, config, template), encoder)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.family}-{case.name}")
+BARE = {"draw_on_frames": False}
+
+
+@pytest.mark.parametrize("case", (*CASES, *LATER), ids=lambda case: f"{case.family}-{case.name}")
 def test_inputs_equal_those_of_transformers(case: Case) -> None:
     inputs = processor_of(case).build_inputs(case.prompts, [[clip_of(video) for video in row] for row in case.videos])
     if case.big:
-        pixels = inputs.pop("pixel_values_videos")
+        name = "pixel_values_videos" if "pixel_values_videos" in inputs else "pixel_values"
+        pixels = inputs.pop(name)
         digest = hashlib.sha256(pixels.numpy().tobytes()).digest()
         inputs["pixels_shape"] = torch.tensor(pixels.shape)
         inputs["pixels_sha256"] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)

@@ -1,5 +1,7 @@
 """VidCom²: its measure against an independent float64 one, its budget, and what must not change a plan."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidsieve import load_policy
+from vidsieve.framework import records
 from vidsieve.framework.errors import PolicyError
+from vidsieve.framework.policy.file import read_policy
+from vidsieve.framework.records import VideoTokens
 from vidsieve.policies.shared import vidcom2
 from vidsieve.policies.vidcom2_frame_budget import FrameBudget
 from vidsieve.policies.vidcom2_token_score import TokenScore
@@ -184,3 +189,47 @@ def test_one_frame_gets_the_whole_budget(ratio: float, kept: int) -> None:
     # 12.25, 24.5 (half to even) and 49 of 49; never none
     assert int(load_policy("vidcom2-released", retention_ratio=ratio).plan(features).keep.sum()) == kept
     assert int(load_policy("vidcom2", retention_ratio=ratio).plan(features).keep.sum()) == kept
+
+
+@pytest.mark.parametrize(("name", "made"), [("fastvid", 1), ("holitom", 2), ("prunevid", 2)])
+def test_every_pair_of_stages_shares_work_until_a_reduction(
+    name: str, made: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, real = [], records._living
+    monkeypatch.setattr(records, "_living", lambda *read: calls.append(1) or real(*read))
+    load_policy(name).plan(video_features(8, 16, 16))
+    assert len(calls) == made
+
+
+def test_what_a_reduction_leaves_is_measured_anew() -> None:
+    text = """{format: 1, name: twice, retention_ratio: 0.25, stages: [
+        {use: vidcom2.token-score}, {use: top-k, keep_ratio: 0.5}, {use: vidcom2.token-score, as: again},
+        {use: top-k, as: last}]}"""
+    features = video_features(5, 16, 16)
+    first = read_policy(text.replace("0.25", "0.5").split(", {use: vidcom2.token-score, as")[0] + "]}", "one.yaml")
+    half = first.plan(features).keep
+    second = TokenScore().score_tokens(video_tokens(5, 16, 16, features=features, keep=half)).values
+    wanted = second.masked_fill(~half, -torch.inf).flatten().argsort(descending=True, stable=True)[:20].sort().values
+    assert torch.equal(read_policy(text, "two.yaml").plan(features).index, wanted)
+
+
+def test_one_policy_plans_in_many_threads_as_alone() -> None:
+    policy, videos = load_policy("vidcom2"), [video_features(6, 16, 16, seed=seed) for seed in range(24)]
+    alone = [policy.plan(video).keep for video in videos]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda video: policy.plan(video).keep, videos))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
+def test_a_copied_record_is_measured_for_itself() -> None:
+    record = video_tokens(4, 9, 16, memo={})
+    before = vidcom2.likeness(record, 0.5)
+    assert vidcom2.likeness(record, 0.5) is before
+    assert vidcom2.likeness(record, 0.25) is not before
+    other = replace(record, features=-record.features.flip(0))
+    assert torch.equal(vidcom2.likeness(other, 0.5).video, vidcom2.measure(other.features, *_rest(other)).video)
+    assert torch.equal(vidcom2.likeness(copy.deepcopy(record), 0.5).video, before.video)
+
+
+def _rest(record: VideoTokens) -> tuple[torch.Tensor, torch.Tensor, float]:
+    return record.keep, record.weight, 0.5

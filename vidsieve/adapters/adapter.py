@@ -22,6 +22,9 @@ class Adapter:
     family              its name on the command line
     model_classes       transformers classes (or subclasses of them) it fits
     default_checkpoint  hub id that stands for the family
+    parts_of            transformers classes whose checkpoints hold a model of the first of `model_classes` among others
+    needs               what the command line needs for its inputs besides torch and the checkpoint's tokenizer; by
+                        default the family's own processor, which needs torchvision
     layouts             (config, inputs) -> one VideoLayout per picture, in the order of the features; `inputs` has the
                         `input_ids` that the pictures belong to
     aliases             other names for the family
@@ -41,6 +44,8 @@ class Adapter:
     default_checkpoint: str
     layouts: Callable[[Any, Mapping[str, Any]], list[VideoLayout]] = field(repr=False)
     aliases: tuple[str, ...] = ()
+    parts_of: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ("its own processor", "torchvision")
     offers: frozenset[str] = frozenset({"token_grid", "question"})
     runs: frozenset[str] = RUNS
     special_from: int | None = None

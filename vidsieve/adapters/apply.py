@@ -1,15 +1,17 @@
 """`applied` and `compress`: a policy around an ordinary `model.generate(**inputs)`, or around a plain forward."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import torch
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
+from vidsieve.adapters.call_queue import queue_of
 from vidsieve.adapters.generate_call import GenerateCall
-from vidsieve.adapters.prompt.positions import has_mrope, model_positions, text_positions
+from vidsieve.adapters.prompt.positions import has_mrope, model_positions
 from vidsieve.adapters.prompt.reading import filler_id, read_mask
 from vidsieve.adapters.prompt.shortening import Request, Shortened, shorten
 from vidsieve.adapters.vision.encoding import encode, vision_names
@@ -33,8 +35,42 @@ def adapter_for(model: VideoModel) -> Adapter:
     known = ", ".join(sorted(name for adapter in adapters for name in adapter.model_classes))
     raise ModelError(
         f"model: no adapter for {type(model).__name__}. Adapters exist for: {known}. Pass the "
-        "...ForConditionalGeneration model itself, or write an adapter."
+        f"...ForConditionalGeneration model itself{_part_that_fits(model)}, or write an adapter."
     )
+
+
+def _part_that_fits(model: VideoModel) -> str:
+    """Where a model with an adapter is within an object that is none."""
+    found = (name for name, part in getattr(model, "__dict__", {}).items() if _has_adapter(part))
+    parts = (name for name, part in getattr(model, "_modules", {}).items() if _has_adapter(part))
+    name = next(chain(found, parts), None)
+    return "" if name is None else f" (here its `.{name}`)"
+
+
+def unwrapped(model: VideoModel) -> VideoModel:
+    """The transformers model inside PEFT, DistributedDataParallel, `torch.compile(model)` and wrappers of their kind.
+
+    Raises:
+        ModelError: PEFT puts virtual tokens in front of the prompts.
+    """
+    while not _has_adapter(model):
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise ModelError(
+                f"model: {type(model).__name__} puts virtual tokens of prompt learning in front of each prompt, whose "
+                "positions a compressed prompt does not have. Use an adapter in the weights, such as LoRA."
+            )
+        base = getattr(type(model), "get_base_model", None)
+        inner = model if base is None else base(model)
+        for name in ("_orig_mod", "module"):
+            inner = getattr(model, name, inner) if inner is model else inner
+        if inner is model or not isinstance(inner, torch.nn.Module):
+            break
+        model = inner
+    return model
+
+
+def _has_adapter(model: VideoModel) -> bool:
+    return any(adapter.fits(type(model)) for adapter in registry.default().models.values())
 
 
 def check_policy(adapter: Adapter, policy: Policy) -> None:
@@ -62,67 +98,140 @@ def check_policy(adapter: Adapter, policy: Policy) -> None:
 
 @dataclass(eq=False)
 class Applied:
-    """What `applied` yields. `reports[-1]` tells what the policy did in the last call of `generate`."""
+    """A block in which `model.generate(**inputs)` runs under a policy.
+
+    `reports[-1]` tells what the policy did in the last call of `generate`. `model` is the transformers model, without
+    the wrappers that were given around it.
+    """
 
     model: VideoModel
     adapter: Adapter
     policy: Policy
     seed: int = 0
     reports: list[Report] = field(default_factory=list)
+    _stand_in: "_Generate | None" = field(default=None, init=False, repr=False)
+
+    def __enter__(self) -> "Applied":
+        queue_of(self.model).change(self._begin)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        queue_of(self.model).change(self._end, after_calls=True)
+
+    def _begin(self) -> None:
+        if self._stand_in is not None:
+            state = "is open already" if self._stand_in.open else "has ended"
+            raise UsageError(
+                f"applied: this block of policy {self.policy.name!r} {state}; one `applied(...)` is entered once. Call "
+                "`applied(model, policy)` again for another block."
+            )
+        found = vars(self.model).get("generate")
+        if isinstance(found, _Generate):
+            other = "" if found.thread == get_ident() else " from another thread"
+            raise UsageError(
+                f"applied: policy {found.handle.policy.name!r} is already applied to this model{other}; leave its "
+                f"`with` block before applying {self.policy.name!r}. Threads may share one block: their calls queue."
+            )
+        self._stand_in = _Generate(self, found)
+        self.model.generate = self._stand_in
+        self.model.__reduce_ex__ = self._stand_in.reduce_model
+
+    def _end(self) -> None:
+        assert self._stand_in is not None
+        self._stand_in.open = False
+        del self.model.__reduce_ex__, self.model.generate
+        if self._stand_in.found is not None:
+            self.model.generate = self._stand_in.found
 
 
-@contextmanager
-def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Iterator[Applied]:
-    """While open, `model.generate(**inputs)` runs under `policy`; callers keep their inputs and outputs.
+def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
+    """A `with` block in which `model.generate(**inputs)` runs under `policy`; callers keep their inputs and outputs.
+
+    A cache that a call returned may be copied (`copy.deepcopy`, `pickle`); where tokens were removed, it refuses to be
+    continued outside a block.
 
     Returned sequences hold the original prompt, `max_length` counts it, and a cache that a call returned may be given
-    to the next one together with the full-length ids. Streamers and stopping rules: a streamer sees the original
-    prompt once; logits processors and stopping criteria see the shortened one. Plain `model(**inputs)` is not
-    touched (see `compress`). One call at a time; not for use from several threads. When the block ends, also by an
-    exception, the model is as it was.
+    to the next one together with the full-length ids. Stopping criteria, logits processors, `prefix_allowed_tokens_fn`
+    and streamers see the original prompt followed by the new tokens, and so do the rules that settings make
+    (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not touched (see
+    `compress`). When the block ends, also by an exception, the model is as it was.
+
+    Calls of `generate` from several threads queue, one at a time on a model, and the block ends when those begun in it
+    have. Copies of the model made meanwhile (`deepcopy`, `pickle`, `torch.save`) come without the policy. Prompts with
+    a video must be padded on the left, under the empty policy too.
 
     Args:
-        model: a transformers video LLM whose family has an adapter.
+        model: a transformers video LLM whose family has an adapter, or a wrapper around it: PEFT (calls of the
+            wrapper's `generate` reach the model), DistributedDataParallel, `torch.compile(model)`.
         policy: what `load_policy` gave.
         seed: of stages that draw random numbers.
 
     Raises:
         ModelError: no adapter for this class.
         PolicyError: the family cannot carry the policy out.
-        UsageError: a policy is already applied to this model.
+        UsageError: on entering, a policy is already applied to this model, or the block was entered before.
     """
+    model = unwrapped(model)
     adapter = adapter_for(model)
     check_policy(adapter, policy)
-    found = vars(model).get("generate")
-    if isinstance(found, _Generate):
-        raise UsageError(
-            f"applied: policy {found.handle.policy.name!r} is already applied to this model; leave its `with` block "
-            f"before applying {policy.name!r}."
-        )
-    handle = Applied(model, adapter, policy, seed)
-    model.generate = _Generate(handle, model.generate)
-    try:
-        yield handle
-    finally:
-        if found is None:
-            del model.generate
-        else:
-            model.generate = found
+    return Applied(model, adapter, policy, seed)
 
 
 class _Generate:
-    """Stands for `model.generate` on the instance while a policy is applied."""
+    """Stands for `model.generate` on the instance while a policy is applied; `found` is what stood there before."""
 
-    def __init__(self, handle: Applied, original: Any) -> None:
-        self.handle, self.original = handle, original
-        self.__wrapped__ = original
+    def __init__(self, handle: Applied, found: Any) -> None:
+        self.handle, self.found = handle, found
+        self.original = self.__wrapped__ = handle.model.generate
+        self.open, self.thread = True, get_ident()
+        self._call: GenerateCall | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        handle = self.handle
-        call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed)
-        output, report = call.run(self.original, args, kwargs)
-        handle.reports.append(report)
+        handle, queue = self.handle, queue_of(self.handle.model)
+        if queue.inside:
+            return self._within(args, kwargs)
+        with queue.turn(self._check_open):
+            self._call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed)
+            output, report = self._call.run(self.original, args, kwargs)
+            handle.reports.append(report)
         return output
+
+    def _within(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """A call from within a call: a `custom_generate` that continues with the ids it was given, or an error."""
+        given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
+        if self._call is None or given is None or given is not self._call.prompt:
+            raise UsageError(
+                "generate: was called from within a running call on the same model (by a logits processor, stopping "
+                "criterion, streamer or hook), whose hooks and cache are on the model. Call it before or after."
+            )
+        return self.original(*args, **kwargs)
+
+    def _check_open(self) -> None:
+        if not self.open:
+            raise UsageError(
+                f"generate: the `with` block of policy {self.handle.policy.name!r} has ended, and this call was made "
+                "with the `model.generate` of the block. Call `model.generate` anew for the uncompressed model; join "
+                "threads before the block ends."
+            )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (self.handle.model, "generate")
+
+    def reduce_model(self, protocol: Any) -> Any:
+        """What `copy`, `pickle` and `torch.save` make a copy from: the model as it was before the block."""
+        model, queue = self.handle.model, queue_of(self.handle.model)
+        if queue.inside:
+            raise UsageError(
+                "model: cannot be copied or pickled from within one of its calls of `generate`, whose hooks the copy "
+                "would keep. Do it before the call or after it."
+            )
+        with queue.turn():
+            reduce: Any = type(model).__reduce_ex__
+            function, arguments, state, *rest = reduce(model, protocol)
+            state = {name: value for name, value in state.items() if name not in ("generate", "__reduce_ex__")}
+        if self.found is not None:
+            state["generate"] = self.found
+        return function, arguments, state, *rest
 
 
 def compress(
@@ -130,13 +239,16 @@ def compress(
 ) -> tuple[dict[str, Any], Report]:
     """Inputs for a plain `model(**inputs)` with the policy's tokens removed, and what was done.
 
-    Vision runs here, once: the returned inputs hold features instead of pixels, and explicit positions. A loop that
-    decodes by hand must go on passing `position_ids` (the last ones plus one) and a growing mask. Stages
-    inside the language model and KV stages need `applied`; the Report names them in `not_run`.
+    Vision runs here, once and without gradients (the tower and projector get none from a loss on the output): the
+    returned inputs hold features instead of pixels, a mask, and explicit positions. Padding stays on its side, and
+    nothing is left on the model. A loop that decodes by hand passes, with every token, the mask with one more column
+    and `position_ids[..., -1:] + 1`; without them the model would count on from the length of the shorter prompt.
+    Stages inside the language model and KV stages need `applied`; the Report names them in `not_run`.
 
     Raises:
         as `applied`; InputError when placeholders and videos do not fit.
     """
+    model = unwrapped(model)
     adapter = adapter_for(model)
     check_policy(adapter, policy)
     ids = inputs.get("input_ids")
@@ -154,8 +266,9 @@ def compress(
         pad_id=filler_id(model, pad_id),
         seed=seed,
     )
-    short = shorten(request)
-    return _forward_inputs(request, short), short.report
+    with queue_of(model).turn():
+        short = shorten(request)
+        return _forward_inputs(request, short), short.report
 
 
 def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
@@ -171,7 +284,4 @@ def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
     rest["position_ids"] = model_positions(columns) if has_mrope(model) else columns.positions
     if features:
         rest["mm_encoder_outputs"] = features
-    if has_mrope(model):
-        last = text_positions(columns.mask)[:, -1:]
-        model.base_model.rope_deltas = columns.positions[0, :, -1:] - last
     return rest

@@ -9,21 +9,21 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vidsieve.adapters.adapter import Adapter, VideoModel
+from vidsieve.adapters.adapter import Adapter, VideoModel, decoder_of
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
 from vidsieve.adapters.decoder.kv_prompt import KVPrompt
 from vidsieve.adapters.decoder.layer_pruning import LayerPrune
 from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
-from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, new_part, recall, remember
+from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
+from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN
 from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
-from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask
+from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
-from vidsieve.adapters.prompt.streamer import OriginalPrompt
 from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
-from vidsieve.framework.errors import InputError, PolicyError
+from vidsieve.framework.errors import InputError, ModelError, PolicyError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 
@@ -36,19 +36,23 @@ class GenerateCall:
         self.asked: dict[str, Any] = {}
         self.inputs: dict[str, Any] = {}
         self.whole = torch.empty(0, 0, dtype=torch.long)
+        self.prompt: Tensor | None = None
+        """The ids that the original `generate` is given."""
 
     def run(self, original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Report]:
         """Run `original` on the shortened inputs; its output as the caller would have had it, and the Report."""
         self.asked = _bound(original, args, kwargs)
         past = recall(self.asked.get("past_key_values"))
-        ids = self._ids()
+        ids = self.prompt = self._ids()
         if ids is None or (past is None and self._passes_untouched(ids)):
-            return original(**self.asked, **self._types(ids)), empty_report(self.policy)
+            return original(**self._cached_left_out(ids), **self._types(ids)), empty_report(self.policy)
         self._refuse_guidance()
+        self._refuse_model()
         decode = self._decode_kv()
         prune = self._layer_prune(past)
         with torch.no_grad():
             short = self._shorten(ids, past)
+        self.prompt = short.columns.ids
         with ExitStack() as stack:
             stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
             if prune is not None:
@@ -58,7 +62,13 @@ class GenerateCall:
                 decode.prompt = KVPrompt.of(short.columns.visual, short.columns.mask)
                 decode.held = lambda: None if prune is None else prune.held
                 stack.enter_context(decode.attached())
-            output = original(**self._inputs(ids, short))
+            view = self._view(ids, short)
+            stack.enter_context(view.shown(self.model))
+            cache = self.asked.get("past_key_values")
+            stack.enter_context(
+                extending(cache, past, lambda: self._past(short, None if prune is None else prune.held))
+            )
+            output = original(**self._inputs(short, view))
         if decode is not None and decode.read_ratio is not None:
             ran = {bound.label for bound in self.policy.kv_stages}
             short.report.kv_ratio = decode.read_ratio
@@ -130,22 +140,59 @@ class GenerateCall:
     def _passes_untouched(self, ids: Int[Tensor, "rows columns"]) -> bool:
         """Whether there is nothing for a policy in this call: text, or images, with or without a cache."""
         cache = self.asked.get("past_key_values")
-        cached = cache is not None and int(cache.get_seq_length()) > 0
-        if not has_video(self.adapter, self.asked):
+        length = 0 if cache is None else int(cache.get_seq_length())
+        if length == 0:
             # without a cache the check for placeholders without a video is made by `shorten`
-            return cached or not bool(placeholders_of(self.adapter, self.model.config, ids).any())
-        if cached:
+            video = has_video(self.adapter, self.asked)
+            return not video and not bool(placeholders_of(self.adapter, self.model.config, ids).any())
+        new = self._behind(ids, length)
+        if new.shape[1] == 0 or bool(placeholders_of(self.adapter, self.model.config, new).any()):
             raise InputError(
-                "past_key_values: was not filled by a call under `applied`, so the place of the new video is unknown; "
-                "make the first turn under `applied` too, or start without past_key_values."
+                f"input_ids: {'hold no new tokens' if new.shape[1] == 0 else 'hold video placeholders'} behind the "
+                f"{length} tokens of past_key_values, which was not filled by a call under `applied`, or lost what "
+                "that call left on it, so what it stands for is unknown; copy such a cache by `copy.deepcopy`, make "
+                "the first turn under `applied` too, or start without past_key_values."
             )
-        return False
+        return True
+
+    def _behind(self, ids: Int[Tensor, "rows columns"], length: int) -> Int[Tensor, "rows new"]:
+        """The ids behind an uncompressed cache of `length` tokens: with a mask of another length, all are new."""
+        mask = self.asked.get("attention_mask")
+        return ids[:, length:] if mask is None or mask.shape[1] == ids.shape[1] else ids
+
+    def _cached_left_out(self, ids: Int[Tensor, "rows columns"] | None) -> dict[str, Any]:
+        """The call's inputs without videos that an uncompressed cache holds; transformers would refuse them."""
+        cache = self.asked.get("past_key_values")
+        if ids is None or cache is None or not has_video(self.adapter, self.asked):
+            return self.asked
+        return self._new_inputs(self._behind(ids, int(cache.get_seq_length())))
 
     def _refuse_guidance(self) -> None:
-        if self.setting("guidance_scale") not in (None, 1, 1.0):
+        from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor as Guidance
+
+        processors = self.asked.get("logits_processor") or ()
+        if self.setting("guidance_scale") not in (None, 1, 1.0) or any(isinstance(one, Guidance) for one in processors):
             raise InputError(
-                "generate: guidance_scale runs a second prompt through the same model, which a compressed prompt's "
-                "positions do not fit; leave guidance_scale out."
+                "generate: classifier-free guidance runs a second prompt through the same model, which a compressed "
+                "prompt's positions do not fit; leave `guidance_scale` and its logits processor out."
+            )
+
+    def _refuse_model(self) -> None:
+        """A model that transformers could not run a shortened prompt on."""
+        named = inspect.signature(self.model.forward).parameters
+        missing = [name for name in ("position_ids", "mm_encoder_outputs") if name not in named]
+        if missing:
+            raise ModelError(
+                f"model: the `forward` of this {type(self.model).__name__} was replaced or overridden without "
+                f"{' and '.join(missing)}, which `generate` reads in its signature. Name the arguments, or keep the "
+                "signature with functools.wraps."
+            )
+        layers = decoder_of(self.model).layers
+        dropped = any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers)
+        if dropped and self.setting("use_cache") is not False:
+            raise ModelError(
+                "model: gradient checkpointing is on and the model in train mode, where its layers drop the KV cache "
+                "and `generate` forgets the prompt. Call model.eval() or model.gradient_checkpointing_disable()."
             )
 
     def _pad_id(self) -> int:
@@ -158,16 +205,18 @@ class GenerateCall:
 
     def _shorten(self, ids: Int[Tensor, "rows columns"], past: Past | None) -> Shortened:
         """The short prompt, with what the cache holds in front of it."""
-        mask, pad = self.asked.get("attention_mask"), self.setting("pad_token_id")
+        mask = self.asked.get("attention_mask")
         request: dict[str, Any] = dict(
             adapter=self.adapter, model=self.model, policy=self.policy, seed=self.seed, pad_id=self._pad_id()
         )
         if past is None:
-            mask = read_mask(ids, mask, None if pad is None else int(pad), self._eos())
+            mask = self._read_mask(ids, mask)
+            refuse_right_padding(mask)
             self.inputs, self.whole = self.asked, ids
             return shorten(Request(inputs=self.asked, ids=ids, mask=mask, **request))
-        columns, seen = cached_columns(past, int(self.asked["past_key_values"].get_seq_length()))
+        columns, seen = cached_columns(past, self.asked["past_key_values"])
         ids, mask = new_part(past, seen, ids, mask)
+        refuse_right_padding(mask)
         self.inputs, self.whole = self._new_inputs(ids), torch.cat([past.ids[:, :seen].to(ids), ids], dim=1)
         start = columns.positions[..., -1:] + 1
         new = shorten(Request(inputs=self.inputs, ids=ids, mask=mask, start=start, **request))
@@ -191,7 +240,19 @@ class GenerateCall:
         needed |= self.adapter.spent if videos.any() else set()
         return {name: value for name, value in self.asked.items() if name not in spent - needed}
 
-    def _inputs(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> dict[str, Any]:
+    def _view(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> CallerView:
+        """The prompt as the caller gave it, for the rules of the call."""
+        mask = self.asked.get("attention_mask")
+        mask = self._read_mask(ids, None if mask is None else mask[:, -ids.shape[1] :])
+        longest = None if self.setting("max_new_tokens") is not None else self.setting("max_length")
+        return CallerView(ids, mask, short.columns.width, longest)
+
+    def _read_mask(self, ids: Int[Tensor, "rows columns"], mask: Tensor | None) -> Tensor:
+        """The mask of these ids, given or inferred."""
+        pad = self.setting("pad_token_id")
+        return read_mask(ids, mask, None if pad is None else int(pad), self._eos())
+
+    def _inputs(self, short: Shortened, view: CallerView) -> dict[str, Any]:
         """Arguments for the original `generate`."""
         columns = short.columns
         modality = self.adapter.modality
@@ -207,9 +268,9 @@ class GenerateCall:
         if self.policy.kv_stages or self.policy.layer_stages:
             # choosing reads counts back from the device, which a compiled step cannot
             call["disable_compile"] = True
-        call |= self._lengths(ids.shape[1] - columns.width)
+        call |= self._lengths(view.removed)
         if call.get("streamer") is not None:
-            call["streamer"] = OriginalPrompt(call["streamer"], ids)
+            call["streamer"] = view.streamer(call["streamer"])
         return call
 
     def _images(self) -> dict[str, Any]:
@@ -229,6 +290,16 @@ class GenerateCall:
                 lowered[name] = max(int(value) - removed, 0)
         return lowered
 
+    def _continues(self, short: Shortened, sequences: Any) -> bool:
+        """Whether an output begins with the short prompt; that of a `custom_generate` may be anything."""
+        if self.asked.get("custom_generate") is None:
+            return True
+        ids = short.columns.ids
+        if not isinstance(sequences, Tensor) or sequences.dim() != 2 or sequences.shape[0] % ids.shape[0]:
+            return False
+        prompt = ids.repeat_interleave(sequences.shape[0] // ids.shape[0], dim=0).to(sequences.device)
+        return torch.equal(sequences[:, : ids.shape[1]], prompt)
+
     def _restore(
         self,
         ids: Int[Tensor, "rows columns"],
@@ -237,7 +308,9 @@ class GenerateCall:
         held: tuple[CachedColumns | None, ...] | None,
     ) -> Any:
         """The output with the original prompt in its sequences; its cache is remembered for a next turn."""
-        sequences = output if isinstance(output, Tensor) else output.sequences
+        sequences = output if isinstance(output, Tensor) else getattr(output, "sequences", None)
+        if sequences is None or not self._continues(short, sequences):
+            return output
         copies = sequences.shape[0] // ids.shape[0]
         new = sequences[:, short.columns.width :]
         prompt = ids.repeat_interleave(copies, dim=0).to(sequences.device)
@@ -246,20 +319,29 @@ class GenerateCall:
         cache = self.asked.get("past_key_values") if cache is None else cache
         if cache is not None:
             single = copies == 1 and (self.setting("num_beams") or 1) == 1
-            whole = torch.cat([self.whole.to(new), new], dim=1) if single else self.whole
-            past = Past(
-                ids=whole,
-                prompt=self.whole.shape[1],
-                columns=short.columns,
-                gapped=short.gapped,
-                held=held,
-                single=single,
-            )
-            remember(cache, past)
+            remember(cache, self._past(short, held, new, single=single))
         if isinstance(output, Tensor):
             return asked
         output.sequences = asked
         return output
+
+    def _past(
+        self,
+        short: Shortened,
+        held: tuple[CachedColumns | None, ...] | None,
+        new: Int[Tensor, "rows new"] | None = None,
+        *,
+        single: bool = True,
+    ) -> Past:
+        """What the call leaves in its cache, with the `new` ids that it returned."""
+        return Past(
+            ids=torch.cat([self.whole.to(new), new], dim=1) if new is not None and single else self.whole,
+            prompt=self.whole.shape[1],
+            columns=short.columns,
+            gapped=short.gapped,
+            held=held,
+            single=single,
+        )
 
 
 def _bound(original: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

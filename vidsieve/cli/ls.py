@@ -113,6 +113,7 @@ def models(registry: "Registry") -> list[dict[str, Any]]:
             "hooks": [hook for hook in STAGE_HOOKS if hook in adapter.runs],
             "offers": sorted(adapter.offers, key=lambda name: (name not in INPUTS, name)),
             "image beside video": _takes_images(adapter),
+            "needs": list(adapter.needs),
             "default checkpoint": adapter.default_checkpoint,
             "on this machine": on_this_machine(adapter),
         }
@@ -138,6 +139,10 @@ def _say_models(rows: list[dict[str, Any]]) -> None:
     shown = [[row["family"], row["default checkpoint"], _here(row["on this machine"])] for row in rows]
     table("checkpoints", ("family", "default checkpoint", "here"), shown)
     say("here: what runs without a download; where nothing does, name a --checkpoint.")
+    say("inputs: made from a video's frames by torch alone" + ("." if not any(row["needs"] for row in rows) else "; but"))
+    for row in rows:
+        if row["needs"]:
+            say(f"  {row['family']} needs {' and '.join(row['needs'])}.")
     say()
 
 

@@ -4,9 +4,9 @@ Axes: `frames` are the units the vision tower encodes (for Qwen-VL a temporal pa
 the visual tokens of one frame after projector and merger, `dim` the width of the language model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidsieve.framework.plans import Budget, Scores, Segments
 
+Result = TypeVar("Result")
 Signal = Literal["pixel_difference", "vision_attention", "pre_merger_features"]
 SIGNALS: tuple[str, ...] = get_args(Signal)
 """Extra tensors a stage may ask an adapter for, of the tokens that were encoded. The list is closed.
@@ -73,7 +74,8 @@ class VideoTokens:
     the policy was asked for. `token_grid` is (t, h, w) in visual tokens. `frame_index` numbers the original units.
     `question` holds the input embeddings of the text after the last visual token. `rng` lives on the CPU and is
     seeded from the seed, the index of the video in its own request and the position of the stage. `state` is what
-    this hook's plan said in `state` for the chunk before, where a video comes in chunks; None for the first.
+    this hook's plan said in `state` for the chunk before, where a video comes in chunks; None for the first. `memo`
+    belongs to the core, which begins a new one with every plan and after every reduction; see `once`.
     """
 
     features: Float[Tensor, "frames tokens dim"]
@@ -91,6 +93,33 @@ class VideoTokens:
     segments: Segments | None = None
     signals: Mapping[str, Tensor] = field(default_factory=dict)
     state: Mapping[str, Tensor] | None = None
+    memo: dict[Any, Any] | None = None
+
+    def once(self, compute: Callable[..., Result], *settings: Hashable) -> Result:
+        """`compute(features, keep, weight, *settings)`, made once for all stages of a plan that read the same tokens.
+
+        `compute` is a function of a module, so that two stages name the same one. Do not write to the result.
+        """
+        read = (self.features, self.keep, self.weight)
+        if self.memo is None:
+            return compute(*read, *settings)
+        known = self.memo.get((compute, settings))
+        if known is None or any(old is not new for old, new in zip(known[0], read, strict=True)):
+            known = self.memo[compute, settings] = read, compute(*read, *settings)
+        result: Result = known[1]
+        return result
+
+    @property
+    def living_features(self) -> Float[Tensor, "frames tokens dim"]:
+        """Features in float32, zero where a token is dead; made once for all stages of a plan. Do not write to it."""
+        return self.once(_living)
+
+
+def _living(
+    features: Float[Tensor, "frames tokens dim"], keep: Bool[Tensor, "frames tokens"], weight: Tensor
+) -> Float[Tensor, "frames tokens dim"]:
+    """`VideoTokens.living_features`."""
+    return torch.where(keep.unsqueeze(-1), features, 0.0).float()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,12 +131,14 @@ class LayerTokens:
     `visual_inputs` and `text_inputs` are what entered the first layer: all the video's tokens then, and that text.
     `attention(rows, of=...)` gives softmaxed attention of query rows to the visual tokens, in float32: rows are
     "last" (the prompt's last token) or indices into `text`, `of` is the "previous" layer or the "next" one (its norm,
-    queries and keys). `keys(of)` gives the previous layer's keys, rotated, of the "visual" tokens or of the "text", in
-    float32; `final_norm` is the norm behind the last layer, applied in float32. `turn` numbers the stage's own prune
-    points, `offered` is how many tokens came to its first. `count` is how many to leave, or None when nothing but the
-    stage says it. `afford` is how many visual tokens each coming layer may be given, the same for all, if the whole
-    depth is to meet the policy's retention ratio; None without a ratio. `token_grid` is (t, h, w) in visual tokens, as
-    the vision tower made them: `frame` and `token` count in it.
+    queries and keys). `rotary(rows)` gives the logit that the previous layer's rotary embedding alone puts between
+    query rows and the visual tokens: that of queries and keys whose channels are all one. `keys(of)` gives the
+    previous layer's keys, rotated, of the "visual" tokens or of the "text", in float32; `final_norm` is the norm
+    behind the last layer, applied in float32. `turn` numbers the stage's own prune points, `offered` is how many
+    tokens came to its first. `count` is how many to leave, or None when nothing but the stage says it. `afford` is
+    how many visual tokens each coming layer may be given, the same for all, if the whole depth is to meet the
+    policy's retention ratio; None without a ratio. `token_grid` is (t, h, w) in visual tokens, as the vision tower
+    made them: `frame` and `token` count in it.
     """
 
     hidden: Float[Tensor, "visual dim"]
@@ -120,6 +151,7 @@ class LayerTokens:
     layers: int
     attention: Callable[..., Float[Tensor, "heads rows visual"]]
     keys: Callable[[str], Float[Tensor, "heads asked dim"]]
+    rotary: Callable[..., Float[Tensor, "rows visual"]]
     final_norm: Callable[[Float[Tensor, "asked dim"]], Float[Tensor, "asked dim"]]
     rng: torch.Generator
     visual_inputs: Float[Tensor, "entered dim"]

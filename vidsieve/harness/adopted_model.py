@@ -18,8 +18,9 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
         UsageError: options that only loading could honour.
         ModelError: no adapter for its class, or no processor to be had.
     """
-    from vidsieve.adapters.apply import adapter_for
+    from vidsieve.adapters.apply import adapter_for, unwrapped
 
+    model = unwrapped(model)
     adapter = adapter_for(model)
     defaults = Setup()
     for name in (*FIXED, "dtype"):
@@ -54,16 +55,19 @@ def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
         raise ModelError("tune: the model was not loaded from a checkpoint, so it has no processor; pass processor=...")
     if given is None or isinstance(given, str | Path):
         return load_processor(given or origin, model.config, max_pixels=setup.max_pixels)
-    from vidsieve.media.encoder import build_encoder
     from vidsieve.media.processor import VidsieveProcessor
+    from vidsieve.media.processor_loading import build_encoder
     from vidsieve.media.prompter import Prompter
     from vidsieve.media.settings import Settings
 
     video = getattr(given, "video_processor", None)
+    font = getattr(video, "font", None)
     settings = Settings(
-        video=video.to_dict() if video is not None else {}, chat_template=getattr(given, "chat_template", None)
+        video=video.to_dict() if video is not None else {},
+        chat_template=getattr(given, "chat_template", None),
+        font=Path(font) if font and Path(font).is_file() else None,
     )
-    encoder = build_encoder(model.config, settings, setup.max_pixels)
+    encoder = build_encoder(model.config, settings, setup.max_pixels, "processor")
     if encoder is None:
         raise ModelError(
             f"tune: no preprocessing for model type {model.config.model_type!r}; pass a Vidsieve processor."

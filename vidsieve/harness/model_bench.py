@@ -71,9 +71,11 @@ class Workbench:
 
     def _frame_pixels(self) -> int:
         """Pixels of the largest frame of the clips that latency is measured on, as the model sees it."""
-        grids = [self._timer.inputs(clip)["video_grid_thw"] for clip in range(self.clips)]
-        patch: int = self.loaded.model.config.vision_config.patch_size
-        return patch**2 * max(int(grid[:, 1:].prod(dim=1).max()) for grid in grids)
+        layouts = self.loaded.adapter.layouts
+        found = [video for clip in range(self.clips) for video in layouts(self.loaded.model.config, self._timer.inputs(clip))]
+        token_pixels = self.runner.processor.token_pixels
+        assert token_pixels is not None
+        return token_pixels * max(height * width for _, height, width in (video.grid for video in found))
 
     def renew(self) -> bool:
         """The model stays in this process."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vidsieve.bundled.bundled_models import BundledModel
     from vidsieve.framework.registry import Registry
 
-WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
+WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.ttf")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,15 +102,17 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"checkpoint {choice.name}: config.json cannot be read: {error}.") from None
     for adapter in registry.models.values():
-        if name not in adapter.model_classes:
+        if name not in (*adapter.model_classes, *adapter.parts_of):
             continue
         if choice.family not in (None, adapter.family):
             raise ModelError(
                 f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.asked}. "
                 f"Give `model` {adapter.family}."
             )
-        return adapter, name
-    known = ", ".join(sorted(name for adapter in registry.models.values() for name in adapter.model_classes))
+        return adapter, adapter.model_classes[0] if name in adapter.parts_of else name
+    known = ", ".join(
+        sorted(name for adapter in registry.models.values() for name in (*adapter.model_classes, *adapter.parts_of))
+    )
     raise ModelError(f"checkpoint {choice.name}: no adapter for the model class {name}. Adapters exist for: {known}.")
 
 

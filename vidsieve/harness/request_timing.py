@@ -91,7 +91,7 @@ class Timer:
     @contextmanager
     def _vision(self) -> Iterator[list[Stopwatch]]:
         """Watch the vision side (tower and projector) without waiting for it; the model is left as found."""
-        base, name = self._model.base_model, "get_video_features"
+        base, name = self._model.base_model, f"get_{self._runners.full.loaded.adapter.modality}_features"
         original: Callable[..., Any] = getattr(base, name)
         watches: list[Stopwatch] = []
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from vidsieve.media.processor import Processor
     from vidsieve.tuner.protocol import Intervention
 
+TYPES = "mm_token_type_ids"
+
 
 class Runner:
     """Builds inputs and generates, greedily. Processed inputs are kept on the CPU while memory allows.
@@ -35,6 +37,7 @@ class Runner:
         self.model, self.processor = loaded.model, processor or loaded.processor
         self._shelf = FrameCache()
         self._visual_tokens: dict[str, int] = {}
+        self._compresses = False
 
     @property
     def device(self) -> torch.device:
@@ -73,11 +76,22 @@ class Runner:
         """Preprocess a batch, on the CPU. A clip that is refused, such as for its size, is named by its file."""
         questions = [self.asked(example).question for example in examples]
         try:
-            return self.processor.build_inputs(questions, [[clip] for clip in clips])
+            inputs = self.processor.build_inputs(questions, [[clip] for clip in clips])
         except (VidsieveError, ValueError):
             for question, clip in zip(questions, clips, strict=True):
                 build_named(self.processor, question, clip)
             raise  # each alone is well: it is the batch that is refused
+        if self._says_video:
+            from vidsieve.adapters.prompt.reading import placeholders_of
+
+            inputs[TYPES] = 2 * placeholders_of(self.loaded.adapter, self.model.config, inputs["input_ids"]).long()
+        return inputs
+
+    @property
+    def _says_video(self) -> bool:
+        """Whether only `mm_token_type_ids` tells a video of one frame from an image; the model itself refuses them."""
+        adapter = self.loaded.adapter
+        return adapter.modality == "image" and TYPES in adapter.spent
 
     def on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The same tensors where the model is, pixels in its dtype (times and grids keep theirs)."""
@@ -92,13 +106,19 @@ class Runner:
             return
         from vidsieve.adapters.apply import applied
 
-        with applied(self.model, policy) as handle:
-            yield handle.reports
+        self._compresses = True
+        try:
+            with applied(self.model, policy) as handle:
+                yield handle.reports
+        finally:
+            self._compresses = False
 
     def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, **options: Any) -> Any:
         """Greedy, whatever the checkpoint's generation settings; the output has `sequences`, and `logits` if asked."""
         settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
         model: Any = self.model
+        if self._says_video and not self._compresses:
+            inputs = {name: tensor for name, tensor in inputs.items() if name != TYPES}
         with torch.no_grad():
             return model.generate(
                 **inputs,

@@ -21,7 +21,8 @@ class Runners:
     def __init__(self, full: Runner, frame_pixels: Callable[[], int]) -> None:
         self.full, self._frame_pixels = full, frame_pixels
         vision = getattr(full.model.config, "vision_config", None)
-        self._frames_per_unit = int(getattr(vision, "temporal_patch_size", None) or 1)
+        sizes = (getattr(vision, name, None) for name in ("temporal_patch_size", "temporal_merge_size"))
+        self._frames_per_unit = int(next((size for size in sizes if size), 1))
         self._smaller: tuple[SmallerInput, Runner] | None = None
 
     @cached_property

@@ -32,6 +32,11 @@ class Clip:
         """Frames per second of the frames that were taken, as transformers' `VideoMetadata` counts it."""
         return len(self.frames) / self.source_frames * self.fps
 
+    @property
+    def counted_seconds(self) -> list[float]:
+        """Seconds of each frame by its number and the source's mean rate, as transformers' `VideoMetadata` counts them."""
+        return [index / self.fps for index in self.frame_index.tolist()]
+
     @classmethod
     def from_frames(
         cls, frames: UInt8[Tensor, "frames 3 height width"], *, fps: float | int, source: str = "frames"

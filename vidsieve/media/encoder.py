@@ -1,4 +1,4 @@
-"""What a model family needs from a clip: the interface, and the family of a model type."""
+"""What a model family makes of the frames of clips: the interface, and what the families' encoders share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -6,26 +6,33 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from vidsieve.framework.errors import UsageError
 from vidsieve.media.clip import Clip
-from vidsieve.media.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """tensors: what `model.generate` takes, all videos together.  tokens: placeholders each video needs."""
+    """tensors: what `model.generate` takes, all videos together.
+
+    runs: for each video the lengths of its runs of placeholders, between which the prompt has text.
+    run_frames: frames that a run stands for, where it is not the whole video.
+    """
 
     tensors: Mapping[str, Tensor]
-    tokens: Sequence[int]
+    runs: Sequence[Sequence[int]]
+    run_frames: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
 class Encoder(ABC):
-    """One family's way from frames to tensors."""
+    """One family's way from frames to tensors. resample, normalisation: for `resize_frames` and `normalise`."""
 
-    resolution_is_fixed: ClassVar[bool]  # every frame becomes the same square, whatever its size was
-    takes_token_types: ClassVar[bool]  # M-RoPE needs mm_token_type_ids; the others refuse them in generate
+    resample: str
+    normalisation: dict[str, Any]
+
+    required: ClassVar[Mapping[str, Any]] = {}
+    """Settings of transformers' video processor that have one value here, besides those in `settings.REQUIRED`."""
 
     @abstractmethod
     def encode(self, clips: Sequence[Clip]) -> Encoded:
@@ -35,24 +42,14 @@ class Encoder(ABC):
     def describe(self) -> str:
         """The frame size in a few words."""
 
+    @property
+    def token_pixels(self) -> int | None:
+        """Pixels of a frame that one visual token stands for; None where every frame has one size."""
+        return None
+
     def capped(self, max_pixels: int) -> "Encoder | None":
         """The same with frames of at most `max_pixels`, or one visual token if that is more; None for a fixed size."""
         return None
-
-
-def build_encoder(model_config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> Encoder | None:
-    """The encoder for a model, None for a family without one. `max_pixels` caps the pixels of a frame."""
-    from vidsieve.media.llava_encoder import LlavaNextVideoEncoder, LlavaOnevisionEncoder
-    from vidsieve.media.qwen2_vl_encoder import Qwen2VLEncoder
-
-    makers: dict[str, Any] = {
-        "qwen2_vl": Qwen2VLEncoder.from_settings,
-        "qwen2_5_vl": Qwen2VLEncoder.from_settings,
-        "llava_onevision": LlavaOnevisionEncoder.from_settings,
-        "llava_next_video": LlavaNextVideoEncoder.from_settings,
-    }
-    maker = makers.get(model_config.model_type)
-    return maker(model_config, settings, max_pixels) if maker else None
 
 
 def check_fixed_size(family: str, height: int, width: int, max_pixels: int | None) -> None:

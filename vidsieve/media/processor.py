@@ -18,9 +18,8 @@ class Processor(ABC):
 
     kind: ClassVar[Literal["vidsieve", "transformers"]]
 
-    def __init__(self, prompter: Prompter, *, resolution_is_fixed: bool) -> None:
+    def __init__(self, prompter: Prompter) -> None:
         self.prompter = prompter
-        self.resolution_is_fixed = resolution_is_fixed  # then max_pixels cannot make the model faster
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -33,7 +32,7 @@ class Processor(ABC):
         prompts: questions, put into the chat template; or finished prompts with one placeholder a video.
         clips: for each prompt the videos it is about, perhaps none.
         Rows are padded on the left. `mm_token_type_ids` (0 text, 1 image, 2 video) is there for the families
-        with M-RoPE, which need it; the others' `generate` refuses it.
+        that take it; the others' `generate` refuses it.
         Raises InputError where prompts, clips and placeholders do not fit together.
         """
         if len(prompts) != len(clips) or not prompts:
@@ -48,9 +47,14 @@ class Processor(ABC):
     def describe(self) -> str:
         """One line for the report: whose code, frame size, and why not transformers' own if that is so."""
 
-    @abstractmethod
+    @property
+    def token_pixels(self) -> int | None:
+        """Pixels of a frame that one visual token stands for; None where every frame has one size, or it is unknown."""
+        return None
+
     def capped(self, max_pixels: int) -> "Processor | None":
         """One like this with frames of at most `max_pixels`; None where every frame has one size, or it is unknown."""
+        return None
 
     @abstractmethod
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
@@ -63,8 +67,12 @@ class VidsieveProcessor(Processor):
     kind = "vidsieve"
 
     def __init__(self, prompter: Prompter, encoder: Encoder, *, reason: str = "") -> None:
-        super().__init__(prompter, resolution_is_fixed=encoder.resolution_is_fixed)
+        super().__init__(prompter)
         self.encoder, self.reason = encoder, reason
+
+    @property
+    def token_pixels(self) -> int | None:
+        return self.encoder.token_pixels
 
     def describe(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
@@ -77,12 +85,9 @@ class VidsieveProcessor(Processor):
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
         videos = [clip for row in clips for clip in row]
         encoded = self.encoder.encode(videos) if videos else None
-        counts = iter(encoded.tokens if encoded else ())
-        rows = [
-            self.prompter.expand(self.prompter.token_ids(text), [next(counts) for _ in row])
-            for text, row in zip(texts, clips, strict=True)
-        ]
+        rows, first = [], 0
+        for text, row in zip(texts, clips, strict=True):
+            rows.append(self.prompter.expand(text, row, encoded, first))
+            first += len(row)
         inputs = {**self.prompter.pad(rows), **(encoded.tensors if encoded else {})}
-        if self.encoder.takes_token_types:
-            inputs["mm_token_type_ids"] = self.prompter.token_types(inputs["input_ids"])
-        return inputs
+        return inputs | self.prompter.token_types(inputs["input_ids"])

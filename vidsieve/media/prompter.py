@@ -1,6 +1,6 @@
 """Questions to token ids: chat template, placeholders, left padding, token types."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,9 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vidsieve.framework.errors import InputError
+from vidsieve.media.clip import Clip
+from vidsieve.media.encoder import Encoded
+from vidsieve.media.spelling import EXPERTS, TYPES, Spelling, spelling_of
 
 TEXT, IMAGE, VIDEO = 0, 1, 2  # values of mm_token_type_ids
 
@@ -18,30 +21,49 @@ class Prompter:
     """Writes prompts for one model.
 
     template: Jinja chat template, or None for the plain form, placeholders and then the question.
+    video_token: what stands for a whole video in the text.  visual_token_id: what stands for one visual token.
+    tokens: the special tokens of the spelling, by name.  around_ids: ids that Ernie's experts take for visual, by type.
     """
 
     tokenizer: PreTrainedTokenizerBase
     template: str | dict[str, str] | None
+    spelling: Spelling
     video_token: str
-    video_token_id: int
+    visual_token: str
+    visual_token_id: int
     image_token_id: int | None
+    tokens: Mapping[str, str]
+    around_ids: Mapping[int, Sequence[int]]
 
     @classmethod
     def build(
         cls, tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, template: str | None
     ) -> "Prompter":
-        """The checkpoint's `template` first, then the tokenizer's. InputError without a video placeholder."""
-        video_id = getattr(model_config, "video_token_id", None)
-        token = None
-        if isinstance(video_id, int) and video_id < len(tokenizer):
-            token = tokenizer.convert_ids_to_tokens(video_id)
-        if not isinstance(video_id, int) or not isinstance(token, str) or token == tokenizer.unk_token:
-            raise InputError(
-                f"tokenizer: the model's video placeholder has id {video_id}, "
-                f"which this tokenizer does not know; use the tokenizer that came with the model"
-            )
-        image_id = getattr(model_config, "image_token_id", None)
-        return cls(tokenizer, template or tokenizer.chat_template, token, video_id, image_id)
+        """The checkpoint's `template` first, then the tokenizer's. InputError without the placeholders it needs."""
+        spelling = spelling_of(model_config)
+        if spelling.adds_video:
+            # the token has its place in the vocabulary, but older tokenizers do not list it as a special one
+            tokenizer.add_special_tokens({"additional_special_tokens": ["<|video|>"]})
+        visual_id = getattr(model_config, f"{spelling.visual}_token_id", None)
+        visual = _token(tokenizer, visual_id, spelling.visual)
+        video = spelling.video and (getattr(tokenizer, "video_token", None) or spelling.video)
+        own_id = getattr(model_config, "video_token_id", None)
+        tokens = {name: _special(tokenizer, model_config, name, usual) for name, usual in spelling.tokens.items()}
+        around = {}
+        for kind, name in ((IMAGE, "image"), (VIDEO, "video")):
+            ids = [getattr(model_config, f"{name}_{end}_token_id", None) for end in ("start", "end")]
+            around[kind] = [token_id for token_id in ids if token_id is not None]
+        return cls(
+            tokenizer=tokenizer,
+            template=template or tokenizer.chat_template,
+            spelling=spelling,
+            video_token=video or _token(tokenizer, own_id, "video"),
+            visual_token=visual,
+            visual_token_id=int(visual_id),  # type: ignore[arg-type]
+            image_token_id=getattr(model_config, "image_token_id", None),
+            tokens=tokens,
+            around_ids=around,
+        )
 
     def text(self, question: str, video_count: int) -> str:
         """The whole prompt, one placeholder a video.
@@ -50,14 +72,14 @@ class Prompter:
         """
         if self.video_token in question:
             return self._checked(question, question, video_count)
-        if self.template is None:
+        if self._template(video_count) is None:
             return self._checked(self.video_token * video_count + question, question, video_count)
         content: list[dict[str, Any]] = [{"type": "video"}] * video_count
-        rich = self._render([*content, {"type": "text", "text": question}])
+        rich = self._render([*content, {"type": "text", "text": question}], video_count)
         if rich is not None and rich.count(self.video_token) == video_count and question.strip() in rich:
             return rich
         # A template made for text alone knows no list of contents: write the placeholders out for it.
-        plain = self._render(self.video_token * video_count + "\n" * bool(video_count) + question)
+        plain = self._render(self.video_token * video_count + "\n" * bool(video_count) + question, video_count)
         return self._checked(plain or "", question, video_count)
 
     def token_ids(self, text: str) -> list[int]:
@@ -66,17 +88,40 @@ class Prompter:
         written = bool(bos) and text.startswith(bos)
         return self.tokenizer(text, add_special_tokens=not written)["input_ids"]
 
-    def expand(self, ids: Sequence[int], tokens: Sequence[int]) -> Tensor:
-        """Each video placeholder repeated as often as its video has visual tokens."""
-        row = torch.tensor(ids, dtype=torch.long)
-        places = row == self.video_token_id
-        if int(places.sum()) != len(tokens):
+    def expand(self, text: str, clips: Sequence[Clip], encoded: Encoded | None, first: int) -> Tensor:
+        """Token ids of a finished prompt whose videos are the clips of `encoded` from number `first` on.
+
+        Raises:
+            InputError: the prompt has not one placeholder for each clip, or visual tokens of its own.
+        """
+        parts = text.split(self.video_token)
+        if len(parts) != len(clips) + 1:
             raise InputError(
-                f"prompt: {len(tokens)} videos were given, but {int(places.sum())} placeholders "
+                f"prompt: {len(clips)} videos were given, but {len(parts) - 1} placeholders "
                 f"{self.video_token!r} are in it; write one for each video, or none"
             )
+        lengths: list[int] = []
+        written = [parts[0]]
+        for number, (clip, after) in enumerate(zip(clips, parts[1:], strict=True), start=first):
+            assert encoded is not None
+            runs = encoded.runs[number]
+            around = self.spelling.write(self.tokens, clip, len(runs), encoded.run_frames)
+            written += [f"{before}{self.visual_token}{behind}" for before, behind in around]
+            written.append(after)
+            lengths += runs
+        return self._repeat(self.token_ids("".join(written)), lengths)
+
+    def _repeat(self, ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Each visual token of `ids` as a run of its length."""
+        row = torch.tensor(ids, dtype=torch.long)
+        places = row == self.visual_token_id
+        if int(places.sum()) != len(lengths):
+            raise InputError(
+                f"prompt: the videos have {len(lengths)} runs of visual tokens, but {int(places.sum())} tokens "
+                f"{self.visual_token!r} are in it; leave them out of the question, and use the model's own tokenizer"
+            )
         repeats = torch.ones_like(row)
-        repeats[places] = torch.tensor(list(tokens), dtype=torch.long)
+        repeats[places] = torch.tensor(list(lengths), dtype=torch.long)
         return row.repeat_interleave(repeats)
 
     def pad(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -88,13 +133,20 @@ class Prompter:
         mask = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True, padding_side="left")
         return {"input_ids": ids, "attention_mask": mask}
 
-    def token_types(self, ids: Tensor) -> Tensor:
-        """`mm_token_type_ids`: 0 for text, 1 for image and 2 for video placeholders."""
+    def token_types(self, ids: Tensor) -> dict[str, Tensor]:
+        """The inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video, as the family has them."""
         types = torch.zeros_like(ids)
         if self.image_token_id is not None:
             types[ids == self.image_token_id] = IMAGE
-        types[ids == self.video_token_id] = VIDEO
-        return types
+        types[ids == self.visual_token_id] = VIDEO
+        experts = types.clone()
+        for kind, around in self.around_ids.items():
+            for token_id in around:
+                experts[ids == token_id] = kind
+        return {name: {TYPES: types, EXPERTS: experts}[name] for name in self.spelling.types}
+
+    def _template(self, video_count: int) -> str | dict[str, str] | None:
+        return (video_count and self.spelling.template) or self.template
 
     def _pad_id(self) -> int:
         for token_id in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
@@ -102,12 +154,13 @@ class Prompter:
                 return token_id
         return 0
 
-    def _render(self, content: Any) -> str | None:
+    def _render(self, content: Any, video_count: int) -> str | None:
         """The template with one user message, or None where it cannot take such a content."""
         from jinja2 import TemplateError
 
         message = [{"role": "user", "content": content}]
-        template = self.template["default"] if isinstance(self.template, dict) else self.template
+        template = self._template(video_count)
+        template = template["default"] if isinstance(template, dict) else template
         try:
             rendered = self.tokenizer.apply_chat_template(
                 message, chat_template=template, tokenize=False, add_generation_prompt=True
@@ -124,3 +177,23 @@ class Prompter:
                 f"are in {text[:80]!r}; write one for each video, or none and let the chat template do it"
             )
         return text
+
+
+def _token(tokenizer: PreTrainedTokenizerBase, token_id: Any, whose: str) -> str:
+    """The token of an id in the model's configuration. InputError if the tokenizer does not know it."""
+    token = None
+    if isinstance(token_id, int) and token_id < len(tokenizer):
+        token = tokenizer.convert_ids_to_tokens(token_id)
+    if not isinstance(token, str) or token == tokenizer.unk_token:
+        raise InputError(
+            f"tokenizer: the model's {whose} placeholder has id {token_id}, "
+            f"which this tokenizer does not know; use the tokenizer that came with the model"
+        )
+    return token
+
+
+def _special(tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, name: str, usual: str) -> str:
+    """A special token by its name in the tokenizer, else by its id in the configuration, else as it usually is."""
+    named = getattr(tokenizer, name, None)
+    token_id = getattr(model_config, f"{name}_id", None)
+    return named or (_token(tokenizer, token_id, name) if token_id is not None else usual)

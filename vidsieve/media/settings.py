@@ -13,8 +13,9 @@ NESTED = ("processor_config.json", "video_processor")
 FLAT = ("video_preprocessor_config.json", "preprocessor_config.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 
-UNSUPPORTED = {"do_resize": True, "do_rescale": True, "do_normalize": True}
-RESAMPLE_MODES = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+REQUIRED = {"do_resize": True, "do_rescale": True}
+RESAMPLE_MODES = {1: "lanczos", 2: "bilinear", 3: "bicubic"}  # PIL's numbers
+ERNIE_FONT = "Roboto-Regular.ttf"  # of transformers' Ernie4_5_VLMoeVideoProcessor
 
 
 @dataclass(frozen=True)
@@ -22,24 +23,38 @@ class Settings:
     """video: the video processor's settings.  processor: those of the processor around it.
 
     chat_template: the checkpoint's own Jinja template, if it stands in a file of its own.
+    font: the font file that Ernie-4.5-VL writes times on frames with, where the checkpoint has it.
     """
 
     video: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
+    font: Path | None = None
 
-    @property
-    def resample(self) -> str:
-        """The interpolation by torch's name (see `check_supported`)."""
-        return RESAMPLE_MODES.get(self.video.get("resample") or 3, "bicubic")
+    def resample(self, default: int = 3) -> str:
+        """The interpolation by torch's name (see `check_supported`); `default` is PIL's number."""
+        asked = self.video.get("resample")
+        return RESAMPLE_MODES.get(default if asked is None else asked, RESAMPLE_MODES[default])
 
     def normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
         """Keyword arguments for `normalise`, with the family's `mean` and `std` where none are given."""
+        whether = self.video.get("do_normalize") in (None, True)
         return {
-            "image_mean": tuple(self.video.get("image_mean") or mean),
+            "image_mean": tuple(self.video.get("image_mean") or mean) if whether else None,
             "image_std": tuple(self.video.get("image_std") or std),
             "rescale_factor": self.video.get("rescale_factor") or 1 / 255,
         }
+
+    def pixel_bounds(self, low: int, high: int, *, by_name: bool = False) -> tuple[int, int]:
+        """(least, most) pixels, the family's `low` and `high` where none are given.
+
+        `by_name`: the older `min_pixels` and `max_pixels` count too, before `size`.
+        """
+        size, named = self.video.get("size") or {}, self.video if by_name else {}
+        return (
+            named.get("min_pixels") or size.get("shortest_edge") or low,
+            named.get("max_pixels") or size.get("longest_edge") or high,
+        )
 
 
 def load_settings(checkpoint: str | Path, *, revision: str | None = None) -> Settings:
@@ -51,14 +66,17 @@ def load_settings(checkpoint: str | Path, *, revision: str | None = None) -> Set
     video = processor.get(NESTED[1])
     for name in FLAT:
         video = video or _read_json(checkpoint, name, revision)
+    video = video or {}
     template = processor.get("chat_template") or _read_template(checkpoint, revision)
-    return Settings(video or {}, processor, template)
+    font = find_file(checkpoint, video.get("font") or ERNIE_FONT, revision)
+    return Settings(video, processor, template, font)
 
 
-def check_supported(settings: Settings, checkpoint: str | Path) -> None:
+def check_supported(settings: Settings, required: Mapping[str, Any], checkpoint: str | Path) -> None:
     """MediaError, naming the setting, where only transformers' own processor would do as asked."""
-    wrong = [k for k, only in UNSUPPORTED.items() if settings.video.get(k, only) not in (only, None)]
-    if (settings.video.get("resample") or 3) not in RESAMPLE_MODES:
+    wanted = REQUIRED | dict(required)
+    wrong = [k for k, only in wanted.items() if settings.video.get(k, only) not in (only, None)]
+    if settings.video.get("resample") not in (None, *RESAMPLE_MODES):
         wrong.append("resample")
     if wrong:
         came = ", ".join(f"{k}={settings.video[k]}" for k in wrong)

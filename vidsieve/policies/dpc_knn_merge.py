@@ -37,7 +37,7 @@ class DpcKnnMerge(Stage):
     def merge_tokens(self, tokens: VideoTokens) -> Merge:
         group = still_or_moving(tokens)
         counts = counts_of_groups(tokens, group, tokens_to_leave(tokens, self.keep_ratio, "dpc-knn.merge"))
-        clean = torch.where(tokens.keep.unsqueeze(-1), tokens.features, 0.0).float()
+        clean = tokens.living_features
         joins = density_peaks(clean, group, counts, self.neighbours).joins
         first = torch.arange(len(joins), device=joins.device).unsqueeze(1) * joins.shape[1]
         pairs = Merge.assign(torch.where(joins < 0, -1, joins + first))

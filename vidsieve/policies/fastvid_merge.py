@@ -57,7 +57,7 @@ class FastVIDMerge(Stage):
         alive, segment = tokens.keep, tokens.segments.labels.long()
         total = tokens_to_leave(tokens, self.keep_ratio, "fastvid.merge")
         counts = shared_out(alive.sum(dim=1), segment, total, int(total * self.context_ratio), self.anchor_every)
-        clean = torch.where(alive.unsqueeze(-1), tokens.features, 0.0).float()
+        clean = tokens.living_features
         frame = torch.arange(len(alive), device=alive.device).unsqueeze(1).expand(alive.shape)
         salience = self._salience(tokens, clean, torch.where(alive, frame, -1))
         salient = strongest(salience, torch.where(alive, frame, -1), counts[0])

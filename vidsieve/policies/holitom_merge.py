@@ -46,7 +46,7 @@ class HoliTomMerge(Stage):
     def merge_tokens(self, tokens: VideoTokens) -> Merge:
         group = still_or_moving(tokens)
         counts = counts_of_groups(tokens, group, tokens_to_leave(tokens, self.keep_ratio, "holitom.merge"))
-        clean = torch.where(tokens.keep.unsqueeze(-1), tokens.features, 0.0).float()
+        clean = tokens.living_features
         ranking = _ranking(tokens)
         moving = torch.zeros_like(tokens.keep) if ranking is None else tokens.keep & (group % 2 == 0)
         clustered = torch.where(moving, -1, group)

@@ -31,7 +31,7 @@ class HoliTomSegments(Stage):
     @hookimpl
     def segment_frames(self, tokens: VideoTokens) -> Segments:
         alive = tokens.keep
-        clean = torch.where(alive.unsqueeze(-1), tokens.features, 0.0).float()
+        clean = tokens.living_features
         still = (cosine_similarity(clean[1:], clean[:-1], dim=-1) > self.threshold) & alive[1:] & alive[:-1]
         starts = torch.zeros(len(alive), dtype=torch.bool)
         starts[best_cuts(saved(still).tolist())] = True

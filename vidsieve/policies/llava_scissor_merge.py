@@ -48,7 +48,7 @@ class ScissorMerge(Stage):
     @hookimpl
     def merge_tokens(self, tokens: VideoTokens) -> Merge:
         alive = tokens.keep
-        clean = torch.where(alive.unsqueeze(-1), tokens.features, 0.0).float()
+        clean = tokens.living_features
         unit = normalize(clean, dim=-1)
         links = strongest_links(unit @ unit.transpose(1, 2), alive)
         if tokens.token_budget is None and self.threshold is None:

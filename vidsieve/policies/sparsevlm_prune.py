@@ -1,7 +1,7 @@
 """SparseVLM: at several depths, visual tokens that relevant text attends to go on; some of the rest are recycled."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from vidsieve.framework.plans import Keep, Merge
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
 from vidsieve.policies.shared.prune_depth import AFTER, prune_after
-from vidsieve.policies.shared.sparsevlm import pruned, recycled, relevance
+from vidsieve.policies.shared.sparsevlm import Distance, pruned, recycled, relevance
 
 
 class SparseVLM(Stage):
@@ -27,7 +27,13 @@ class SparseVLM(Stage):
     the means stand behind all other visual tokens, as in the code; else each stands at its cluster's centre. All
     frames are one block; a frame budget made by an earlier stage shares k over frames.
 
-    Source: SparseVLM, arXiv 2410.04417, and its code (github.com/Gumpest/SparseVLMs at 26a5f48), version 1.
+    SparseVLM+ is `recycle: false` with `distance` and `heads`: attention is divided by what the rotary embedding alone
+    puts between a word and a visual token, and the heads that attend most to the video score alone. That weight falls
+    with the distance and turns negative on long prompts (for heads of 128 channels and a rotary base of 10,000 from
+    some 670 tokens on), where scores change sign; `distance: bounded` divides by a tenth of its largest value at least.
+
+    Source: SparseVLM, arXiv 2410.04417, and its code (github.com/Gumpest/SparseVLMs at 26a5f48), version 1, and
+    version 2 for SparseVLM+ (its sections 4.2 and 4.3; there 14 heads, half of the 28 of Qwen2-7B).
     """
 
     reads_if_made = ("budget",)
@@ -42,6 +48,13 @@ class SparseVLM(Stage):
     after: tuple[int | float, ...] = Field((0.094, 0.219, 0.5), min_length=1, description=AFTER)
     recycle: bool = Field(True, description="melt the best of the tokens that leave, instead of dropping them all")
     melted: Literal["centre", "behind"] = Field("centre", description="where melted tokens stand in the sequence")
+    distance: Distance | None = Field(
+        None, description="divide attention by the rotary weight of its distance: bounded, or as the released code does"
+    )
+    heads: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="heads that score, those most on the video: a number, or a fraction of all; left out, all",
+    )
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         if len(self.after) != len(self.shares):
@@ -67,7 +80,7 @@ class SparseVLM(Stage):
 
     @hookimpl
     def prune_layer(self, tokens: LayerTokens) -> Keep | Merge:
-        _, scores = relevance(tokens)
+        _, scores = relevance(tokens, distance=self.distance, heads=self.heads)
         count = self._count(tokens.offered, len(scores), tokens.turn)
         return pruned(tokens, scores, count, recycle=self.recycle, behind=self.melted == "behind")
 

@@ -43,7 +43,7 @@ class StaticMerge(Stage):
         refuse_token_budget(tokens, "static-merge")
         assert tokens.segments is not None, "the core refuses a reader before its writer"
         alive, segment = tokens.keep, tokens.segments.labels.long()
-        unit = normalize(torch.where(alive.unsqueeze(-1), tokens.features, 0.0).float(), dim=-1)
+        unit = normalize(tokens.living_features, dim=-1)
         member = torch.nn.functional.one_hot(segment, len(segment)).float()
         before = before_in_segment(alive, segment)
         if self.likeness == "pairs":

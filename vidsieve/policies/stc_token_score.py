@@ -39,7 +39,7 @@ class StreamNovelty(Stage):
     @hookimpl
     def score_tokens(self, tokens: VideoTokens) -> Scores:
         mass = torch.where(tokens.keep, tokens.weight.float(), 0.0).unsqueeze(-1)
-        living = torch.where(tokens.keep.unsqueeze(-1), tokens.features, 0.0).float()
+        living = tokens.living_features
         unit = normalize(living, dim=-1)
         frame_mass = mass.sum(dim=1, keepdim=True)
         frame = (unit * mass).sum(dim=1, keepdim=True) / frame_mass.clamp(min=1.0)

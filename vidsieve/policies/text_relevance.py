@@ -35,7 +35,7 @@ class TextRelevance(Stage):
     def score_tokens(self, tokens: VideoTokens) -> Scores:
         if tokens.question is None or len(tokens.question) == 0:
             return Scores(torch.zeros(tokens.keep.shape, device=tokens.features.device))
-        living = torch.where(tokens.keep.unsqueeze(-1), tokens.features, 0.0).float()
+        living = tokens.living_features
         # the mean of cosines is the cosine with the mean of unit vectors, up to its length
         words = normalize(tokens.question.float(), dim=-1).mean(dim=0)
         like = normalize(living, dim=-1) @ words.to(living.device)

@@ -148,13 +148,13 @@ class CallLaws(ModelKit):
     def test_a_new_video_behind_a_cache_filled_elsewhere_is_refused(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())
         cache = unpatched(model, inputs).past_key_values
-        with pytest.raises(InputError, match="not filled"):
+        with pytest.raises(InputError, match="was not filled"):
             run(model, HALF, inputs | {"past_key_values": cache})
 
     def test_a_conversation_that_does_not_go_on_from_the_cache_is_refused(self, model: Any) -> None:
         first, _ = run(model, HALF, self.make_inputs(model, Row()))
         other = self.make_inputs(model, Row(seed=5, words=20))
-        with pytest.raises(InputError, match="do not go on from"):
+        with pytest.raises(InputError, match="do not continue"):
             run(model, HALF, other | {"past_key_values": first.past_key_values})
 
     def test_placeholders_that_do_not_fit_are_refused_before_anything_runs(self, model: Any) -> None:

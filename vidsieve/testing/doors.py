@@ -69,6 +69,7 @@ def rank_layer(
     count: int | None = None,
     afford: float | None = None,
     keys: tuple[Float[Tensor, "kv_heads visual size"], Float[Tensor, "kv_heads words size"]] | None = None,
+    rotary: Float[Tensor, "rows visual"] | None = None,
     final_norm: Callable[[Tensor], Tensor] = torch.Tensor.float,
     hidden: Float[Tensor, "visual dim"] | None = None,
     hidden_before: Float[Tensor, "visual dim"] | None = None,
@@ -90,13 +91,14 @@ def rank_layer(
     """Indices of the visual tokens that a layer stage lets go on (of a Merge its targets), in their new order.
 
     `attention_rows` answers `LayerTokens.attention`: "last" gives its last row, indices those rows, of any layer.
-    `keys` are those of visual tokens and text. What is left out is made of zeros, one frame, and weights of one.
+    `rotary` answers `LayerTokens.rotary` for the same rows; `keys` are those of visual tokens and text. What is left
+    out is made of zeros (`rotary` of ones), one frame, and weights of one.
     """
     visual, device = attention_rows.shape[-1], attention_rows.device
     given = (hidden, hidden_before, text, visual_inputs, text_inputs)
     dim = next((states.shape[1] for states in given if states is not None), 1)
     words = torch.zeros(0 if text_inputs is None else len(text_inputs), dim, device=device) if text is None else text
-    nothing = torch.zeros(visual, dim, device=device)
+    nothing, ones = torch.zeros(visual, dim, device=device), torch.ones_like(attention_rows[:1])
     record = LayerTokens(
         hidden=nothing if hidden is None else hidden,
         hidden_before=nothing if hidden_before is None else hidden_before,
@@ -112,6 +114,7 @@ def rank_layer(
         offered=visual if offered is None else offered,
         attention=partial(_attended, attention_rows),
         keys=partial(_keys, keys or (nothing[None], torch.zeros_like(words)[None])),
+        rotary=lambda rows="last": _attended(ones if rotary is None else rotary[None], rows)[0],
         final_norm=final_norm,
         rng=torch.Generator().manual_seed(seed),
         count=count,
@@ -124,9 +127,9 @@ def rank_layer(
     return cut_of(where, call(where, stage, "prune_layer", record), record).index
 
 
-def _attended(attention_rows: Float[Tensor, "heads rows visual"], rows: Any, of: str = "previous") -> Tensor:
+def _attended(recorded: Float[Tensor, "heads rows visual"], rows: Any = "last", of: str = "previous") -> Tensor:
     """`LayerTokens.attention` from recorded rows."""
-    return attention_rows[:, -1:] if isinstance(rows, str) else attention_rows[:, rows]
+    return recorded[:, -1:] if isinstance(rows, str) else recorded[:, rows]
 
 
 def _keys(both: tuple[Tensor, Tensor], of: str) -> Tensor:

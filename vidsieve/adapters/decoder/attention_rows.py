@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
+from vidsieve.framework.errors import ModelError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,6 +43,35 @@ class Tapped:
     def keys(self, batch_row: int, places: Int[Tensor, " asked"]) -> Float[Tensor, "kv_heads asked dim"]:
         """The keys of some columns of the pass, in float32."""
         return self.key[batch_row, :, self.past.shape[1] + places.to(self.key.device)].float()
+
+
+def ones_rotated(
+    decoder: Any,
+    rotation: tuple[Float[Tensor, "rows new turned"], Float[Tensor, "rows new turned"]],
+    batch_row: int,
+    asked: Int[Tensor, " asked"],
+    visual: Int[Tensor, " visual"],
+    head_dim: int,
+) -> Float[Tensor, "asked visual"]:
+    """Scaled product of queries and keys whose `head_dim` channels are all one, rotated as a layer does, in float32.
+
+    Two ones turned by the angles a and b give 2 cos(a - b), however a model pairs channels; channels that are not
+    turned give one each.
+
+    Raises:
+        ModelError: the cosines have an axis for each axis of M-RoPE, which this release does not mix.
+    """
+    cosine, sine = rotation
+    if cosine.dim() != 3:
+        raise ModelError(
+            f"rotary weights of {type(decoder).__name__}: cosines of (rows, tokens, channels) asked, got "
+            f"{tuple(cosine.shape)}; leave out the setting that reads them."
+        )
+    row = min(batch_row, len(cosine) - 1)
+    both = torch.cat([cosine[row], sine[row]], dim=-1).float()
+    pairs = getattr(decoder.rotary_emb, "inv_freq", cosine[0, 0, ::2]).numel()
+    turned = both[asked.to(both.device)] @ both[visual.to(both.device)].T * (2 * pairs / cosine.shape[-1])
+    return (turned + head_dim - 2 * pairs) / head_dim**0.5
 
 
 def scaling_of(call: AttentionCall) -> float:

@@ -1,6 +1,6 @@
 """What a decoder layer holds of the prompt when earlier layers passed on less of it: columns, masks, positions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -56,18 +56,20 @@ class CachedColumns:
             renumbered=self.renumbered,
         )
 
+    def rows(self, index: Int[Tensor, " rows"]) -> "CachedColumns":
+        """The prompts at `index`."""
+        index = index.to(self.columns.device)
+        return replace(
+            self,
+            columns=self.columns.index_select(0, index),
+            places=self.places.index_select(0, index),
+            real=self.real.index_select(0, index),
+        )
+
     def for_rows(self, rows: int) -> "CachedColumns":
         """The same, each row repeated for its beams."""
         times = rows // len(self.columns)
-        if times == 1:
-            return self
-        return CachedColumns(
-            columns=self.columns.repeat_interleave(times, dim=0),
-            places=self.places.repeat_interleave(times, dim=0),
-            real=self.real.repeat_interleave(times, dim=0),
-            filled=self.filled,
-            renumbered=self.renumbered,
-        )
+        return self if times == 1 else self.rows(torch.arange(len(self.columns)).repeat_interleave(times))
 
     def positions(self, count: int) -> Int[Tensor, "rows count"]:
         """Positions of the last `count` columns, counted over what is held."""

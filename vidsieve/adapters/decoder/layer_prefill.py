@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.func import functional_call
 
-from vidsieve.adapters.decoder.attention_rows import Tapped, queries_and_keys, scaling_of
+from vidsieve.adapters.decoder.attention_rows import Tapped, ones_rotated, queries_and_keys, scaling_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall
 from vidsieve.adapters.decoder.cached_columns import CachedColumns, gathered
 from vidsieve.adapters.decoder.layer_rows import Row, VideoOnItsWay, right_aligned
@@ -53,6 +53,7 @@ class Prefill:
         self.width: int | None = None  # of the shortened sequence; None before the first cut
         self.watches: list[Stopwatch] = []
         self.tap: Tapped | None = None
+        self.rotation: Any = None  # cosines and sines that the layer run last was given
         self._made: dict[Any, tuple[CachedColumns, Any, Any]] = {}
         self._rngs: dict[Any, torch.Generator] = {}
 
@@ -77,9 +78,11 @@ class Prefill:
                 row.seen = self._columns(row)
         if layer == self.layers - 1:
             self._finish()
+        self.rotation = kwargs.get("position_embeddings")
         if self.width is None and self.past[layer] is None:
             return hidden, kwargs
         held, mask, embeddings = self._arguments(layer, hidden, kwargs)
+        self.rotation = embeddings
         self.held[layer] = held
         changed = {"attention_mask": mask, "position_embeddings": embeddings, "position_ids": None}
         return hidden, {**kwargs, **self._per_token(kwargs), **changed}
@@ -147,6 +150,7 @@ class Prefill:
             layer=point.layer,
             layers=self.layers,
             attention=partial(self._attention, point, number, video, hidden, kwargs, ahead),
+            rotary=partial(self._rotary, number, video, hidden.device),
             keys=partial(self._keys, number, video, hidden.device),
             final_norm=self._final_norm,
             rng=self._rng(number, video, point),
@@ -195,9 +199,17 @@ class Prefill:
             if "next" not in ahead:
                 ahead["next"] = self._ahead(point.layer + 1, hidden, kwargs)
             tap, places = ahead["next"], self._columns(row)
-        slots = row.text_slots(rows) if isinstance(rows, Tensor) else slice(-1, None)
-        asked = places[slots]
+        asked = places[row.query_slots(rows)]
         return tap.rows(number * self.times, number, asked, places[video.slots]).to(hidden.device)
+
+    def _rotary(
+        self, number: int, video: VideoOnItsWay, device: torch.device, rows: Any = "last"
+    ) -> Float[Tensor, "asked visual"]:
+        """`LayerTokens.rotary`."""
+        assert self.tap is not None, "the layer before the point is tapped"
+        row, first = self.rows[number], number * self.times
+        asked, visual = row.seen[row.query_slots(rows)], row.seen[video.slots]
+        return ones_rotated(self.decoder, self.rotation, first, asked, visual, self.tap.query.shape[-1]).to(device)
 
     def _keys(
         self, number: int, video: VideoOnItsWay, device: torch.device, of: str

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -61,9 +62,11 @@ class Row:
         """Real tokens left."""
         return self.places.numel()
 
-    def text_slots(self, words: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
-        """The slots of some words of the text."""
-        return self.others[self.text[words.to(self.text.device)]]
+    def query_slots(self, rows: Any) -> Int[Tensor, " some"]:
+        """The slots of query rows: indices into the text, or "last" for the prompt's last token."""
+        if not isinstance(rows, Tensor):
+            return torch.arange(self.width - 1, self.width, device=self.places.device)
+        return self.others[self.text[rows.to(self.text.device)]]
 
     def cut(self, cuts: Sequence[LayerCut]) -> Int[Tensor, " slots"]:
         """Let go of what the cuts (one a video) drop. Returns the slots that stay, in their new order."""

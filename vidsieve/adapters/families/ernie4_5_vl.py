@@ -17,5 +17,6 @@ ADAPTER = Adapter(
     aliases=("ernie4.5-vl",),
     model_classes=("Ernie4_5_VLMoeForConditionalGeneration",),
     default_checkpoint="baidu/ERNIE-4.5-VL-28B-A3B-PT",
+    needs=("Pillow", "the checkpoint's font, for the times on frames"),
     layouts=layouts,
 )

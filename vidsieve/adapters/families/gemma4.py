@@ -35,6 +35,7 @@ ADAPTER = Adapter(
     aliases=("gemma-4",),
     model_classes=("Gemma4ForConditionalGeneration",),
     default_checkpoint="google/gemma-4-e2b-it",
+    needs=(),
     layouts=layouts,
     runs=frozenset(VIDEO_HOOKS),
 )

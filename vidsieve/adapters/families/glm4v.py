@@ -24,6 +24,7 @@ ADAPTER = Adapter(
     aliases=("glm-4.1v", "glm-4.5v"),
     model_classes=("Glm4vForConditionalGeneration", "Glm4vMoeForConditionalGeneration"),
     default_checkpoint="zai-org/GLM-4.1V-9B-Thinking",
+    needs=(),
     layouts=grid_layouts,
     units=GRID_UNITS,
     tower=grid_tower("visual.post_layernorm"),

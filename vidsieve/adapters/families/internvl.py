@@ -31,6 +31,7 @@ ADAPTER = Adapter(
     aliases=("internvl",),
     model_classes=("InternVLForConditionalGeneration",),
     default_checkpoint="OpenGVLab/InternVL3-1B-hf",
+    needs=(),
     layouts=layouts,
     modality="image",
     tower=frame_tower("vision_tower", None, pooled),

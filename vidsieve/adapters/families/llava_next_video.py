@@ -27,6 +27,7 @@ ADAPTER = Adapter(
     aliases=("llava-video",),
     model_classes=("LlavaNextVideoForConditionalGeneration",),
     default_checkpoint="llava-hf/LLaVA-NeXT-Video-7B-hf",
+    needs=(),
     layouts=layouts,
     units=FRAME_UNITS,
     tower=frame_tower("vision_tower", "vision_resampler", pooled),

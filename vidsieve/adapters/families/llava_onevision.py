@@ -21,6 +21,7 @@ ADAPTER = Adapter(
     aliases=("llava-ov",),
     model_classes=("LlavaOnevisionForConditionalGeneration",),
     default_checkpoint="llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+    needs=(),
     layouts=layouts,
     units=FRAME_UNITS,
     tower=frame_tower(

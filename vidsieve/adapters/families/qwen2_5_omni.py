@@ -10,6 +10,8 @@ ADAPTER = Adapter(
     aliases=("qwen2-5-omni", "qwen2.5omni"),
     model_classes=("Qwen2_5OmniThinkerForConditionalGeneration",),
     default_checkpoint="Qwen/Qwen2.5-Omni-7B",
+    needs=(),
+    parts_of=("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
     layouts=grid_layouts,
     units=GRID_UNITS,
     tower=grid_tower(windows=True),

@@ -10,6 +10,7 @@ ADAPTER = Adapter(
     aliases=("qwen2-5-vl", "qwen2.5vl"),
     model_classes=("Qwen2_5_VLForConditionalGeneration",),
     default_checkpoint="Qwen/Qwen2.5-VL-3B-Instruct",
+    needs=(),
     layouts=grid_layouts,
     units=GRID_UNITS,
     tower=grid_tower(windows=True),

@@ -10,6 +10,7 @@ ADAPTER = Adapter(
     aliases=("qwen2vl",),
     model_classes=("Qwen2VLForConditionalGeneration",),
     default_checkpoint="Qwen/Qwen2-VL-2B-Instruct",
+    needs=(),
     layouts=grid_layouts,
     units=GRID_UNITS,
     tower=grid_tower(),

@@ -14,6 +14,7 @@ ADAPTER = Adapter(
     aliases=("qwen3-5",),
     model_classes=("Qwen3_5ForConditionalGeneration", "Qwen3_5MoeForConditionalGeneration"),
     default_checkpoint="Qwen/Qwen3.5-27B",
+    needs=(),
     layouts=grid_layouts,
     units=GRID_UNITS,
     tower=grid_tower(),

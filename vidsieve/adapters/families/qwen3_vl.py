@@ -14,6 +14,7 @@ ADAPTER = Adapter(
     aliases=("qwen3vl",),
     model_classes=("Qwen3VLForConditionalGeneration", "Qwen3VLMoeForConditionalGeneration"),
     default_checkpoint="Qwen/Qwen3-VL-2B-Instruct",
+    needs=(),
     layouts=grid_layouts,
     units=GRID_UNITS,
     tower=grid_tower(),

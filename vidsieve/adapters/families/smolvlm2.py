@@ -31,6 +31,7 @@ ADAPTER = Adapter(
     aliases=("smolvlm",),
     model_classes=("SmolVLMForConditionalGeneration",),
     default_checkpoint="HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+    needs=(),
     layouts=layouts,
     modality="image",
     special_from=49152,

@@ -22,6 +22,7 @@ ADAPTER = Adapter(
     family="video-llava",
     model_classes=("VideoLlavaForConditionalGeneration",),
     default_checkpoint="LanguageBind/Video-LLaVA-7B-hf",
+    needs=(),
     layouts=layouts,
     units=FRAME_UNITS,
     tower=frame_tower("video_tower", "multi_modal_projector"),

@@ -28,6 +28,7 @@ ADAPTER = Adapter(
     aliases=("video-llama3",),
     model_classes=("VideoLlama3ForConditionalGeneration",),
     default_checkpoint="lkhl/VideoLLaMA3-2B-Image-HF",
+    needs=(),
     layouts=layouts,
     spent=frozenset({"video_compression_mask"}),
     special_from=151643,

@@ -67,17 +67,35 @@ class Columns:
             others={n: both(self.others.get(n), later.others.get(n), _FILL.get(n, 0)) for n in names},
         )
 
+    def rows(self, index: Int[Tensor, " rows"]) -> "Columns":
+        """The prompts at `index`."""
+
+        def of(values: Tensor) -> Tensor:
+            return values.index_select(-2, index.to(values.device))
+
+        others = {name: of(values) for name, values in self.others.items()}
+        return Columns(
+            ids=of(self.ids),
+            mask=of(self.mask),
+            positions=of(self.positions),
+            visual=of(self.visual),
+            others=others,
+        )
+
     def placed(self, positions: Int[Tensor, "*axes rows columns"]) -> "Columns":
         """The same tokens at other positions."""
         return replace(self, positions=positions)
 
 
 def kept_order(
-    keep: Bool[Tensor, "rows columns"], width: int
+    keep: Bool[Tensor, "rows columns"], width: int, *, padded_right: bool = False
 ) -> tuple[Int[Tensor, "rows kept"], Bool[Tensor, "rows kept"]]:
-    """Column numbers of the kept tokens, in order and right-aligned to `width`, and which of them are real.
+    """Column numbers of the kept tokens, in order, and which of them are real.
 
-    Rows that keep fewer than `width` are filled up on the left, as left padding.
+    Rows that keep fewer than `width` are filled up on the left, or on the right with `padded_right`.
     """
-    order = torch.argsort(keep.to(torch.int8), dim=1, stable=True)[:, -width:]
+    if padded_right:
+        order = torch.argsort((~keep).to(torch.int8), dim=1, stable=True)[:, :width]
+    else:
+        order = torch.argsort(keep.to(torch.int8), dim=1, stable=True)[:, -width:]
     return order, keep.gather(1, order)

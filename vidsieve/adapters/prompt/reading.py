@@ -47,6 +47,21 @@ def read_mask(
     return given
 
 
+def refuse_right_padding(mask: Shaped[Tensor, "rows columns"]) -> None:
+    """Refuse rows that `generate` would continue from their padding, whose answers no policy can make right.
+
+    Raises:
+        InputError: a row ends in padding.
+    """
+    padded = (mask[:, -1] == 0).nonzero().flatten().tolist()
+    if padded:
+        raise InputError(
+            f"attention_mask: rows {', '.join(map(str, padded))} end in padding, from which `generate` would continue "
+            "them. Pad on the left: set `padding_side` of the processor's tokenizer to 'left'. (`compress` takes "
+            "padding on either side.)"
+        )
+
+
 def filler_id(model: VideoModel, *wanted: int | None) -> int:
     """An id for filled-up columns: the first of `wanted` that the model can embed, else 0.
 

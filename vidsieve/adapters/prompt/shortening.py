@@ -252,16 +252,16 @@ def _spread(places: Bool[Tensor, "rows columns"], flags: Sequence[Tensor]) -> Bo
 
 
 def _drop(request: Request, columns: Columns, pictures: Sequence[Sequence[PlannedVideo]]) -> tuple[Columns, bool]:
-    """The columns that stay, right-aligned, and whether any went. With nothing removed they are left untouched."""
+    """The columns that stay, padded on the side the prompts are, and whether any went; without removal untouched."""
     removed = [sum(picture.removed for picture in row) for row in pictures]
     if not any(removed):
         return columns, False
     places = request.placeholders
     stays = ~places | _spread(places, [picture.stays(places.device) for picture in chain(*pictures)])
     keep = stays & columns.mask.bool()
-    lengths = columns.mask.long().sum(dim=1).tolist()
+    lengths, last = torch.stack([columns.mask.long().sum(dim=1), columns.mask[:, -1].long()]).tolist()
     width = max(length - gone for length, gone in zip(lengths, removed, strict=True))
-    order, real = kept_order(keep, width)
+    order, real = kept_order(keep, width, padded_right=0 in last)
     short = columns.take(order, real, request.pad_id)
     if request.policy.positions == "compact":
         flat = text_positions(short.mask)

@@ -89,6 +89,7 @@ class _Video:
         self.past = begin(policy, video.state)
         self.kept: dict[tuple[str, str], dict[str, Tensor]] = {}
         self.reduced = False
+        self.memo: dict[Any, Any] = {}
 
     @property
     def shape(self) -> VideoShape:
@@ -145,6 +146,7 @@ class _Video:
             question=video.question,
             signals=video.signals,
             state=state,
+            memo=self.memo,
             **self.made,
         )
 
@@ -178,6 +180,7 @@ class _Video:
         """A reduction uses up the budget and the scores."""
         self.made |= {"budget": None, "scores": None}
         self.reduced = True
+        self.memo = {}
 
     def melt(self, plan: Merge) -> None:
         """Weighted means at the targets; what is no target dies."""

@@ -10,7 +10,7 @@ from vidsieve.framework.records import VideoTokens
 def frame_means(tokens: VideoTokens) -> Float[Tensor, "frames dim"]:
     """Mean of each frame's living tokens by the originals they stand for, float32; zero where none lives."""
     mass = torch.where(tokens.keep, tokens.weight.float(), 0.0)
-    living = torch.where(tokens.keep.unsqueeze(-1), tokens.features, 0.0).float()
+    living = tokens.living_features
     return torch.einsum("ft,ftd->fd", mass, living) / mass.sum(dim=1, keepdim=True).clamp(min=1e-30)
 
 

@@ -12,7 +12,13 @@ Of the tokens that leave, the `int(0.3 d) + 1` best of d are clustered into a te
 
 Source: SparseVLM, arXiv 2410.04417, and its code (github.com/Gumpest/SparseVLMs at 26a5f48). The code averages a
 cluster where the paper sums it, and adds noise of 1e-6 to ρ, which is left out here.
+
+SparseVLM+ (the same code with USE_VERSION=2_0) divides A[rater, j] by the logit w that the rotary embedding alone puts
+between their positions (that of queries and keys of ones, largest at distance 0: √d for heads of d channels), and takes
+the mean over those heads alone whose attention from raters to the video is largest in sum after that.
 """
+
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -37,14 +43,44 @@ def raters(visual: Float[Tensor, "entered dim"], text: Float[Tensor, "words dim"
     return (mean > mean.mean()).nonzero().squeeze(1)
 
 
-def relevance(tokens: LayerTokens) -> tuple[Float[Tensor, "raters visual"], Float[Tensor, " visual"]]:
+Distance = Literal["bounded", "released"]
+"""How SparseVLM+ divides by w: by no less than √d / 10, which is positive, or by whatever w is."""
+
+
+def relevance(
+    tokens: LayerTokens, *, distance: Distance | None = None, heads: int | float | None = None
+) -> tuple[Float[Tensor, "raters visual"], Float[Tensor, " visual"]]:
     """Attention of each rater, averaged over heads, and its mean over raters.
 
-    Without raters (no text after the video, or one word) the prompt's last token rates alone.
+    Without raters (no text after the video, or one word) the prompt's last token rates alone. With `distance` and
+    `heads` it is that of SparseVLM+.
     """
     asked = raters(tokens.visual_inputs, tokens.text_inputs)
-    rows = tokens.attention(asked if asked.numel() else "last", of="previous").float().mean(dim=0)
-    return rows, rows.mean(dim=0)
+    rows = asked if asked.numel() else "last"
+    attention = tokens.attention(rows, of="previous").float()
+    if distance is not None:
+        attention = attention / _divisor(tokens.rotary(rows), tokens.keys("visual").shape[-1], distance)
+    if heads is not None:
+        attention = attention[leading_heads(attention, heads)]
+    each = attention.mean(dim=0)
+    return each, each.mean(dim=0)
+
+
+def _divisor(
+    rotary: Float[Tensor, "raters visual"], head_dim: int, distance: Distance
+) -> Float[Tensor, "raters visual"]:
+    """What attention is divided by; never zero, which would make it infinite."""
+    if distance == "bounded":
+        return rotary.clamp(min=head_dim**0.5 / 10)
+    return torch.where(rotary.abs() < 1e-6, 1e-6, rotary)
+
+
+def leading_heads(attention: Float[Tensor, "heads raters visual"], heads: int | float) -> Int[Tensor, " leading"]:
+    """The heads that attend to the video most, the first one most; `heads` is a number (all where there are fewer) or
+    a fraction of all, and one at least.
+    """
+    count = max(1, round(heads * len(attention))) if isinstance(heads, float) else heads
+    return attention.sum(dim=(1, 2)).argsort(descending=True, stable=True)[:count]
 
 
 def pruned(

@@ -8,7 +8,6 @@ Source: VidCom² (arXiv 2505.14454) as its code computes it (github.com/xuyang-l
 Apache-2.0). The paper has cosine similarity over all channels; the published numbers come from the code.
 """
 
-import weakref
 from typing import NamedTuple
 
 import torch
@@ -30,45 +29,7 @@ class Likeness(NamedTuple):
 
 def likeness(tokens: VideoTokens, channel_ratio: float) -> Likeness:
     """`Likeness` of the living tokens; in a policy with both VidCom² stages it is computed once per video."""
-    global _last
-    last = _last
-    if last is None or not last.answers(tokens, channel_ratio):
-        found = measure(tokens.features, tokens.keep, tokens.weight, channel_ratio)
-        last = _last = _Remembered(tokens, channel_ratio, found)
-    return last.found
-
-
-class _Remembered:
-    """The last answer, known by the very tensors it was asked about, unwritten since. Keeps no features alive.
-
-    The mask of living tokens is new in every plan, so an answer never outlives its plan.
-    """
-
-    def __init__(self, tokens: VideoTokens, channel_ratio: float, found: Likeness) -> None:
-        self.found = found
-        self._channel_ratio = channel_ratio
-        self._asked = tuple((weakref.ref(tensor), _writes(tensor)) for tensor in _read(tokens))
-
-    def answers(self, tokens: VideoTokens, channel_ratio: float) -> bool:
-        """Whether `found` is the answer for `tokens`."""
-        same = (
-            ref() is tensor and writes == _writes(tensor)
-            for (ref, writes), tensor in zip(self._asked, _read(tokens), strict=True)
-        )
-        return channel_ratio == self._channel_ratio and all(same)
-
-
-_last: _Remembered | None = None
-
-
-def _read(tokens: VideoTokens) -> tuple[Tensor, Tensor, Tensor]:
-    """The tensors `measure` reads."""
-    return tokens.features, tokens.keep, tokens.weight
-
-
-def _writes(tensor: Tensor) -> int:
-    """How often a tensor was written in place; inference tensors do not count that."""
-    return 0 if tensor.is_inference() else tensor._version
+    return tokens.once(measure, channel_ratio)
 
 
 def measure(
