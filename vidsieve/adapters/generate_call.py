@@ -18,6 +18,7 @@ from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
 from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN
+from vidsieve.adapters.prompt.new_pictures import new_inputs
 from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
 from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
@@ -44,7 +45,7 @@ class GenerateCall:
         past = recall(self.asked.get("past_key_values"))
         ids = self.prompt = self._ids()
         if ids is None or (past is None and self._passes_untouched(ids)):
-            return original(**self._cached_left_out(ids), **self._types(ids)), empty_report(self.policy)
+            return self._untouched(original, ids), empty_report(self.policy)
         self._refuse_guidance()
         self._refuse_second_runs(past)
         decode = self._decode_kv()
@@ -154,6 +155,17 @@ class GenerateCall:
             )
         return True
 
+    def _untouched(self, original: Any, ids: Int[Tensor, "rows columns"] | None) -> Any:
+        """The uncompressed call; what it leaves in its cache is remembered for a later turn with a video."""
+        cache = self.asked.get("past_key_values")
+        first = ids is not None and (cache is None or int(cache.get_seq_length()) == 0)
+        output = original(**self._cached_left_out(ids), **self._types(ids))
+        if ids is None or not first or (cache is None and getattr(output, "past_key_values", None) is None):
+            return output
+        if not bool(self._read_mask(ids, self.asked.get("attention_mask"))[:, -1].all()):
+            return output
+        return self._restore(ids, self._shorten(ids, None), output, None)
+
     def _behind(self, ids: Int[Tensor, "rows columns"], length: int) -> Int[Tensor, "rows new"]:
         """The ids behind an uncompressed cache of `length` tokens: with a mask of another length, all are new."""
         mask = self.asked.get("attention_mask")
@@ -164,7 +176,8 @@ class GenerateCall:
         cache = self.asked.get("past_key_values")
         if ids is None or cache is None or not has_video(self.adapter, self.asked):
             return self.asked
-        return self._new_inputs(self._behind(ids, int(cache.get_seq_length())))
+        behind = self._behind(ids, int(cache.get_seq_length()))
+        return new_inputs(self.adapter, self.model, self.asked, ids, behind)
 
     def _refuse_guidance(self) -> None:
         from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor as Guidance
@@ -223,7 +236,8 @@ class GenerateCall:
         columns, seen = cached_columns(past, self.asked["past_key_values"])
         ids, mask = new_part(past, seen, ids, mask)
         refuse_right_padding(mask)
-        self.inputs, self.whole = self._new_inputs(ids), torch.cat([past.ids[:, :seen].to(ids), ids], dim=1)
+        self.whole = torch.cat([past.ids[:, :seen].to(ids), ids], dim=1)
+        self.inputs = new_inputs(self.adapter, self.model, self.asked, self.whole, ids)
         start = columns.positions[..., -1:] + 1
         new = shorten(Request(inputs=self.inputs, ids=ids, mask=mask, start=start, **request))
         return Shortened(
@@ -234,17 +248,6 @@ class GenerateCall:
             plans=new.plans,
             start=columns.width,
         )
-
-    def _new_inputs(self, new_ids: Int[Tensor, "rows columns"]) -> dict[str, Any]:
-        """The call's inputs without the pictures of earlier turns, whose tokens the cache already holds."""
-        config, videos = self.model.config, placeholders_of(self.adapter, self.model.config, new_ids)
-        places = {"image": new_ids.eq(config.image_token_id) & ~videos} | {self.adapter.modality: videos}
-        spent = {name for modality in places for name in vision_names(self.model, modality)} | self.adapter.spent
-        needed = {
-            name for modality, found in places.items() if found.any() for name in vision_names(self.model, modality)
-        }
-        needed |= self.adapter.spent if videos.any() else set()
-        return {name: value for name, value in self.asked.items() if name not in spent - needed}
 
     def _view(self, ids: Int[Tensor, "rows columns"], short: Shortened) -> CallerView:
         """The prompt as the caller gave it, for the rules of the call."""

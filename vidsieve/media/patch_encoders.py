@@ -395,9 +395,7 @@ def check_cap(max_pixels: int | None, token_pixels: int) -> None:
         raise UsageError(f"max_pixels: a frame has at least {token_pixels} pixels here, got {max_pixels}")
 
 
-def write_text(
-    frame: UInt8[Tensor, "3 height width"], text: str, font: Path
-) -> UInt8[Tensor, "3 height width"]:
+def write_text(frame: UInt8[Tensor, "3 height width"], text: str, font: Path) -> UInt8[Tensor, "3 height width"]:
     """`frame` with `text` in its upper left corner, black with a white rim, a tenth of the shorter edge high."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
