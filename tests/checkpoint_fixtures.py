@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from vidsieve.bundled import bundled_models
 from vidsieve.bundled.bundled_task import BundledTask, write_dataset
+from vidsieve.bundled.shapes import shape_of
 from vidsieve.bundled.train.configs import build_model
 from vidsieve.bundled.train.package import save_package
 from vidsieve.media import write_video
@@ -23,7 +24,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     for model in bundled_models.MODELS:
         torch.manual_seed(0)
-        save_package(build_model(model.family).eval(), root / model.name)
+        shape = shape_of(model.name)
+        save_package(build_model(shape).eval(), shape, root / model.name)
     return root
 
 

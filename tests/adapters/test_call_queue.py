@@ -189,6 +189,14 @@ def test_a_copy_made_in_a_block_has_no_policy(kit: Any, model: Any, way: Any) ->
         assert len(block.reports) == 1
 
 
+def test_a_copy_of_the_method_is_that_of_a_copy_of_the_model(kit: Any, model: Any) -> None:
+    with vidsieve.applied(model, HALF) as block:
+        copied = copy.deepcopy(model.generate)
+        assert copied.__self__ is not model
+        assert copied.__func__ is type(model).generate
+        assert "generate" not in vars(copy.deepcopy(block).model)
+
+
 def test_save_pretrained_in_a_block_saves_the_model(kit: Any, model: Any, tmp_path: Any) -> None:
     inputs = kit.make_inputs(model, Row())
     plain = model.generate(**inputs, **OPTIONS)

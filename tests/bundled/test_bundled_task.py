@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vidsieve.bundled.bundled_task import BundledTask, write_dataset
 from vidsieve.bundled.render import PALETTE
-from vidsieve.bundled.scene import RUNGS, SIDE
+from vidsieve.bundled.scene import RUNGS
+from vidsieve.bundled.shapes import TINY
 from vidsieve.bundled.words import COLORS, KINDS, OPTIONS, QUADRANTS, TOKEN_ID
 from vidsieve.framework.errors import UnknownNameError, UsageError
 from vidsieve.framework.task import SPLITS, Example, Task
@@ -23,7 +24,7 @@ def _near(pixels: Tensor, color: str) -> Tensor:
 
 
 def _fullest_quadrant(mask: Tensor) -> str:
-    half = SIDE // 2
+    half = TINY.side // 2
     corners = [mask[..., rows, cols].sum() for rows in (slice(0, half), slice(half, None)) for cols in
                (slice(0, half), slice(half, None))]  # fmt: skip
     return QUADRANTS[int(torch.stack(corners).argmax())]

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from vidsieve.bundled import thresholds
 from vidsieve.bundled.bundled_models import MODELS, BundledModel, find, get
 from vidsieve.bundled.bundled_task import BundledTask
+from vidsieve.bundled.shapes import shape_of
 from vidsieve.bundled.train.batches import frames_for
 from vidsieve.bundled.train.language import line_logits
 from vidsieve.bundled.train.lines import LENGTH, question_ids
@@ -138,7 +139,7 @@ def test_generating_gives_the_words_that_training_scored(entry: BundledModel) ->
     rows = [question_ids(frame_of(model).after, one.question) for one in examples]
     ids = torch.tensor([[row + [0] * (LENGTH - len(row))] for row in rows])
     index = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
-    logits = line_logits(model, tokens, index, 8, ids)[:, 0]
+    logits = line_logits(model, shape_of(entry.name), tokens, index, 8, ids)[:, 0]
     packed = torch.stack([logits[i, len(row) - 1].argmax() for i, row in enumerate(rows)])
     assert torch.equal(said[:, 0], packed)
     assert bool((said[:, 1] == model.generation_config.eos_token_id).all())

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from vidsieve.bundled.questions import every_question, facts
 from vidsieve.bundled.render import render
-from vidsieve.bundled.scene import CELLS, RUNGS, Scene, sample_scenes
+from vidsieve.bundled.scene import RUNGS, Scene, sample_scenes
 from vidsieve.bundled.seeds import rng_of
+from vidsieve.bundled.shapes import LLAVA_ONEVISION_TINY, QWEN2_VL_TINY, TINY, ModelShape
 from vidsieve.bundled.train import curriculum, pretrain
 from vidsieve.bundled.train.batches import frames_for, make_batch
 from vidsieve.bundled.train.codec import through_codec
@@ -26,12 +27,12 @@ from vidsieve.media import read_video, write_video
 from vidsieve.media.pixels import grid_patches
 from vidsieve.media.pixels import normalise as normalised_pixels
 
-FAMILIES = ("qwen2-vl", "llava-onevision")
+EACH = pytest.mark.parametrize("shape", [QWEN2_VL_TINY, LLAVA_ONEVISION_TINY], ids=lambda shape: shape.name)
 
 
 def _scene(rung: str = "static", videos: int = 2) -> tuple[Scene, torch.Tensor]:
     rng = rng_of("test", rung)
-    scene = sample_scenes(next(r for r in RUNGS if r == rung), videos, rng)
+    scene = sample_scenes(TINY, next(r for r in RUNGS if r == rung), videos, rng)
     return scene, render(scene, rng)
 
 
@@ -44,13 +45,13 @@ def test_training_pixels_are_those_of_the_media_room() -> None:
     assert torch.equal(normalise(frames)[1], normalised_pixels(frames[1]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@EACH
 @torch.no_grad()
-def test_batched_vision_equals_the_model(family: str) -> None:
-    model = build_model(next(f for f in FAMILIES if f == family)).eval()
+def test_batched_vision_equals_the_model(shape: ModelShape) -> None:
+    model = build_model(shape).eval()
     frames = frames_for(model, _scene()[1])
     ours = video_features(model, frames).flatten(1, 2)
-    if family == "qwen2-vl":
+    if shape.family == "qwen2-vl":
         rows = patches(normalise(frames)).flatten(0, 2)
         theirs = torch.stack(list(model.model.get_video_features(rows, torch.tensor([[8, 12, 12]] * 2)).pooler_output))
     else:
@@ -59,11 +60,11 @@ def test_batched_vision_equals_the_model(family: str) -> None:
     assert theirs.abs().mean() > 0.01
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@EACH
 @pytest.mark.parametrize("ratio", [1.0, 0.3])
 @torch.no_grad()
-def test_packed_lines_equal_the_language_model_on_each_prompt_alone(family: str, ratio: float) -> None:
-    model = build_model(next(f for f in FAMILIES if f == family)).eval()
+def test_packed_lines_equal_the_language_model_on_each_prompt_alone(shape: ModelShape, ratio: float) -> None:
+    model = build_model(shape).eval()
     scene, pixels = _scene()
     tokens = video_features(model, frames_for(model, pixels)).flatten(1, 2)
     total = tokens.shape[1]
@@ -71,8 +72,8 @@ def test_packed_lines_equal_the_language_model_on_each_prompt_alone(family: str,
     kept = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
     frame, words = frame_of(model), model.get_input_embeddings()
     asked = [list(every_question(clip))[:5] for clip in facts(scene)]
-    packed = line_logits(model, kept, index, 8, evaluation_lines(asked, frame.after).ids)
-    video_at, text_at = positions(model, 8, 1, LENGTH)
+    packed = line_logits(model, shape, kept, index, 8, evaluation_lines(shape, asked, frame.after).ids)
+    video_at, text_at = positions(model, shape, 8, 1, LENGTH)
     for line, one in enumerate(asked[1]):
         ids = question_ids(frame.after, one.question)
         newline = [model.model.image_newline[None]] if frame.newline else []
@@ -103,8 +104,8 @@ def test_dropped_tokens_leave_distinct_ascending_ones(groups: int, tokens: int, 
 @pytest.mark.parametrize("groups", [2, 3, 4, 6, 8])
 def test_every_line_fits_and_ends_in_an_answer(rung: str, groups: int) -> None:
     rng = rng_of("lines", rung, groups)
-    scene = sample_scenes(next(r for r in RUNGS if r == rung), 8, rng, groups=groups, flashes=(2, 6))
-    lines = training_lines(facts(scene), frame_of(build_model("qwen2-vl")).after, random.Random(0))
+    scene = sample_scenes(TINY, next(r for r in RUNGS if r == rung), 8, rng, groups=groups, flashes=(2, 6))
+    lines = training_lines(TINY, facts(scene), frame_of(build_model(TINY)).after, random.Random(0))
     used = lines.kinds >= 0
     assert lines.ids.shape[-1] == LENGTH
     assert bool(((lines.targets >= 0).any(-1) == used).all())
@@ -113,13 +114,13 @@ def test_every_line_fits_and_ends_in_an_answer(rung: str, groups: int) -> None:
 
 @pytest.mark.parametrize("groups", [4, 6, 8])
 def test_a_sign_is_seen_longer_than_any_flash(groups: int) -> None:
-    scene = sample_scenes("cuts", 200, rng_of("cuts", groups), groups=groups)
+    scene = sample_scenes(TINY, "cuts", 200, rng_of("cuts", groups), groups=groups)
     signs, flashes = scene.signs, scene.flashes
     assert int((signs.last - signs.first)[signs.present].min()) >= 1
     assert bool((flashes.first == flashes.last).all())
     assert int(flashes.first.min()) >= 1
     assert int(scene.setting.max()) >= 1
-    assert int(signs.cell.max()) < CELLS * CELLS
+    assert int(signs.cell.max()) < TINY.places
 
 
 def test_the_stand_in_codec_is_about_as_lossy_as_h264(tmp_path: Path) -> None:
@@ -138,15 +139,15 @@ def test_the_stand_in_codec_is_about_as_lossy_as_h264(tmp_path: Path) -> None:
 def _tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "BATCH", 2)
     monkeypatch.setattr(curriculum, "VIDEOS_PER_BATCH", 1)
-    monkeypatch.setattr("vidsieve.bundled.train.training_run.evaluate", lambda model, rung: {})
+    monkeypatch.setattr("vidsieve.bundled.train.training_run.evaluate", lambda model, shape, rung: {})
 
 
 @pytest.mark.usefixtures("_tiny_batches")
 def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Run("llava-onevision", tmp_path / "whole", seed=3)
+    whole = Run(LLAVA_ONEVISION_TINY, tmp_path / "whole", seed=3)
     whole.vision(2)
     whole.language(4, watch_every=100)
-    part = Run("llava-onevision", tmp_path / "part", seed=3)
+    part = Run(LLAVA_ONEVISION_TINY, tmp_path / "part", seed=3)
     part.vision(2)
     update, calls = part._update, []
 
@@ -160,7 +161,7 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch
     monkeypatch.setattr("vidsieve.bundled.train.training_run.SAVE_EVERY_S", 0)
     with pytest.raises(KeyboardInterrupt):
         part.language(4, watch_every=100)
-    resumed = Run("llava-onevision", tmp_path / "part", seed=99)
+    resumed = Run(LLAVA_ONEVISION_TINY, tmp_path / "part", seed=99)
     resumed.seed = 3
     resumed.vision(2)
     resumed.language(4, watch_every=100)
@@ -170,8 +171,8 @@ def test_an_interrupted_run_ends_in_the_same_weights(tmp_path: Path, monkeypatch
 
 @pytest.mark.usefixtures("_tiny_batches")
 def test_a_training_step_is_the_same_data_every_time() -> None:
-    model = build_model("qwen2-vl")
-    one, other = (make_batch(model, 1, 900, 1000) for _ in range(2))
+    model = build_model(TINY)
+    one, other = (make_batch(model, TINY, 1, 900, 1000) for _ in range(2))
     assert torch.equal(one.tokens, other.tokens)
     assert torch.equal(one.lines.ids, other.lines.ids)
-    assert not torch.equal(one.lines.ids, make_batch(model, 1, 901, 1000).lines.ids)
+    assert not torch.equal(one.lines.ids, make_batch(model, TINY, 1, 901, 1000).lines.ids)

@@ -197,7 +197,10 @@ def test_videos_of_a_folder_are_listed_by_name_without_hidden_or_other_files(tmp
     for name in ("b.MP4", "a.webm", ".c.mp4", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "d.mp4").mkdir()
-    assert [p.name for p in list_videos(tmp_path)] == ["a.webm", "b.MP4"]
+    (tmp_path / "d.mp4" / "e.mov").touch()
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "f.mp4").touch()
+    assert [p.name for p in list_videos(tmp_path)] == ["a.webm", "b.MP4", "e.mov"]
 
 
 def test_a_folder_without_videos_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from vidsieve.tuner.judge.heldout import Heldout
 from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import TimingRules
-from vidsieve.tuner.measure.measurement import Measurement, Timings
+from vidsieve.tuner.measure.measurement import Measurement, Target, Timings
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.search.trial_loop import Search
@@ -28,7 +28,7 @@ LOW = fake_policy("x").attainable(FakeBench.shape)[0]
 def lab_of(bench: FakeBench, target_ms: float = 200.0) -> Measurement:
     timings = Timings(quick=RULES, trial=RULES, final=RULES)
     measurement = Measurement.open(bench, TuneRequest(latency_ms=target_ms), Listener(), timings, lambda: 0.0)
-    measurement.baseline_ms, measurement.target_ratio = 500.0, target_ms / 500.0
+    measurement.set_target(Target(baseline_ms=500.0, target_ms=target_ms))
     return measurement
 
 

@@ -18,7 +18,7 @@ from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure import retention_limits
 from vidsieve.tuner.measure.bounds import Explored, explore
 from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
-from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.measure.retention_limits import AIM
 from vidsieve.tuner.request import TuneRequest
@@ -193,7 +193,7 @@ def test_what_was_explored_comes_back_from_json_exactly(
 ) -> None:
     policies = [fake_policy("good"), fake_policy("bad")]
     measurement = _lab()
-    measurement.baseline_ms, measurement.target_ratio, measurement.already_met = baseline.value, limit / 3, not solved
+    measurement.set_target(Target(baseline_ms=baseline.value, target_ms=limit / 3, already_met=not solved))
     measurement.curves["good"] = RetentionCurve(points)
     measurement.curves["good-without-x"] = RetentionCurve(variant, like=measurement.curves["good"])
     measurement.warn("loud neighbours")
@@ -211,8 +211,7 @@ def test_what_was_explored_comes_back_from_json_exactly(
     assert after.space.to_dict() == before.space.to_dict()
     assert after.space.entries["good"].retention == (limit, limit)
     assert after.floor.hash == before.floor.hash
-    assert (other.baseline_ms, other.target_ratio) == (measurement.baseline_ms, measurement.target_ratio)
-    assert other.already_met == measurement.already_met
+    assert other.target == measurement.target
     assert other.warnings == measurement.warnings
     assert {name: curve.points for name, curve in other.curves.items()} == {
         name: curve.points for name, curve in measurement.curves.items()

@@ -31,6 +31,20 @@ def test_a_trial_that_raises_is_recorded_with_its_reason_and_ends_nothing() -> N
     assert "MemoryError: out of memory" in result.search["failures"].values()
 
 
+@pytest.mark.parametrize("kind", [ZeroDivisionError, TypeError, AttributeError, KeyError, AssertionError])
+def test_a_programming_error_in_a_trial_is_no_failed_trial(kind: type[Exception]) -> None:
+    class Wrong(FakeBench):
+        def score(self, policy: Policy | None, examples: Any) -> Any:
+            if policy is not None:
+                raise kind("a mistake")
+            return super().score(policy, examples)
+
+    listener = Recorder()
+    with pytest.raises(kind, match="a mistake"):
+        search(Wrong(quality), listener)
+    assert not listener.trials
+
+
 def test_a_policy_that_cannot_run_here_is_set_aside_with_its_reason() -> None:
     class Narrow(FakeBench):
         def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Any:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from threading import current_thread
+from itertools import chain
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.call_queue import queue_of
 from vidsieve.adapters.generate_call import GenerateCall
-from vidsieve.adapters.prompt.positions import has_mrope, model_positions, text_positions
+from vidsieve.adapters.prompt.positions import model_positions
 from vidsieve.adapters.prompt.reading import filler_id, read_mask
 from vidsieve.adapters.prompt.shortening import Request, Shortened, shorten
 from vidsieve.adapters.vision.encoding import encode, vision_names
@@ -35,8 +36,42 @@ def adapter_for(model: VideoModel) -> Adapter:
     known = ", ".join(sorted(name for adapter in adapters for name in adapter.model_classes))
     raise ModelError(
         f"model: no adapter for {type(model).__name__}. Adapters exist for: {known}. Pass the "
-        "...ForConditionalGeneration model itself, or write an adapter."
+        f"...ForConditionalGeneration model itself{_part_that_fits(model)}, or write an adapter."
     )
+
+
+def _part_that_fits(model: VideoModel) -> str:
+    """Where a model with an adapter is within an object that is none."""
+    found = (name for name, part in getattr(model, "__dict__", {}).items() if _has_adapter(part))
+    parts = (name for name, part in getattr(model, "_modules", {}).items() if _has_adapter(part))
+    name = next(chain(found, parts), None)
+    return "" if name is None else f" (here its `.{name}`)"
+
+
+def unwrapped(model: VideoModel) -> VideoModel:
+    """The transformers model inside PEFT, DistributedDataParallel, `torch.compile(model)` and wrappers of their kind.
+
+    Raises:
+        ModelError: PEFT puts virtual tokens in front of the prompts.
+    """
+    while not _has_adapter(model):
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise ModelError(
+                f"model: {type(model).__name__} puts virtual tokens of prompt learning in front of each prompt, whose "
+                "positions a compressed prompt does not have. Use an adapter in the weights, such as LoRA."
+            )
+        base = getattr(type(model), "get_base_model", None)
+        inner = model if base is None else base(model)
+        for name in ("_orig_mod", "module"):
+            inner = getattr(model, name, inner) if inner is model else inner
+        if inner is model or not isinstance(inner, torch.nn.Module):
+            break
+        model = inner
+    return model
+
+
+def _has_adapter(model: VideoModel) -> bool:
+    return any(adapter.fits(type(model)) for adapter in registry.default().models.values())
 
 
 def check_policy(adapter: Adapter, policy: Policy) -> None:
@@ -93,7 +128,7 @@ class Applied:
             )
         found = vars(self.model).get("generate")
         if isinstance(found, _Generate):
-            other = "" if found.thread is current_thread() else " from another thread"
+            other = "" if found.thread == get_ident() else " from another thread"
             raise UsageError(
                 f"applied: policy {found.handle.policy.name!r} is already applied to this model{other}; leave its "
                 f"`with` block before applying {self.policy.name!r}. Threads may share one block: their calls queue."
@@ -127,7 +162,8 @@ def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
     a video must be padded on the left, under the empty policy too.
 
     Args:
-        model: a transformers video LLM whose family has an adapter.
+        model: a transformers video LLM whose family has an adapter, or a wrapper around it: PEFT (calls of the
+            wrapper's `generate` reach the model), DistributedDataParallel, `torch.compile(model)`.
         policy: what `load_policy` gave.
         seed: of stages that draw random numbers.
 
@@ -136,6 +172,7 @@ def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
         PolicyError: the family cannot carry the policy out.
         UsageError: on entering, a policy is already applied to this model, or the block was entered before.
     """
+    model = unwrapped(model)
     adapter = adapter_for(model)
     check_policy(adapter, policy)
     return Applied(model, adapter, policy, seed)
@@ -159,7 +196,7 @@ class _Generate:
     def __init__(self, handle: Applied) -> None:
         self.handle, model = handle, handle.model
         self.original = self.__wrapped__ = model.generate
-        self.open, self.thread = True, current_thread()
+        self.open, self.thread = True, get_ident()
         self._call: GenerateCall | None = None
         others = {name: self._guarded(name) for name in _OTHER_WAYS if hasattr(model, name)}
         self.puts: dict[str, Any] = {"generate": self, "__reduce_ex__": self.reduce_model, **others}
@@ -210,6 +247,9 @@ class _Generate:
                 "threads before the block ends."
             )
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return getattr, (self.handle.model, "generate")
+
     def reduce_model(self, protocol: Any) -> Any:
         """What `copy`, `pickle` and `torch.save` make a copy from: the model as it was before the block."""
         model, queue = self.handle.model, queue_of(self.handle.model)
@@ -230,13 +270,16 @@ def compress(
 ) -> tuple[dict[str, Any], Report]:
     """Inputs for a plain `model(**inputs)` with the policy's tokens removed, and what was done.
 
-    Padding stays on the side where it is. Vision runs here, once: the returned inputs hold features instead of pixels, and explicit positions. A loop that
-    decodes by hand must go on passing `position_ids` (the last ones plus one) and a growing mask. Stages
-    inside the language model and KV stages need `applied`; the Report names them in `not_run`.
+    Vision runs here, once and without gradients (the tower and projector get none from a loss on the output): the
+    returned inputs hold features instead of pixels, a mask, and explicit positions. Padding stays on its side, and
+    nothing is left on the model. A loop that decodes by hand passes, with every token, the mask with one more column
+    and `position_ids[..., -1:] + 1`; without them the model would count on from the length of the shorter prompt.
+    Stages inside the language model and KV stages need `applied`; the Report names them in `not_run`.
 
     Raises:
         as `applied`; InputError when placeholders and videos do not fit.
     """
+    model = unwrapped(model)
     adapter = adapter_for(model)
     check_policy(adapter, policy)
     ids = inputs.get("input_ids")
@@ -269,10 +312,7 @@ def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
     spent = {*vision_names(model, "image"), *vision_names(model, "video"), *request.adapter.spent}
     rest = {name: value for name, value in request.inputs.items() if name not in spent}
     rest |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-    rest["position_ids"] = model_positions(columns) if has_mrope(model) else columns.positions
+    rest["position_ids"] = model_positions(columns)
     if features:
         rest["mm_encoder_outputs"] = features
-    if has_mrope(model):
-        last = text_positions(columns.mask)[:, -1:]
-        model.base_model.rope_deltas = columns.positions[0, :, -1:] - last
     return rest

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vidsieve.adapters.adapter import Adapter, VideoModel
+from vidsieve.adapters.adapter import Adapter, VideoModel, decoder_of
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
 from vidsieve.adapters.decoder.layer_pruning import LayerPrune
@@ -19,11 +19,11 @@ from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, ex
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN
 from vidsieve.adapters.prompt.new_pictures import new_inputs
-from vidsieve.adapters.prompt.positions import model_positions, original_rotation, reads_types
+from vidsieve.adapters.prompt.positions import misreads_gaps, model_positions, original_rotation, reads_types
 from vidsieve.adapters.prompt.reading import filler_id, has_video, placeholders_of, read_mask, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
-from vidsieve.framework.errors import InputError, PolicyError
+from vidsieve.framework.errors import InputError, ModelError, PolicyError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 
@@ -47,6 +47,7 @@ class GenerateCall:
         if ids is None or (past is None and self._passes_untouched(ids)):
             return self._untouched(original, ids), empty_report(self.policy)
         self._refuse_guidance()
+        self._refuse_model()
         self._refuse_second_runs(past)
         decode = self._decode_kv()
         prune = self._layer_prune(past)
@@ -54,7 +55,9 @@ class GenerateCall:
             short = self._shorten(ids, past)
         self.prompt = short.columns.ids
         with ExitStack() as stack:
-            stack.enter_context(original_rotation(self.model, short.columns, short.gapped))
+            hooked = short.gapped and misreads_gaps(self.model, self.setting("use_cache"))
+            if hooked:
+                stack.enter_context(original_rotation(self.model, short.columns))
             if prune is not None:
                 self._announce(prune, short, past)
                 stack.enter_context(prune.attached())
@@ -64,11 +67,11 @@ class GenerateCall:
                 stack.enter_context(decode.attached())
             view = self._view(ids, short)
             stack.enter_context(view.shown(self.model))
-            inputs, cache = self._inputs(short, view), self.asked.get("past_key_values")
+            cache = self.asked.get("past_key_values")
             stack.enter_context(
                 extending(cache, past, lambda: self._past(short, None if prune is None else prune.held))
             )
-            output = original(**inputs)
+            output = original(**self._inputs(short, view, contiguous=hooked))
         if decode is not None and decode.read_ratio is not None:
             ran = {bound.label for bound in self.policy.kv_stages}
             short.report.kv_ratio = decode.read_ratio
@@ -189,6 +192,24 @@ class GenerateCall:
                 "prompt's positions do not fit; leave `guidance_scale` and its logits processor out."
             )
 
+    def _refuse_model(self) -> None:
+        """A model that transformers could not run a shortened prompt on."""
+        named = inspect.signature(self.model.forward).parameters
+        missing = [name for name in ("position_ids", "mm_encoder_outputs") if name not in named]
+        if missing:
+            raise ModelError(
+                f"model: the `forward` of this {type(self.model).__name__} was replaced or overridden without "
+                f"{' and '.join(missing)}, which `generate` reads in its signature. Name the arguments, or keep the "
+                "signature with functools.wraps."
+            )
+        layers = decoder_of(self.model).layers
+        dropped = any(layer.training and getattr(layer, "gradient_checkpointing", False) for layer in layers)
+        if dropped and self.setting("use_cache") is not False:
+            raise ModelError(
+                "model: gradient checkpointing is on and the model in train mode, where its layers drop the KV cache "
+                "and `generate` forgets the prompt. Call model.eval() or model.gradient_checkpointing_disable()."
+            )
+
     def _refuse_second_runs(self, past: Past | None) -> None:
         """Settings that make transformers generate by the same model again, outside `generate`, or from the start."""
         for name in ("assistant_model", "prompt_lookup_num_tokens"):
@@ -261,7 +282,7 @@ class GenerateCall:
         pad = self.setting("pad_token_id")
         return read_mask(ids, mask, None if pad is None else int(pad), self._eos())
 
-    def _inputs(self, short: Shortened, view: CallerView) -> dict[str, Any]:
+    def _inputs(self, short: Shortened, view: CallerView, *, contiguous: bool) -> dict[str, Any]:
         """Arguments for the original `generate`."""
         columns = short.columns
         modality = self.adapter.modality
@@ -269,7 +290,7 @@ class GenerateCall:
         spent |= {*vision_names(self.model, "image"), *vision_names(self.model, "video")}
         call = {name: value for name, value in self.inputs.items() if name not in spent}
         call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-        call["position_ids"] = model_positions(columns)
+        call["position_ids"] = model_positions(columns, contiguous=contiguous)
         features = {n: f for n, f in (self.inputs.get("mm_encoder_outputs") or {}).items() if n != modality}
         features |= self._images()
         features |= {} if short.features is None else {modality: short.features}

@@ -14,13 +14,11 @@ from vidsieve.bundled.questions import facts, one_of_each
 from vidsieve.bundled.render import render
 from vidsieve.bundled.scene import RUNGS, Rung, sample_scenes
 from vidsieve.bundled.seeds import rng_of, seed_of
-from vidsieve.bundled.words import KINDS, OPTIONS
+from vidsieve.bundled.shapes import TINY, ModelShape
 from vidsieve.framework.errors import UnknownNameError, UsageError
 from vidsieve.framework.task import SPLITS, Example
 
 FPS: Final = 8.0
-BLOCK: Final = 16
-"""Clips that are drawn together: a clip's pixels depend on its block's seed and its place in the block."""
 GENERATOR: Final = 1
 """Raised whenever the same names would give other pixels or questions."""
 
@@ -28,25 +26,29 @@ WriteVideo = Callable[[Path, UInt8[Tensor, "frames 3 height width"], float], obj
 
 
 class BundledTask:
-    """Nine questions, one of each kind, about each clip of 16 frames of 96 x 96 pixels; see `scene` for the rungs.
+    """One question of each kind about each synthetic clip of a model's shape; see `scene` for the rungs.
 
-    `frame_count` thins a clip evenly, as sampling the file by count does. The splits share no clip, and each seed draws
-    clips of its own.
+    A clip of the tiny models has 16 frames of 96 x 96 pixels and nine questions, one of the mini models 64 frames of
+    128 x 128 pixels and eleven. `frame_count` thins a clip evenly, as sampling the file by count does: all frames (the
+    default) or half. The splits share no clip, and each seed draws clips of its own.
     """
 
     metric: Literal["accuracy", "agreement"] = "accuracy"
 
-    def __init__(self, rung: str = "static", *, frame_count: int = 16) -> None:
+    def __init__(self, rung: str = "static", *, frame_count: int | None = None, shape: ModelShape = TINY) -> None:
         known = next((name for name in RUNGS if name == rung), None)
         if known is None:
             raise UnknownNameError("bundled task", "rung", rung, RUNGS)
-        if frame_count not in (16, 8):
+        frame_count = shape.frames if frame_count is None else frame_count
+        if frame_count not in (shape.frames, shape.frames // 2):
             raise UsageError(
-                f"bundled task: frame_count must be 16 or 8 (an event lasts two frames), got {frame_count}"
+                f"bundled task: frame_count must be {shape.frames} or {shape.frames // 2} (an event lasts two frames), "
+                f"got {frame_count}"
             )
         self.rung: Rung = known
+        self.shape = shape
         self.frame_count = frame_count
-        self.name = f"bundled-{rung}"
+        self.name = f"bundled-{rung}" if shape.frames == TINY.frames else f"bundled-{shape.frames}-{rung}"
 
     def examples(self, split: str, count: int, *, seed: int = 0) -> list[Example]:
         """The first `count` examples of a split. Examples of one clip share its pixels in memory."""
@@ -57,7 +59,7 @@ class BundledTask:
         chosen: list[Example] = []
         block = 0
         while len(chosen) < count:
-            chosen += self._block(split, seed, block, clips=-(-(count - len(chosen)) // len(KINDS)))
+            chosen += self._block(split, seed, block, clips=-(-(count - len(chosen)) // len(self.shape.kinds)))
             block += 1
         return chosen[:count]
 
@@ -67,30 +69,35 @@ class BundledTask:
             "name": self.name,
             "generator": str(GENERATOR),
             "frames": str(self.frame_count),
-            "kinds": ", ".join(KINDS),
+            "kinds": ", ".join(self.shape.kinds),
         }
 
     def _block(self, split: str, seed: int, block: int, *, clips: int) -> Iterator[Example]:
-        """The examples of at most `clips` clips of a block."""
-        names = ("task", GENERATOR, self.rung, split, seed, block)
+        """The examples of at most `clips` clips of a block.
+
+        Clips of a block are drawn together: a clip's pixels depend on its block's seed and its place in the block.
+        """
+        shape, rung = self.shape, self.rung
+        size = () if shape.frames == TINY.frames else (shape.frames,)
+        names = ("task", GENERATOR, *size, rung, split, seed, block)
         rng = rng_of(*names)
-        scene = sample_scenes(self.rung, BLOCK, rng)
-        pixels = render(scene, rng)[:, :: 16 // self.frame_count]
+        scene = sample_scenes(shape, rung, shape.block, rng)
+        pixels = render(scene, rng)[:, :: shape.frames // self.frame_count]
         choice = random.Random(seed_of(*names, "questions"))
-        asked = [one_of_each(clip, choice) for clip in facts(scene)]
-        for place in range(min(clips, BLOCK)):
-            group = f"{self.rung}-{split}-{seed}-{block * BLOCK + place:05d}"
+        asked = [one_of_each(clip, choice, shape.kinds) for clip in facts(scene)]
+        for place in range(min(clips, shape.block)):
+            group = "-".join((*map(str, size), f"{rung}-{split}-{seed}-{block * shape.block + place:05d}"))
             frames = pixels[place].clone()
             for one in asked[place]:
                 yield Example(
                     id=f"{group}-{one.kind}",
                     group=group,
                     question=one.question,
-                    options=OPTIONS[one.kind],
+                    options=shape.options(one.kind),
                     answer=one.answer,
                     kind=one.kind,
                     frames=frames,
-                    fps=FPS * self.frame_count / 16,
+                    fps=FPS * self.frame_count / shape.frames,
                 )
 
 

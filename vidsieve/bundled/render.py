@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vidsieve.bundled.scene import CELL, CELLS, FRAMES_PER_GROUP, MAX_SCENES, SHAKE, SIDE, Objects, Scene
+from vidsieve.bundled.scene import MAX_SCENES, SHAKE, Objects, Scene
+from vidsieve.bundled.shapes import CELL, FRAMES_PER_GROUP
 
 PALETTE = ((220, 40, 40), (40, 185, 60), (50, 80, 230), (235, 215, 45), (170, 50, 200), (240, 240, 240))
 """RGB of `words.COLORS`."""
@@ -22,9 +23,9 @@ def render(scene: Scene, rng: torch.Generator) -> UInt8[Tensor, "videos frames 3
     videos, frames = scene.camera.shape[:2]
     canvas = _backgrounds(scene, rng)
     canvas *= 1 + FLICKER * (2 * torch.rand(videos, frames, 1, 1, 1, generator=rng) - 1)
-    _paint_objects(canvas, scene.signs, scene.camera, rng)
+    _paint_objects(canvas, scene, scene.signs, rng)
     _paint_disc(canvas, scene, rng)
-    _paint_objects(canvas, scene.flashes, scene.camera, rng)
+    _paint_objects(canvas, scene, scene.flashes, rng)
     _add_noise(canvas, rng)
     return canvas.clamp_(0, 255).round_().to(torch.uint8)
 
@@ -34,7 +35,7 @@ def _backgrounds(scene: Scene, rng: torch.Generator) -> Float[Tensor, "videos fr
     videos, frames = scene.camera.shape[:2]
     settings = int(scene.setting.max()) + 1
     assert settings <= MAX_SCENES
-    outer = SIDE + 2 * SHAKE
+    side, outer = scene.side, scene.side + 2 * SHAKE
     smooth = 40 + 90 * torch.rand(videos * settings, 3, 4, 4, generator=rng)
     fine = 8 * torch.randn(videos * settings, 1, outer // 2, outer // 2, generator=rng)
     field = interpolate(smooth, size=outer, mode="bilinear", align_corners=True) + interpolate(fine, size=outer)
@@ -43,25 +44,25 @@ def _backgrounds(scene: Scene, rng: torch.Generator) -> Float[Tensor, "videos fr
     corner = SHAKE - scene.camera
     place = torch.cat([setting[..., None], corner], dim=-1).tolist()
     # Stacking views is twenty times faster here than indexing: the windows overlap, so an index copies row by row.
-    views = [field[v, k, :, y : y + SIDE, x : x + SIDE] for v in range(videos) for k, y, x in place[v]]
-    return torch.stack(views).view(videos, frames, 3, SIDE, SIDE)
+    views = [field[v, k, :, y : y + side, x : x + side] for v in range(videos) for k, y, x in place[v]]
+    return torch.stack(views).view(videos, frames, 3, side, side)
 
 
 def _paint_objects(
     canvas: Float[Tensor, "videos frames 3 height width"],
+    scene: Scene,
     objects: Objects,
-    camera: Int[Tensor, "videos frames 2"],
     rng: torch.Generator,
 ) -> None:
     """Stamp each object into every frame of the groups it is seen in; the camera moves it."""
-    frames = camera.shape[1]
+    frames, cells = scene.camera.shape[1], scene.cells
     tint = _tints(objects.color, rng)
     group = torch.arange(frames) // FRAMES_PER_GROUP
     seen = (group >= objects.first[..., None]) & (group <= objects.last[..., None]) & objects.present[..., None]
     video, item, frame = seen.nonzero(as_tuple=True)
     cell = objects.cell[video, item]
-    corner = torch.stack([cell // CELLS, cell % CELLS], dim=-1) * CELL + CELL // 2
-    center = corner + objects.offset[video, item] + camera[video, frame]
+    corner = torch.stack([cell // cells, cell % cells], dim=-1) * CELL + CELL // 2
+    center = corner + objects.offset[video, item] + scene.camera[video, frame]
     _stamp(canvas, video, frame, center, _masks()[objects.shape[video, item]], tint[video, item])
 
 
@@ -83,9 +84,10 @@ def _stamp(
     tint: Float[Tensor, "items 3"],
 ) -> None:
     """Paint `tint` where `mask`, around `center`. What falls outside the picture is cut off."""
+    side = canvas.shape[-1]
     reach = torch.arange(STAMP) - STAMP // 2
     row, column = center[:, 0, None] + reach, center[:, 1, None] + reach
-    inside = ((row >= 0) & (row < SIDE))[:, :, None] & ((column >= 0) & (column < SIDE))[:, None, :]
+    inside = ((row >= 0) & (row < side))[:, :, None] & ((column >= 0) & (column < side))[:, None, :]
     item, down, right = (mask & inside).nonzero(as_tuple=True)
     at = (video[item], frame[item], row[item, down], column[item, right])
     canvas.permute(0, 1, 3, 4, 2)[at] = tint[item]
@@ -99,7 +101,7 @@ def _tints(color: Int[Tensor, "videos objects"], rng: torch.Generator) -> Float[
 
 @functools.cache
 def _masks() -> Bool[Tensor, "shapes stamp stamp"]:
-    """Silhouettes in the order of `words.SHAPES`, then the disc."""
+    """Silhouettes in the order of `words.LONG_SHAPES`, then the disc."""
     axis = torch.arange(STAMP) - STAMP // 2
     y, x = axis[:, None].float(), axis[None, :].float()
     radius = (x**2 + y**2).sqrt()
@@ -109,7 +111,9 @@ def _masks() -> Bool[Tensor, "shapes stamp stamp"]:
     triangle = (y <= 5) & (y >= -6) & (x.abs() <= (y + 7) / 2)
     diamond = x.abs() + y.abs() <= 6.5
     square = (x.abs() <= 5) & (y.abs() <= 5)
-    return torch.stack([cross, ring, triangle, diamond, square, radius <= 6.2])
+    bar, pillar = box & (y.abs() <= 2.5), box & (x.abs() <= 2.5)
+    frame = box & ((x.abs() >= 4) | (y.abs() >= 4))
+    return torch.stack([cross, ring, triangle, diamond, square, bar, pillar, frame, radius <= 6.2])
 
 
 @functools.cache

@@ -1,12 +1,16 @@
 """The vocabulary of the bundled models, and the questions they were taught. No torch here.
 
-Every answer is one word. A question is asked in exactly one wording; the models know no other words.
+Every answer is one word. A question is asked in exactly one wording; the models know no other words. Which of them a
+model knows is in its `vidsieve.bundled.shapes` record: the mini models' lists begin with the tiny models'.
 """
 
 from collections.abc import Mapping
 
 COLORS = ("red", "green", "blue", "yellow", "purple", "white")
 SHAPES = ("cross", "ring", "triangle", "diamond", "square")
+LONG_SHAPES = (*SHAPES, "bar", "pillar", "frame")
+SIGN_SHAPES = ("square", "bar", "pillar", "frame")
+"""Silhouettes that only signs have on the static rung, as far as a model knows them."""
 QUADRANTS = ("topleft", "topright", "bottomleft", "bottomright")
 DIRECTIONS = ("left", "right", "up", "down")
 YES_NO = ("yes", "no")
@@ -21,23 +25,30 @@ QUESTIONS: Mapping[str, str] = {
     "direction": "where does the disc move ?",
     "disc_color": "what color is the disc ?",
     "sign_where": "where is the {color} sign ?",
+    "sign_shape": "what shape is the {color} sign ?",
+    "first_direction": "where does the disc move first ?",
+    "last_direction": "where does the disc move last ?",
 }
 """Kind of question → its wording. `{color}` and `{other}` are filled from the scene."""
 
-OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "first_color": COLORS,
-    "last_color": COLORS,
-    "shape": SHAPES,
-    "where": QUADRANTS,
-    "order": YES_NO,
-    "exist": YES_NO,
-    "direction": DIRECTIONS,
-    "disc_color": COLORS,
-    "sign_where": QUADRANTS,
-}
-"""Kind of question → every answer it can have; a guess is right once in `len(options)`."""
+KINDS = ("first_color", "last_color", "shape", "where", "order", "exist", "direction", "disc_color", "sign_where")
+LONG_KINDS = (*KINDS[:6], "first_direction", "last_direction", *KINDS[7:], "sign_shape")
+"""Kinds of question that the tiny and the mini models were taught."""
 
-KINDS = tuple(QUESTIONS)
+
+def options(kind: str, silhouettes: tuple[str, ...] = SHAPES) -> tuple[str, ...]:
+    """Every answer a kind of question can have; a guess is right once in that many."""
+    if kind.endswith("color"):
+        return COLORS
+    if kind.endswith("shape"):
+        return silhouettes
+    if kind.endswith("where"):
+        return QUADRANTS
+    return DIRECTIONS if kind.endswith("direction") else YES_NO
+
+
+OPTIONS: Mapping[str, tuple[str, ...]] = {kind: options(kind) for kind in KINDS}
+"""Kind of question → the answers of the tiny models' task."""
 
 SPECIALS = (
     "<|endoftext|>",
@@ -54,7 +65,7 @@ SPECIALS = (
 )
 """Structural tokens of both families, in the order of their ids. `<|endoftext|>` pads."""
 
-MOMENTS = tuple(f"t{group}" for group in range(8))
+MOMENTS = tuple(f"t{group}" for group in range(32))
 """Words for "in which frame group", used in training captions only."""
 
 _FILLERS = ("what", "color", "shape", "where", "is", "the", "a", "there", "does", "before", "move", "?")
@@ -69,11 +80,13 @@ VOCABULARY: tuple[str, ...] = (
     *QUADRANTS,
     *DIRECTIONS,
     *YES_NO,
-    *MOMENTS,
+    *MOMENTS[:8],
 )
-"""Token id → word."""
+"""Token id → word, of the tiny models."""
+LONG_VOCABULARY: tuple[str, ...] = (*VOCABULARY, *LONG_SHAPES[len(SHAPES) :], *MOMENTS[8:])
+"""Token id → word, of the mini models: the tiny models' ids, and more."""
 
-TOKEN_ID: Mapping[str, int] = {word: index for index, word in enumerate(VOCABULARY)}
+TOKEN_ID: Mapping[str, int] = {word: index for index, word in enumerate(LONG_VOCABULARY)}
 
 
 def token_ids(text: str) -> list[int]:

@@ -1,21 +1,25 @@
 """`vidsieve eval`: accuracy (or agreement), attained retention and latency ratio of a policy, with intervals."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vidsieve.cli.asked_policy import AskedPolicy
 from vidsieve.cli.options import Json, MetricOption
-from vidsieve.cli.output import note, say, say_json, table
+from vidsieve.cli.output import complain, note, say, say_json, table
 from vidsieve.cli.told import first_line, interval
 from vidsieve.cli.warned import warn_differences
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vidsieve.framework.policy.policy import Policy
+    from vidsieve.framework.task import Example, Task
     from vidsieve.harness.data.eval_examples import EvalExamples
-    from vidsieve.harness.session import Session
+    from vidsieve.harness.session import Chosen, Session
     from vidsieve.tuner.request import Metric
 
 
@@ -41,33 +45,34 @@ def evaluate(
         raise UsageError("--heldout: takes the examples stored in the policy file; leave --examples and --seed out.")
     if examples is not None and examples < 1:
         raise UsageError(f"--examples: must be at least 1, got {examples}.")
-    session, policy = _open(setup, asked)
     from vidsieve.harness.data.eval_examples import pick
+    from vidsieve.harness.data.task_choice import choose_task
+    from vidsieve.harness.session import choose_for
 
-    picked = pick(session.task, policy, heldout=heldout, count=examples, seed=seed)
-    (note if json else say)(first_line(session, f"{picked.told} of {session.task.name} ({session.task.metric})"))
-    warn_differences(policy, session)
-    told = measure(session, policy, picked, metric)
+    chosen = choose_for(asked.load, setup)
+    task = choose_task(chosen.setup, chosen.choice)
+    if chosen.choice.note:
+        note(chosen.choice.note)
+    picking = partial(pick, policy=chosen.policy, heldout=heldout, count=examples, seed=seed)
+    session = _open(chosen, task, picking)
+    picked = picking(session.task)
+    (note if json else say)(first_line(session, f"{picked.told} of {task.name} ({task.metric})"))
+    warn_differences(chosen.policy, session)
+    told = measure(session, chosen.policy, picked, metric)
     say_json(told) if json else _tell(told)
 
 
-def _open(setup: Setup, asked: AskedPolicy) -> "tuple[Session, Policy]":
-    """Check options and names, then load."""
-    from vidsieve.harness.data.task_choice import choose_task
-    from vidsieve.harness.model_choice import choose
-    from vidsieve.harness.plugins import add_plugins
-    from vidsieve.harness.session import as_measured, with_task
+def _open(chosen: "Chosen", task: "Task", picking: "Callable[[Task], EvalExamples]") -> "Session":
+    """The session, once every clip that it will measure on has been opened."""
+    from vidsieve.cli.tune import progress
+    from vidsieve.harness.model_bench import timed_examples
 
-    registry = add_plugins(setup.plugin)
-    if setup.model is not None:
-        choose_task(setup, choose(setup.model, setup.checkpoint, registry))
-    policy = asked.load(registry)
-    setup = as_measured(setup, policy)
-    choice = choose(setup.model, setup.checkpoint, registry)
-    task = choose_task(setup, choice)
-    if choice.note:
-        note(choice.note)
-    return with_task(setup, choice, task, registry), policy
+    def wanted(task: "Task") -> "list[Example]":
+        return [*picking(task).examples, *timed_examples(task, chosen.setup)]
+
+    with progress(quiet=True) as listener:
+        task = chosen.readable(task, wanted, notice=note, step=listener.step)
+    return chosen.open(task)
 
 
 def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric: "Metric") -> dict[str, Any]:
@@ -81,7 +86,9 @@ def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric
     ours = list(bench.score(policy, picked.examples))
     base = list(bench.score(None, picked.examples))
     timings = Timings.for_device(bench.describe()["device"])
-    latency = PairedTimer(bench, metric).measure(policy, timings.final)
+    timer = PairedTimer(bench, metric)
+    timer.warn = lambda text: complain(text, kind="warning")
+    latency = timer.measure(policy, timings.final)
     return {
         "policy": policy.name,
         "policy_hash": policy.hash,
@@ -90,7 +97,7 @@ def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric
         "accuracy": compare(session.task.metric, ours, base).to_dict(),
         "latency": latency.to_dict(),
         "stored": picked.stored,
-        "measured_on": dict(bench.describe()),
+        "measured_on": {**bench.describe(), "frames_taken": list(bench.frames_taken)},
     }
 
 

@@ -1,13 +1,12 @@
 """`vidsieve run`: one video, one question, with and without the policy."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vidsieve.cli.asked_policy import AskedPolicy
 from vidsieve.cli.options import Json
-from vidsieve.cli.output import note, say, say_json
+from vidsieve.cli.output import complain, note, say, say_json
 from vidsieve.cli.told import first_line
 from vidsieve.cli.warned import warn_differences, warn_unknown_words
 from vidsieve.framework.errors import UsageError
@@ -16,8 +15,7 @@ from vidsieve.harness.setup import Setup
 if TYPE_CHECKING:
     from vidsieve.framework.policy.policy import Policy
     from vidsieve.framework.task import Example
-    from vidsieve.harness.model_choice import Choice
-    from vidsieve.harness.session import Session
+    from vidsieve.harness.session import Chosen, Session
 
 TIMED = 5
 
@@ -26,7 +24,7 @@ def run(
     setup: Setup,
     asked: AskedPolicy,
     video: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(metavar="[VIDEO]", help="A video file; left out: the first held-out example of the data."),
     ] = None,
     ask: Annotated[str | None, typer.Argument(metavar="[QUESTION]", help="What to ask about it.")] = None,
@@ -34,26 +32,23 @@ def run(
 ) -> None:
     """Answer a question about a video with and without a policy; tells tokens and milliseconds."""
     _check(setup, video, ask)
-    from vidsieve.harness.model_choice import choose
-    from vidsieve.harness.plugins import add_plugins
-    from vidsieve.harness.session import as_measured
+    from vidsieve.harness.session import choose_for
 
-    registry = add_plugins(setup.plugin)
-    choice = choose(setup.model, setup.checkpoint, registry) if setup.model is not None else None
-    policy = asked.load(registry)
-    setup = as_measured(setup, policy)
-    choice = choice or choose(setup.model, setup.checkpoint, registry)
-    session, example = _open(setup, choice, video, ask, registry)
-    if choice.note:
-        note(choice.note)
-    (note if json else say)(first_line(session, str(video or example.id)))
+    chosen = choose_for(asked.load, setup)
+    session, example = _open(chosen, video, ask)
+    policy = chosen.policy
+    if chosen.choice.note:
+        note(chosen.choice.note)
+    (note if json else say)(first_line(session, video or example.id))
     warn_differences(policy, session)
     warn_unknown_words(example.question, session)
     told = {"question": example.question, "label": example.answer, **measure(session, policy, example)}
+    for notice in session.bench.notices:
+        complain(notice, kind="warning")
     say_json(told) if json else _tell(told)
 
 
-def _check(setup: Setup, video: Path | None, ask: str | None) -> None:
+def _check(setup: Setup, video: str | None, ask: str | None) -> None:
     """A video needs a question and no other data. Raises UsageError."""
     if video is None:
         return
@@ -64,16 +59,17 @@ def _check(setup: Setup, video: Path | None, ask: str | None) -> None:
             raise UsageError(f"--{name}: chooses what to ask about, but a video was given; leave one of them out.")
 
 
-def _open(
-    setup: Setup, choice: "Choice", video: Path | None, ask: str | None, registry: Any
-) -> "tuple[Session, Example]":
+def _open(chosen: "Chosen", video: str | None, ask: str | None) -> "tuple[Session, Example]":
     """A session on the one example that is asked."""
     from vidsieve.harness.data.single_video import OneVideo
     from vidsieve.harness.data.task_choice import choose_task
-    from vidsieve.harness.session import with_task
 
-    task = OneVideo.first_of(choose_task(setup, choice)) if video is None else OneVideo.of_file(video, ask or "")
-    return with_task(setup, choice, task, registry), task.example
+    if video is not None:
+        task = OneVideo.of_file(video, ask or "")
+    else:
+        data = choose_task(chosen.setup, chosen.choice)
+        task = OneVideo.first_of(chosen.readable(data, lambda task: task.examples("heldout", 1), notice=note))
+    return chosen.open(task), task.example
 
 
 def measure(session: "Session", policy: "Policy", example: "Example") -> dict[str, Any]:

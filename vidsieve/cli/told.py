@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from vidsieve.framework.settings_field import flag_of
+
 if TYPE_CHECKING:
     from vidsieve.harness.open_benches import OpenBenches
     from vidsieve.harness.session import Session
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 def first_line(session: "Session | OpenBenches", data: str | None = None) -> str:
     """Workload, device and data, in one line."""
     facts = session.bench.describe()
-    sampled = f"{facts['fps']} frames a second" if "fps" in facts else f"{facts['frames']} frames"
+    sampled = _frames(session.bench.frames_taken, facts)
     pixels = f", at most {facts['max_pixels']} pixels" if "max_pixels" in facts else ""
     shape = session.bench.shape
     threads = f", {facts['threads']} threads" if facts["device"] == "cpu" else ""
@@ -23,6 +25,15 @@ def first_line(session: "Session | OpenBenches", data: str | None = None) -> str
         f"{facts['batch_size']} video(s) a request, {facts['max_new_tokens']} new tokens | device: {facts['device']} "
         f"({facts['device_name']}{threads}, {facts['dtype']}, {facts['attn']}) | data: {data or data_told(session)}"
     )
+
+
+def _frames(taken: tuple[int, int], facts: Mapping[str, str]) -> str:
+    """How many frames the clips give, and what was asked for where that is another number."""
+    least, most = taken
+    given = f"{most} frame{'' if most == 1 else 's'}" if least == most else f"{least} to {most} frames"
+    if "fps" in facts:
+        return f"{given} ({facts['fps']} a second)"
+    return given if str(least) == str(most) == facts["frames"] else f"{given} (of {facts['frames']} asked)"
 
 
 def data_told(session: "Session | OpenBenches") -> str:
@@ -40,9 +51,12 @@ def options_told(setup: "Setup", **more: Any) -> list[str]:
     for field in fields(setup):
         if given[field.name] == field.default or given[field.name] is None:
             continue
+        if given[field.name] is True:
+            words.append(flag_of(field))
+            continue
         values = given[field.name] if isinstance(given[field.name], list) else [given[field.name]]
         for value in values:
-            words += [f"--{field.name.replace('_', '-')}", str(value)]
+            words += [flag_of(field), str(value)]
     for name, value in more.items():
         words += [f"--{name.replace('_', '-')}", str(value)]
     return words

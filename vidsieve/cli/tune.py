@@ -78,9 +78,20 @@ def tune(
     devices = study.device_list(setup.device)
     registry = add_plugins(setup.plugin)
     _check_names(policies, registry)
-    with open_benches(setup, registry, devices=devices, in_process=study.in_process, notice=note) as opened:
+    with (
+        progress(json) as listener,
+        open_benches(
+            setup,
+            registry,
+            request=request,
+            devices=devices,
+            in_process=study.in_process,
+            notice=note,
+            step=listener.step,
+        ) as opened,
+    ):
         (note if json else say)(first_line(opened))
-        result = _search(opened, request, policies, registry, setup, outputs, quiet=json)
+        result = _search(opened, request, policies, registry, setup, outputs, listener)
     if study.join:
         say(f"the search is complete: {len(result.trials)} trials; who started it confirms and writes the policy")
         return
@@ -94,16 +105,14 @@ def _search(
     registry: "Registry",
     setup: Setup,
     outputs: "Outputs",
-    *,
-    quiet: bool,
+    listener: "Listener",
 ) -> "TuneResult":
     """Run the search; what an interruption found is written before it goes on up."""
     from vidsieve.harness.search_entry import search as run
     from vidsieve.tuner.search.interrupted import Interrupted
 
     try:
-        with progress(quiet) as listener:
-            return run(opened, request, registry, names=names, listener=listener)  # type: ignore[arg-type]
+        return run(opened, request, registry, names=names, listener=listener)  # type: ignore[arg-type]
     except Interrupted as interruption:
         _tell_interrupted(interruption.result, setup, outputs)
         raise typer.Exit(interruption.exit_code) from None

@@ -48,14 +48,22 @@ def confirm_file(
     policy = load_policy(path, registry=registry)
     outputs = Outputs(out, force=force, resumable=False) if out is not None else None
     request = TuneRequest(**_as_tuned(search, policy))
-    with open_benches(
-        as_measured(setup, policy), registry, devices=None, in_process=study.in_process, notice=note
-    ) as opened:
+    with (
+        progress(json) as listener,
+        open_benches(
+            as_measured(setup, policy),
+            registry,
+            request=request,
+            devices=None,
+            in_process=study.in_process,
+            notice=note,
+            step=listener.step,
+        ) as opened,
+    ):
         (note if json else say)(first_line(opened))
         for sentence in differences(policy, dict(opened.bench.describe())):
             complain(f"measured elsewhere: {sentence}", kind="warning")
-        with progress(json) as listener:
-            result = reconfirm(opened.bench, opened.task, request, policy, listener=listener)
+        result = reconfirm(opened.bench, opened.task, request, policy, listener=listener)
     if outputs is not None:
         write(result, outputs)
         for sentence in outputs.write_report(result):

@@ -20,7 +20,9 @@ VidsieveError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -96,6 +98,20 @@ class TargetUnreachableError(TuneError):
     """The latency target lies below what any policy reaches here."""
 
     exit_code = 3
+
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def path_fault(name: str | Path) -> str | None:
+    """Say why `name` cannot be a path on this machine (it is empty, or an address); None where it can be one."""
+    text = str(name)
+    if not text.strip():
+        return "the name is empty"
+    address = _ADDRESS.match(text)
+    if address is None:
+        return None
+    return f"is an address ({address[1]}:), but only files on this machine are read; give the path of one"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -18,8 +18,9 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
         UsageError: options that only loading could honour.
         ModelError: no adapter for its class, or no processor to be had.
     """
-    from vidsieve.adapters.apply import adapter_for
+    from vidsieve.adapters.apply import adapter_for, unwrapped
 
+    model = unwrapped(model)
     adapter = adapter_for(model)
     defaults = Setup()
     for name in (*FIXED, "dtype"):

@@ -21,7 +21,6 @@ from vidsieve.harness.smaller_runners import Runners
 if TYPE_CHECKING:
     from vidsieve.tuner.protocol import Intervention, Metric
 
-DEFAULT_FRAMES = 16
 BUNDLED_BATCH = 16
 MOST_ASKED = 128
 
@@ -29,25 +28,24 @@ MOST_ASKED = 128
 class Workbench:
     """Implements the tuner's `Bench`. `clip_examples` are what latency is measured on; the first gives the shape.
 
-    `notices` fills with what makes its timings doubtful, in words.
+    `notices` fills with what makes its timings doubtful, in words. `frames_taken` is the least and the most that these
+    clips give: a short video gives fewer frames than `frames` asks for.
     """
 
     def __init__(self, loaded: Loaded, setup: Setup, metric: str, clip_examples: Sequence[Example]) -> None:
         bundled = loaded.choice.bundled
-        frames = setup.frames
-        if frames is None and setup.fps is None:
-            frames = bundled.frame_count if bundled else DEFAULT_FRAMES
+        reader = ClipReader.of(setup, loaded.choice)
         self.max_new_tokens = setup.max_new_tokens or (4 if bundled else 32)
         rows = setup.batch_size or 1
         self.workload = {
-            "frames": frames,
-            "fps": setup.fps,
+            "frames": reader.frames,
+            "fps": reader.fps,
             "max_pixels": setup.max_pixels,
             "batch_size": rows,
             "max_new_tokens": self.max_new_tokens,
         }
         self.loaded = loaded
-        self.runner = Runner(loaded, ClipReader(frames, setup.fps))
+        self.runner = Runner(loaded, reader)
         runners = Runners(self.runner, self._frame_pixels)
         score_rows = max(rows, BUNDLED_BATCH) if bundled else rows
         self._scorer = Scorer(runners, metric, score_rows, self.max_new_tokens)
@@ -58,12 +56,13 @@ class Workbench:
         self.offers: frozenset[str] = loaded.adapter.offers
         self.smaller: frozenset[str] = runners.kinds
         self.shape = self._shape()
+        counts = self._timer.frame_counts()
+        self.frames_taken = (min(counts), max(counts))
 
     @classmethod
     def of_task(cls, loaded: Loaded, setup: Setup, task: Task, *, seed: int = 0) -> "Workbench":
         """A bench that measures latency on the task's first videos."""
-        examples = clip_examples(task, MOST_CLIPS * (setup.batch_size or 1), seed)
-        return cls(loaded, setup, task.metric, examples)
+        return cls(loaded, setup, task.metric, timed_examples(task, setup, seed))
 
     def _shape(self) -> VideoShape:
         layout = self.loaded.adapter.layouts(self.loaded.model.config, self._timer.inputs(0))[0]
@@ -117,12 +116,13 @@ class Workbench:
         return self._scorer.score(policy, examples)
 
 
-def clip_examples(task: Task, videos: int, seed: int) -> list[Example]:
-    """Examples of up to `videos` different videos, from the search split, else from the others.
+def timed_examples(task: Task, setup: Setup, seed: int = 0) -> list[Example]:
+    """What latency is measured on: examples of a few different videos, from the search split, else from the others.
 
     Raises:
         DataError: the task has no example at all.
     """
+    videos = MOST_CLIPS * (setup.batch_size or 1)
     for split in SPLITS:
         count = videos
         while True:

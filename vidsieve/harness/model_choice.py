@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vidsieve.bundled import bundled_models
-from vidsieve.framework.errors import ModelError, UnknownNameError, UsageError
+from vidsieve.framework.errors import ModelError, UnknownNameError, UsageError, path_fault
 
 if TYPE_CHECKING:
     from vidsieve.bundled.bundled_models import BundledModel
@@ -41,6 +42,7 @@ def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> C
         UsageError: no model, an unknown one (the message lists what there is), or a checkpoint beside no family.
         ModelError: a folder that is not there or holds no model; a family without any checkpoint on this machine.
     """
+    _refuse_addresses(model=model, checkpoint=checkpoint)
     families = {name: adapter for name, adapter in registry.models.items()}
     families |= {alias: adapter for adapter in registry.models.values() for alias in adapter.aliases}
     if model is None:
@@ -65,6 +67,17 @@ def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> C
     names = {*registry.models, *(each.name for each in bundled_models.MODELS)}
     error = UnknownNameError("`model`", "model", model, names)
     raise UsageError(f"{error} A hub id (owner/name) or a folder works too.")
+
+
+def _refuse_addresses(**named: str | None) -> None:
+    """An address of a model page gets its hub id as the way; an empty name is refused. Raises UsageError."""
+    for field, name in named.items():
+        if name is None or (fault := path_fault(name)) is None:
+            continue
+        page = re.match(r"https?:/+(?:www\.)?huggingface\.co/([\w.-]+/[\w.-]+)", name)
+        if page is not None:
+            raise UsageError(f"`{field}` {name!r}: is the address of a model's page. Give its hub id, {page[1]}.")
+        raise UsageError(f"`{field}` {name!r}: {fault}. Give a hub id (owner/name) or a folder.")
 
 
 def _is_folder(text: str) -> bool:

@@ -63,6 +63,18 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     return Loaded(model=model.to(device).eval(), processor=processor, adapter=adapter, choice=choice)
 
 
+def processor_of(choice: Choice, setup: Setup) -> "Processor":
+    """The processor of a checkpoint whose files are on this machine, without its weights."""
+    from transformers import AutoConfig
+
+    from vidsieve.media import load_processor
+
+    assert choice.folder is not None
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(choice.folder)
+        return load_processor(choice.folder, config, max_pixels=setup.max_pixels)
+
+
 def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) -> Any:
     """The model, whole: weights that are missing would silently be random ones."""
     import torch

@@ -42,6 +42,11 @@ class Timer:
             resident[clip_index] = runner.inputs(self._requests[clip_index])
         return resident[clip_index]
 
+    def frame_counts(self) -> set[int]:
+        """How many frames the clips give; a short video gives fewer than were asked for."""
+        reader = self._runners.full.reader
+        return {len(reader.clip(example).frames) for request in self._requests for example in request}
+
     def shape(self, clip_index: int) -> Hashable:
         """What decides the sizes of a request: the full input's shapes and grid, which decide a smaller one's."""
         inputs = self.inputs(clip_index)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vidsieve.framework.errors import MediaError, VidsieveError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example
@@ -72,9 +73,14 @@ class Runner:
         return [self._visual_tokens[example.id] for example in examples]
 
     def build(self, examples: Sequence[Example], clips: "Sequence[Clip]") -> dict[str, Tensor]:
-        """Preprocess a batch, on the CPU."""
+        """Preprocess a batch, on the CPU. A clip that is refused, such as for its size, is named by its file."""
         questions = [self.asked(example).question for example in examples]
-        inputs = self.processor.build_inputs(questions, [[clip] for clip in clips])
+        try:
+            inputs = self.processor.build_inputs(questions, [[clip] for clip in clips])
+        except (VidsieveError, ValueError):
+            for question, clip in zip(questions, clips, strict=True):
+                build_named(self.processor, question, clip)
+            raise  # each alone is well: it is the batch that is refused
         if self._says_video:
             from vidsieve.adapters.prompt.reading import placeholders_of
 
@@ -138,6 +144,14 @@ class Runner:
         config, tokenizer = self.model.generation_config, self.processor.tokenizer
         known = (config.pad_token_id, tokenizer.pad_token_id, self.end_id)
         return next((token for token in known if isinstance(token, int)), 0)
+
+
+def build_named(processor: "Processor", question: str, clip: "Clip") -> dict[str, Tensor]:
+    """The inputs of one clip. Raises MediaError with the clip's file in front of what the processor raises."""
+    try:
+        return processor.build_inputs([question], [[clip]])
+    except (VidsieveError, ValueError) as error:
+        raise MediaError(f"{clip.source}: {error}") from error
 
 
 class Force:

@@ -58,21 +58,30 @@ def tune(
     """
     from vidsieve.harness.plugins import add_plugins
     from vidsieve.harness.process_state import kept_threads
+    from vidsieve.tuner.events import Listener
 
     request, setup = _declared(settings, study, {"model": model, "data": data, "videos": videos})
     registry = add_plugins(setup.plugin)
+    hears = listener or Listener()
     task = None if isinstance(data, str | Path) else data
     if isinstance(model, str | Path):
         if processor is not None:
             raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
-        notice = listener.told if listener else None
-        opening = open_benches(setup, registry, devices=devices, in_process=in_process, task=task, notice=notice)
-        with opening as opened:
+        with open_benches(
+            setup,
+            registry,
+            request=request,
+            devices=devices,
+            in_process=in_process,
+            task=task,
+            notice=hears.told,
+            step=hears.step,
+        ) as opened:
             return search(opened, request, registry, names=policies, listener=listener)
     if devices:
         raise UsageError("`devices`: a loaded model stays where it is; name the model instead.")
     with kept_threads():
-        session = _session(model, processor, task, setup, registry)
+        session = _session(model, processor, task, setup, request, hears)
         return search(session, request, registry, names=policies, listener=listener)
 
 
@@ -134,13 +143,18 @@ def search(
     )
 
 
-def _session(model: Any, processor: Any, task: Any, options: Setup, registry: "Registry") -> "Session":
+def _session(
+    model: Any, processor: Any, task: Any, setup: Setup, request: TuneRequest, listener: "Listener"
+) -> "Session":
     """A session of a loaded model, on the data given or chosen."""
     from vidsieve.harness.adopted_model import adopt
+    from vidsieve.harness.data.clip_check import clip_opener, readable, searched
     from vidsieve.harness.data.task_choice import choose_task
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.session import Session
 
-    loaded = adopt(model, processor, options)
-    task = task or choose_task(options, loaded.choice)
-    return Session(setup=options, task=task, loaded=loaded, bench=Workbench.of_task(loaded, options, task))
+    loaded = adopt(model, processor, setup)
+    task = task or choose_task(setup, loaded.choice)
+    wanted, opener = searched(request, setup), clip_opener(setup, loaded.choice, loaded.processor)
+    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=listener.told, step=listener.step)
+    return Session(setup=setup, task=task, loaded=loaded, bench=Workbench.of_task(loaded, setup, task))

@@ -1,19 +1,68 @@
 """Opening what a verb works on, cheapest checks first: options, names, data, and only then the model."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
+from vidsieve.harness.data.clip_check import Step, Wanted, clip_opener, readable
 from vidsieve.harness.data.task_choice import choose_task
-from vidsieve.harness.model_choice import Choice, choose
+from vidsieve.harness.model_choice import Choice, choose, fetched
+from vidsieve.harness.plugins import add_plugins
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vidsieve.framework.policy.policy import Policy
     from vidsieve.framework.registry import Registry
     from vidsieve.framework.task import Task
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.model_loading import Loaded
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Chosen:
+    """A policy and what it will run on, named and checked, with nothing loaded yet."""
+
+    registry: "Registry"
+    policy: "Policy"
+    setup: Setup
+    choice: Choice
+
+    @cached_property
+    def fetched(self) -> Choice:
+        """The choice with its files on this machine; a hub id that the user named is downloaded here, once."""
+        return fetched(self.choice)
+
+    def readable(
+        self,
+        task: "Task",
+        wanted: Wanted,
+        *,
+        notice: "Callable[[str], None]",
+        step: Step = lambda what, done, total: None,
+    ) -> "Task":
+        """The task once every clip of `wanted` has been opened. Raises as `fetched` and `readable` do."""
+        opener = clip_opener(self.setup, self.fetched)
+        return readable(task, wanted, opener, skip_bad=self.setup.skip_bad, notice=notice, step=step)
+
+    def open(self, task: "Task") -> "Session":
+        """Load the model. Raises as `load` does."""
+        return with_task(self.setup, self.fetched, task, self.registry)
+
+
+def choose_for(policy: "Callable[[Registry], Policy]", setup: Setup) -> Chosen:
+    """Load plugins and the policy, and choose the model, each once; what `setup` leaves out is the policy's own.
+
+    Raises as `add_plugins`, `choose`, `policy` and `as_measured` do.
+    """
+    registry = add_plugins(setup.plugin)
+    choice = choose(setup.model, setup.checkpoint, registry) if setup.model is not None else None
+    loaded = policy(registry)
+    setup = as_measured(setup, loaded)
+    choice = choice or choose(setup.model, setup.checkpoint, registry)
+    return Chosen(registry=registry, policy=loaded, setup=setup, choice=choice)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

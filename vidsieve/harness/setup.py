@@ -45,6 +45,7 @@ class Setup:
     question: str | None = setting(
         None, _DATA, f"What to ask of every video in --videos.  (default: {DEFAULT_QUESTION})"
     )
+    skip_bad: bool = setting(False, _DATA, "Go on without the videos that cannot be read, and say which.")
     rung: str | None = setting(
         None, _DATA, "Difficulty of the bundled models' own task: static, jitter or cuts.  (default: static)"
     )

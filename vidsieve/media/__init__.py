@@ -7,16 +7,17 @@ if TYPE_CHECKING:
     from vidsieve.media.clip import Clip
     from vidsieve.media.processor import Processor
     from vidsieve.media.processor_loading import load_processor
-    from vidsieve.media.video import list_videos, read_video
+    from vidsieve.media.video import list_videos, read_ends, read_video
     from vidsieve.media.writing import write_video
 
-__all__ = ["Clip", "Processor", "list_videos", "load_processor", "read_video", "write_video"]
+__all__ = ["Clip", "Processor", "list_videos", "load_processor", "read_ends", "read_video", "write_video"]
 
 _HOME = {
     "Clip": "clip",
     "Processor": "processor",
     "list_videos": "video",
     "load_processor": "processor_loading",
+    "read_ends": "video",
     "read_video": "video",
     "write_video": "writing",
 }

@@ -1,6 +1,6 @@
 """A video file to a Clip, through PyAV (FFmpeg): only the frames asked for are kept in memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from av.video.stream import VideoStream
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from vidsieve.framework.errors import MediaError
+from vidsieve.framework.errors import MediaError, path_fault
 from vidsieve.media.clip import Clip
 from vidsieve.media.frame_table import FrameTable, table_from_frames, table_from_packets
 from vidsieve.media.sampling import check_request, choose_frames
@@ -40,11 +40,30 @@ def read_video(
     video, has no frame, or ends before its header says.
     """
     check_request(frames, fps, max_frames)
+    return _read(path, lambda table: choose_frames(table, frames, fps, max_frames))
+
+
+def read_ends(path: str | Path, *, frames: int | None = None, fps: float | int | None = None) -> Clip:
+    """The first and the last of the frames that `read_video` takes, without decoding those between them.
+
+    Raises as `read_video` does, so that a file cut short or unreadable shows before its frames are needed.
+    """
+    check_request(frames, fps, None)
+
+    def ends(table: FrameTable) -> Int64[np.ndarray, " ends"]:
+        index = choose_frames(table, frames, fps, None)
+        return index[[0, -1]] if len(index) > 1 else index
+
+    return _read(path, ends)
+
+
+def _read(path: str | Path, choose: Callable[[FrameTable], Int64[np.ndarray, " chosen"]]) -> Clip:
+    """The frames of the video at `path` that `choose` takes from the times of all."""
     file = _existing_file(path)
     with _opened(file) as (container, stream):
         table = table_from_packets(container, stream, file)
     if table is not None:
-        index = choose_frames(table, frames, fps, max_frames)
+        index = choose(table)
         with _opened(file) as (container, stream):
             pictures = _at_times(container, stream, table, index)
         if pictures is not None:
@@ -53,25 +72,30 @@ def read_video(
         table = table_from_frames(container, stream)
     if table is None:
         raise MediaError(f"{file}: no frame could be decoded; check the file with a player")
-    index = choose_frames(table, frames, fps, max_frames)
+    index = choose(table)
     with _opened(file) as (container, stream):
         pictures = _at_positions(container, stream, index)
     return _clip(file, table, index, pictures)
 
 
 def list_videos(folder: str | Path) -> list[Path]:
-    """The video files directly in `folder`, sorted by name; hidden ones are left out."""
+    """The video files in `folder` and the folders in it, sorted by their path; hidden ones are left out."""
+    if (fault := path_fault(folder)) is not None:
+        raise MediaError(f"folder of videos {str(folder)!r}: {fault}.")
     root = Path(folder)
     if not root.is_dir():
         raise MediaError(f"{root}: a folder of videos was asked for, it is not there; check the path")
-    found = [f for f in root.iterdir() if f.is_file() and f.suffix.lower() in VIDEO_SUFFIXES]
-    videos = sorted(f for f in found if not f.name.startswith("."))
+    # a link to nothing is listed, so that whoever reads it says so
+    found = [f for f in root.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and (f.is_file() or f.is_symlink())]
+    videos = sorted(f for f in found if not any(part.startswith(".") for part in f.relative_to(root).parts))
     if not videos:
         raise MediaError(f"{root}: no video in this folder; known are {', '.join(VIDEO_SUFFIXES)}")
     return videos
 
 
 def _existing_file(path: str | Path) -> Path:
+    if (fault := path_fault(path)) is not None:
+        raise MediaError(f"video {str(path)!r}: {fault}.")
     file = Path(path)
     if file.is_dir():
         raise MediaError(f"{file}: a video file was asked for, this is a folder; name one file in it")

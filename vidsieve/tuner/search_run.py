@@ -22,7 +22,7 @@ from vidsieve.tuner.measure.device_pool import DevicePool
 from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.protocol import Intervention
+from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.provenance import provenance, rounded, search_summary
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.stopping import Stop
@@ -40,7 +40,7 @@ class Run:
     """One search; its attributes say how far it got, so that an interruption can still tell what there is."""
 
     def __init__(
-        self, measurement: Measurement, data: Data, study: Study, stop: Stop, others: Sequence[Measurement] = ()
+        self, measurement: Measurement, data: Data, study: Study, stop: Stop, others: Sequence[Bench] = ()
     ) -> None:
         self.measurement, self.data, self.study = measurement, data, study
         self._stop, self._others = stop, list(others)
@@ -97,7 +97,7 @@ class Run:
         if known is None:
             self.study.put(SECONDS_AN_EXAMPLE, per_example_s)
         # the allowed drop is one of accuracy: p(gold) tells policies apart better, but falls long before answers change
-        scorer = "correct" if self.measurement.already_met else choose_scorer(baseline)
+        scorer = "correct" if self.measurement.target.already_met else choose_scorer(baseline)
         return Evaluator(self.measurement, self.data, Score(baseline, scorer)), float(per_example_s)
 
     def _take_up(self) -> None:
@@ -113,7 +113,7 @@ class Run:
 
     def _hunt(self, reserve_s: float) -> None:
         assert self.explored is not None and self.evaluator is not None
-        pool = DevicePool([self.measurement, *self._others])
+        pool = DevicePool([self.measurement, *(self.measurement.on_device(bench) for bench in self._others)])
         try:
             TrialLoop(self.study, self.measurement, self.explored, self.evaluator, self.search, self._stop).run(
                 pool, reserve_s
@@ -136,7 +136,9 @@ class Run:
             reserve_s=reserve_s - per_example_s * LEAST_RANKED * len(self.data.rerank),
         )
         self.finals = Finals(self.measurement, self.heldout, self.explored, self.search, fresh=fresh)
-        outcomes = self.finals.fastest_accurate() if self.measurement.already_met else self.finals.most_accurate()
+        outcomes = (
+            self.finals.fastest_accurate() if self.measurement.target.already_met else self.finals.most_accurate()
+        )
         self._allow_for_looks(outcomes)
         if self.finals.chosen is None:
             return
@@ -157,8 +159,8 @@ class Run:
     def _reserve(self, per_example_s: float, controls: int) -> float:
         """Seconds to keep for the end: a leader or two ranked anew; winner and controls on held-out examples, timed."""
         rules = self.measurement.timings.final
-        timing = min(rules.max_seconds, 4 * rules.min_pairs * self.measurement.baseline_ms / 1e3)
-        ranking = 0.0 if self.measurement.already_met else LEAST_RANKED * len(self.data.rerank)
+        timing = min(rules.max_seconds, 4 * rules.min_pairs * self.measurement.target.baseline_ms / 1e3)
+        ranking = 0.0 if self.measurement.target.already_met else LEAST_RANKED * len(self.data.rerank)
         return per_example_s * (len(self.data.heldout) * (2 + controls) + ranking) + (2 + 2 * controls) * timing
 
     @property

@@ -55,7 +55,7 @@ def tune(
     try:
         study.claim(fingerprint(measurement, data, policies))
         stop = Stop(listener.stopping)
-        run = Run(measurement, data, study, stop, [measurement.beside(other) for other in others])
+        run = Run(measurement, data, study, stop, others)
         try:
             with stop.listening():
                 result = run.all(policies, controls)

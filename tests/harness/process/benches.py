@@ -42,11 +42,14 @@ class Harmful(FakeBench):
     def __init__(self, options: Options) -> None:
         super().__init__(quality)
         self.folder = options.folder
+        self.notices: list[str] = []
 
     def timed(self, policy: Any, clip_index: int, metric: str) -> Mapping[str, float]:
         name = policy.name if policy is not None else ""
         if name == "pid":
             return {f"{metric}_ms": 1.0, "pid": float(os.getpid())}
+        if name.startswith("notice") and name not in self.notices:
+            self.notices.append(name)
         if name == "collector":
             import gc
 

@@ -24,6 +24,7 @@ from vidsieve.harness.process import child
 from vidsieve.harness.process.remote_bench import RemoteBench
 from vidsieve.harness.process.worker_errors import OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
 from vidsieve.tuner.controls.smaller_input import SmallerInput
+from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.trial_failure import reason_of
 
@@ -200,6 +201,17 @@ def test_a_warning_made_an_error_leaves_the_pipe_in_step(bench: RemoteBench) -> 
         with pytest.raises(UserWarning):
             list(bench.score(fake_policy("warn-again"), examples()))
     assert bench.timed(None, 0, "ttft")["ttft_ms"] == 500.0
+
+
+def test_notices_of_the_bench_cross_once_each_and_are_warned_about(bench: RemoteBench) -> None:
+    for name in ("notice-one", "notice-two", "notice-one"):
+        bench.timed(fake_policy(name), 0, "ttft")
+    assert bench.notices == ["notice-one", "notice-two"]
+    bench.renew()
+    timer, heard = PairedTimer(bench, "ttft"), []
+    timer.warn = heard.append
+    timer.measure(fake_policy("notice-one"), TimingRules(max_pairs=2, min_pairs=2))
+    assert heard == bench.notices == ["notice-one", "notice-two"]
 
 
 def test_an_abandoned_score_stops_and_stays_in_step(bench: RemoteBench, folder: Path) -> None:

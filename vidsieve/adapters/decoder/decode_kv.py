@@ -23,6 +23,7 @@ from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PlanError, PolicyError
 from vidsieve.framework.planning.calls import call as call_stage
 from vidsieve.framework.planning.checks import check_keep_kv, check_type
@@ -103,7 +104,7 @@ class DecodeKV:
         handle = self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         self._caches: list[Any] = []
         try:
-            with tapped(modules, self._tap):
+            with uncompiled, tapped(modules, self._tap):
                 yield self
         finally:
             handle.remove()

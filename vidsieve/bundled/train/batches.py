@@ -12,8 +12,9 @@ from torch import Tensor
 
 from vidsieve.bundled.questions import facts
 from vidsieve.bundled.render import render
-from vidsieve.bundled.scene import FRAMES_PER_GROUP, sample_scenes
+from vidsieve.bundled.scene import sample_scenes
 from vidsieve.bundled.seeds import rng_of, seed_of
+from vidsieve.bundled.shapes import FRAMES_PER_GROUP, ModelShape
 from vidsieve.bundled.train.codec import through_codec
 from vidsieve.bundled.train.configs import Model
 from vidsieve.bundled.train.curriculum import Recipe, recipe_at
@@ -51,11 +52,11 @@ def frames_for(
 
 
 @torch.no_grad()
-def make_batch(model: Model, seed: int, step: int, steps: int) -> Batch:
+def make_batch(model: Model, shape: ModelShape, seed: int, step: int, steps: int) -> Batch:
     """Batch number `step` of `steps`; the same arguments and vision weights give the same batch."""
     rng = rng_of("language", seed, step)
     recipe = recipe_at(step / steps, rng)
-    scene = sample_scenes(recipe.rung, recipe.videos, rng, groups=recipe.groups, flashes=recipe.flashes)
+    scene = sample_scenes(shape, recipe.rung, recipe.videos, rng, groups=recipe.groups, flashes=recipe.flashes)
     frames = render(scene, rng)
     if recipe.codec:
         frames = through_codec(frames, rng)
@@ -67,17 +68,17 @@ def make_batch(model: Model, seed: int, step: int, steps: int) -> Batch:
         index = kept_tokens(videos, groups, places, rng)
         tokens = tokens.gather(1, index[..., None].expand(-1, -1, dim))
     choice = random.Random(seed_of("lines", seed, step))
-    return Batch(tokens, index, training_lines(facts(scene), frame_of(model).after, choice), recipe)
+    return Batch(tokens, index, training_lines(shape, facts(scene), frame_of(model).after, choice), recipe)
 
 
-def batches(model: Model, seed: int, start: int, steps: int) -> Iterator[tuple[int, Batch]]:
+def batches(model: Model, shape: ModelShape, seed: int, start: int, steps: int) -> Iterator[tuple[int, Batch]]:
     """Batches from `start` on, made ahead in a thread: torch lets go of the interpreter while it computes."""
     ready: queue.Queue[tuple[int, Batch | BaseException]] = queue.Queue(maxsize=AHEAD)
 
     def work() -> None:
         for step in range(start, steps):
             try:
-                ready.put((step, make_batch(model, seed, step, steps)))
+                ready.put((step, make_batch(model, shape, seed, step, steps)))
             except BaseException as fault:
                 ready.put((step, fault))
                 return

@@ -1,6 +1,6 @@
-"""Configurations of the two tiny models: stock transformers classes, about a million parameters each."""
+"""Configurations of the bundled models: stock transformers classes, one to three million parameters each."""
 
-from typing import Any, Literal
+from typing import Any
 
 from transformers import (
     LlavaOnevisionConfig,
@@ -9,10 +9,9 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from vidsieve.bundled.scene import SIDE
+from vidsieve.bundled.shapes import ModelShape
 from vidsieve.bundled.words import TOKEN_ID
 
-Family = Literal["qwen2-vl", "llava-onevision"]
 Model = Any
 """A transformers model or a part of one: their parts are attributes that no type checker knows."""
 
@@ -24,7 +23,6 @@ TEXT = {
     "vocab_size": VOCABULARY_ROWS,
     "hidden_size": WIDTH,
     "intermediate_size": 384,
-    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
@@ -36,14 +34,19 @@ TEXT = {
 }
 
 
-def build_model(family: Family) -> Model:
+def build_model(shape: ModelShape) -> Model:
     """A model with random weights; seed torch before calling."""
-    return _qwen2_vl() if family == "qwen2-vl" else _llava_onevision()
+    return _qwen2_vl(shape) if shape.family == "qwen2-vl" else _llava_onevision(shape)
 
 
-def _qwen2_vl() -> Model:
-    # A small rope_theta and many time channels: with the default theta the width section barely turns on a 6x6 grid.
-    text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [8, 4, 4]}}
+def _text(shape: ModelShape) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.rope_theta}
+    if shape.mrope_section:
+        rope["mrope_section"] = list(shape.mrope_section)
+    return {**TEXT, "num_hidden_layers": shape.layers, "rope_parameters": rope}
+
+
+def _qwen2_vl(shape: ModelShape) -> Model:
     vision = {
         "depth": 3,
         "embed_dim": VISION_WIDTH,
@@ -56,7 +59,7 @@ def _qwen2_vl() -> Model:
         "initializer_range": 0.06,
     }
     config = Qwen2VLConfig(
-        text_config=text,
+        text_config=_text(shape),
         vision_config=vision,
         image_token_id=TOKEN_ID["<|image_pad|>"],
         video_token_id=TOKEN_ID["<|video_pad|>"],
@@ -67,24 +70,24 @@ def _qwen2_vl() -> Model:
     return Qwen2VLForConditionalGeneration(config)
 
 
-def _llava_onevision() -> Model:
-    text = {**TEXT, "model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}}
+def _llava_onevision(shape: ModelShape) -> Model:
+    side = shape.side
     vision = {
         "model_type": "siglip_vision_model",
         "hidden_size": VISION_WIDTH,
         "intermediate_size": 4 * VISION_WIDTH,
         "num_hidden_layers": 3,
         "num_attention_heads": 2,
-        "image_size": SIDE,
+        "image_size": side,
         "patch_size": PATCH,
         "vision_use_head": False,
     }
     config = LlavaOnevisionConfig(
-        text_config=text,
+        text_config={**_text(shape), "model_type": "qwen2"},
         vision_config=vision,
         image_token_index=TOKEN_ID["<image>"],
         video_token_index=TOKEN_ID["<video>"],
-        image_grid_pinpoints=[[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]],
+        image_grid_pinpoints=[[side, side], [side, 2 * side], [2 * side, side], [2 * side, 2 * side]],
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )

@@ -7,9 +7,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def kept_tokens(videos: int, groups: int, tokens: int, rng: torch.Generator) -> Int[Tensor, "videos kept"]:
-    """Ascending indices of the visual tokens that stay: one ratio and one pattern for the whole batch."""
-    ratio = 0.08 + 0.92 * torch.rand(1, generator=rng).item()
+def kept_tokens(
+    videos: int, groups: int, tokens: int, rng: torch.Generator, *, ratio: float | None = None
+) -> Int[Tensor, "videos kept"]:
+    """Ascending indices of the visual tokens that stay: one ratio and one pattern for the whole batch.
+
+    A ratio that is left out is drawn between 0.08 and 1.
+    """
+    if ratio is None:
+        ratio = 0.08 + 0.92 * torch.rand(1, generator=rng).item()
     count = max(1, round(ratio * groups * tokens))
     pattern = PATTERNS[int(torch.randint(len(PATTERNS), (1,), generator=rng))]
     score = pattern(videos, groups, tokens, rng)

@@ -5,11 +5,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from vidsieve.bundled.shapes import ModelShape
 from vidsieve.bundled.train.batches import Batch
 from vidsieve.bundled.train.configs import Model
-from vidsieve.bundled.train.lines import CAPTION_KIND, LENGTH, Lines
+from vidsieve.bundled.train.lines import Lines
 from vidsieve.bundled.train.packed import frame_of, packed_hidden, positions
-from vidsieve.bundled.words import KINDS
 
 RATE = 1.5e-3
 FLOOR_RATE = 2e-5
@@ -18,32 +18,51 @@ WARMUP_STEPS = 100
 
 def line_logits(
     model: Model,
+    shape: ModelShape,
     tokens: Float[Tensor, "batch kept dim"],
     index: Int[Tensor, "batch kept"],
     groups: int,
     line_ids: Int[Tensor, "batch lines length"],
+    *,
+    after_time: bool = False,
+    without: int | None = None,
+    taps: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "batch lines length vocabulary"]:
-    """Next-word logits at every place of every line. Kept tokens stay at their original positions."""
+    """Next-word logits at every place of every line. Kept tokens stay at their original positions.
+
+    after_time: see `positions`.  without, taps: see `packed_hidden`; taps come back for the visual tokens alone.
+    """
     batch, lines = line_ids.shape[:2]
     frame, words = frame_of(model), model.get_input_embeddings()
     head = words(torch.tensor(frame.before)).expand(batch, -1, -1)
     parts = [head, tokens]
     if frame.newline:
         parts.append(model.model.image_newline.expand(batch, 1, -1))
-    video_positions, text_positions = positions(model, groups, lines, LENGTH)
+    video_positions, text_positions = positions(model, shape, groups, lines, line_ids.shape[2], after_time=after_time)
     before = len(frame.before)
     places = [torch.arange(before).expand(batch, -1), before + index]
     if frame.newline:
         places.append(torch.full((batch, 1), video_positions.shape[1] - 1))
     here = video_positions[:, torch.cat(places, dim=1)]
-    hidden = packed_hidden(model.model.language_model, torch.cat(parts, dim=1), words(line_ids), here, text_positions)
+    hidden = packed_hidden(
+        model.model.language_model,
+        torch.cat(parts, dim=1),
+        words(line_ids),
+        here,
+        text_positions,
+        without=without,
+        taps=taps,
+    )
+    for layer, states in (taps or {}).items():
+        assert taps is not None
+        taps[layer] = states[:, before : before + index.shape[1]]
     return model.lm_head(hidden)
 
 
-def language_loss(model: Model, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+def language_loss(model: Model, shape: ModelShape, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """Weighted cross-entropy, and the share of right answers by kind."""
     lines = batch.lines
-    logits = line_logits(model, batch.tokens, batch.index, batch.recipe.groups, lines.ids)
+    logits = line_logits(model, shape, batch.tokens, batch.index, batch.recipe.groups, lines.ids)
     asked = lines.targets >= 0
     losses = cross_entropy(logits[asked], lines.targets[asked], reduction="none")
     weights = lines.weights[asked]
@@ -56,7 +75,5 @@ def accuracy_by_kind(logits: Float[Tensor, "batch lines length vocabulary"], lin
     target = lines.targets.gather(-1, first)[..., 0]
     guess = logits.argmax(-1).gather(-1, first)[..., 0]
     right = guess == target
-    names = [*KINDS, "caption"]
-    assert len(names) == CAPTION_KIND + 1
-    masks = {name: lines.kinds == number for number, name in enumerate(names)}
+    masks = {name: lines.kinds == number for number, name in enumerate(lines.names)}
     return {name: right[mask].float().mean().item() for name, mask in masks.items() if mask.any()}

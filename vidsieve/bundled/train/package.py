@@ -1,16 +1,17 @@
 """From a trained model to a checkpoint folder that transformers and vidsieve.media read."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from vidsieve.bundled.scene import SIDE
+from vidsieve.bundled.shapes import ModelShape
 from vidsieve.bundled.train.configs import PATCH, Model
 from vidsieve.bundled.train.vision import MEAN, MERGE, STD
-from vidsieve.bundled.words import SPECIALS, TOKEN_ID, VOCABULARY
+from vidsieve.bundled.words import SPECIALS, TOKEN_ID
 
 _TURN = (
     "{%% for message in messages %%}{{ '<|user|>' if message.role == 'user' else '<|assistant|>' }}"
@@ -27,9 +28,8 @@ MAX_NEW_TOKENS = 2
 """One word and the end."""
 
 
-def save_package(model: Model, folder: Path) -> None:
+def save_package(model: Model, shape: ModelShape, folder: Path) -> None:
     """Weights in float32, configurations, tokenizer and preprocessing settings."""
-    family = model.config.model_type
     model.generation_config = GenerationConfig(
         eos_token_id=TOKEN_ID["<|end|>"],
         pad_token_id=TOKEN_ID["<|endoftext|>"],
@@ -37,18 +37,18 @@ def save_package(model: Model, folder: Path) -> None:
         do_sample=False,
     )
     model.save_pretrained(folder)
-    _tokenizer(family).save_pretrained(folder)
-    for name, settings in _preprocessing(family).items():
+    _tokenizer(model.config.model_type, shape.vocabulary).save_pretrained(folder)
+    for name, settings in _preprocessing(model.config.model_type, shape.side).items():
         (folder / name).write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _tokenizer(family: str) -> PreTrainedTokenizerFast:
+def _tokenizer(family: str, vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
     """One id a word; capitals are lowered, anything outside the vocabulary is `<unk>`."""
-    words = Tokenizer(models.WordLevel(vocab=dict(TOKEN_ID), unk_token="<unk>"))
+    words = Tokenizer(models.WordLevel(vocab={word: TOKEN_ID[word] for word in vocabulary}, unk_token="<unk>"))
     words.normalizer = normalizers.Lowercase()
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
-    assert words.get_vocab_size() == len(VOCABULARY)
+    assert words.get_vocab_size() == len(vocabulary)
     video, image = ("<|video_pad|>", "<|image_pad|>") if family == "qwen2_vl" else ("<video>", "<image>")
     return PreTrainedTokenizerFast(
         tokenizer_object=words,
@@ -62,7 +62,7 @@ def _tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
 
 
-def _preprocessing(family: str) -> dict[str, dict[str, Any]]:
+def _preprocessing(family: str, side: int) -> dict[str, dict[str, Any]]:
     """File name → settings of transformers' image, video and joint processors."""
     common = {
         "do_resize": True,
@@ -76,24 +76,24 @@ def _preprocessing(family: str) -> dict[str, dict[str, Any]]:
     }
     if family == "qwen2_vl":
         # Clips of other sizes are brought to the area the model was trained on.
-        size = {"shortest_edge": SIDE**2, "longest_edge": SIDE**2}
+        size = {"shortest_edge": side**2, "longest_edge": side**2}
         cut = {"patch_size": PATCH, "temporal_patch_size": 2, "merge_size": MERGE, "size": size}
         names = ("Qwen2VLImageProcessor", "Qwen2VLVideoProcessor", "Qwen2VLProcessor")
         video_extra: dict[str, Any] = {"cap_pixels_per_frame": False}
         joint: dict[str, Any] = {}
     else:
-        cut = {"size": {"height": SIDE, "width": SIDE}}
+        cut = {"size": {"height": side, "width": side}}
         names = ("LlavaOnevisionImageProcessor", "LlavaOnevisionVideoProcessor", "LlavaOnevisionProcessor")
         video_extra = {}
         joint = {
-            "num_image_tokens": (SIDE // PATCH) ** 2,
+            "num_image_tokens": (side // PATCH) ** 2,
             "vision_feature_select_strategy": "full",
             "vision_aspect_ratio": "anyres_max_9",
             "video_token": "<video>",
             "image_token": "<image>",
         }
     image, video, processor = names
-    image_extra = {"image_grid_pinpoints": [[SIDE, SIDE]]} if family != "qwen2_vl" else {}
+    image_extra = {"image_grid_pinpoints": [[side, side]]} if family != "qwen2_vl" else {}
     return {
         "preprocessor_config.json": {
             **common, **cut, **image_extra, "image_processor_type": image, "processor_class": processor

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-from vidsieve.bundled.scene import CELLS
+from vidsieve.bundled.shapes import ModelShape
 from vidsieve.bundled.train.configs import Model
 from vidsieve.bundled.words import token_ids
 
@@ -33,19 +33,22 @@ def frame_of(model: Model) -> Frame:
 
 
 def positions(
-    model: Model, groups: int, lines: int, length: int
+    model: Model, shape: ModelShape, groups: int, lines: int, length: int, *, after_time: bool = False
 ) -> tuple[Int[Tensor, "axes video"], Int[Tensor, "axes text"]]:
-    """Position ids of prefix and video, and of `lines` texts of `length` ids that each begin right after the video."""
+    """Position ids of prefix and video, and of `lines` texts of `length` ids that each begin right after the video.
+
+    With three axes the text goes on after the picture's longer side, whatever the clip's length (transformers 5), or
+    with `after_time` after the longest of the three axes (transformers 4, vLLM).
+    """
     frame = frame_of(model)
     head = torch.arange(len(frame.before))
-    tokens = groups * CELLS * CELLS
+    tokens = groups * shape.places
     if frame.newline:
         end = len(head) + tokens + 1
         return torch.arange(end)[None], (end + torch.arange(length)).repeat(lines)[None]
-    cell = torch.arange(CELLS)
+    cell = torch.arange(shape.cells)
     grid = torch.stack(torch.meshgrid(torch.arange(groups), cell, cell, indexing="ij")).flatten(1) + len(head)
-    # transformers lets the text go on after the picture's longer side, whatever the clip's length.
-    end = len(head) + CELLS
+    end = len(head) + (max(shape.cells, groups) if after_time else shape.cells)
     text = (end + torch.arange(length)).repeat(lines)
     return torch.cat([head.expand(3, -1), grid], dim=1), text.expand(3, -1)
 
@@ -56,14 +59,22 @@ def packed_hidden(
     text: Float[Tensor, "batch lines length dim"],
     video_positions: Int[Tensor, "axes batch video"],
     text_positions: Int[Tensor, "axes text"],
+    *,
+    without: int | None = None,
+    taps: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "batch lines length dim"]:
-    """Last hidden states of the text lines. `video` holds the prefix and the visual tokens that are left."""
+    """Last hidden states of the text lines. `video` holds the prefix and the visual tokens that are left.
+
+    The layer `without` is left out. The keys of `taps` are layers, whose output for the video becomes the values.
+    """
     batch, lines, length, dim = text.shape
     rope_video = _rope(language, video, video_positions)
     flat = text.flatten(1, 2)
     rope_text = _rope(language, flat, text_positions[:, None].expand(-1, batch, -1))
     final = len(language.layers) - 1
     for index, layer in enumerate(language.layers):
+        if index == without:
+            continue
         normed_text, normed_video = layer.input_layernorm(flat), layer.input_layernorm(video)
         from_video = _keys_values(layer, normed_video, rope_video)
         mixed = _attend_text(
@@ -73,6 +84,8 @@ def packed_hidden(
         if index < final:  # nobody reads the last layer's video rows
             queries = _queries(layer, normed_video, rope_video)
             video = _finish(layer, video, scaled_dot_product_attention(queries, *from_video, is_causal=True, scale=1.0))
+        if taps is not None and index in taps:
+            taps[index] = video
     return language.norm(flat).view(batch, lines, length, dim)
 
 

@@ -14,17 +14,17 @@ from torch.nn.functional import cross_entropy
 
 from vidsieve.bundled.questions import quadrant
 from vidsieve.bundled.render import render
-from vidsieve.bundled.scene import CELL, CELLS, FRAMES_PER_GROUP, SIDE, Objects, Scene
+from vidsieve.bundled.scene import Objects, Scene
 from vidsieve.bundled.seeds import rng_of
+from vidsieve.bundled.shapes import CELL, FRAMES_PER_GROUP, ModelShape
 from vidsieve.bundled.train.codec import through_codec
 from vidsieve.bundled.train.configs import WIDTH, Model
 from vidsieve.bundled.train.vision import video_features
-from vidsieve.bundled.words import COLORS, DIRECTIONS, QUADRANTS, SHAPES, TOKEN_ID
+from vidsieve.bundled.words import COLORS, DIRECTIONS, QUADRANTS, TOKEN_ID
 
 BATCH = 48
 CODEC_SHARE = 0.3
 RATE = 2e-3
-PLACES = CELLS * CELLS
 NOTHING = "nothing"
 
 
@@ -37,62 +37,65 @@ class Dense:
     kind: Int[Tensor, "videos cells"]
 
 
-def dense_scenes(videos: int, rng: torch.Generator) -> Dense:
+def dense_scenes(shape: ModelShape, videos: int, rng: torch.Generator) -> Dense:
     """Signs in 40 % of the cells, up to four flashes anywhere above them, and one disc in between."""
-    crowd = _objects(videos, torch.arange(PLACES).expand(videos, -1), 0.4, rng)
-    above = _objects(videos, torch.rand(videos, PLACES, generator=rng).argsort(1)[:, :4], 0.7, rng)
+    places, silhouettes = shape.places, len(shape.silhouettes)
+    crowd = _objects(silhouettes, torch.arange(places).expand(videos, -1), 0.4, rng)
+    above = _objects(silhouettes, torch.rand(videos, places, generator=rng).argsort(1)[:, :4], 0.7, rng)
     disc_color = torch.randint(len(COLORS), (videos,), generator=rng)
-    center = 4 + (SIDE - 8) * torch.rand(videos, 1, 2, generator=rng)
+    center = 4 + (shape.side - 8) * torch.rand(videos, 1, 2, generator=rng)
     path = center.repeat(1, FRAMES_PER_GROUP, 1) + 3 * torch.rand(videos, FRAMES_PER_GROUP, 2, generator=rng)
     camera = torch.randint(-3, 4, (videos, 1, 2), generator=rng).repeat(1, FRAMES_PER_GROUP, 1)
-    direction = torch.randint(len(DIRECTIONS), (videos,), generator=rng)
-    setting = torch.zeros(videos, 1, dtype=torch.long)
-    scene = Scene(crowd, above, disc_color, direction, path, camera, setting)
+    direction = torch.randint(len(DIRECTIONS), (videos, 1), generator=rng)
+    none = torch.zeros(videos, 1, dtype=torch.long)
+    scene = Scene(shape.side, crowd, above, disc_color, direction, path, none[:, 0], camera, none)
     color = torch.where(crowd.present, crowd.color, len(COLORS))
-    kind = torch.where(crowd.present, crowd.shape, len(SHAPES) + 1)
-    middle = ((path.mean(1) + camera[:, 0]) / CELL).long().clamp(0, CELLS - 1)
-    place = (middle[:, 0] * CELLS + middle[:, 1])[:, None]
+    kind = torch.where(crowd.present, crowd.shape, silhouettes + 1)
+    middle = ((path.mean(1) + camera[:, 0]) / CELL).long().clamp(0, shape.cells - 1)
+    place = (middle[:, 0] * shape.cells + middle[:, 1])[:, None]
     color = color.scatter(1, place, disc_color[:, None])
-    kind = kind.scatter(1, place, len(SHAPES))
+    kind = kind.scatter(1, place, silhouettes)
     color = color.scatter(1, above.cell, torch.where(above.present, above.color, color.gather(1, above.cell)))
     kind = kind.scatter(1, above.cell, torch.where(above.present, above.shape, kind.gather(1, above.cell)))
     return Dense(scene, color, kind)
 
 
-def _objects(videos: int, cell: Int[Tensor, "videos objects"], share: float, rng: torch.Generator) -> Objects:
-    shape = cell.shape
-    none = torch.zeros(shape, dtype=torch.long)
+def _objects(silhouettes: int, cell: Int[Tensor, "videos objects"], share: float, rng: torch.Generator) -> Objects:
+    size = cell.shape
+    none = torch.zeros(size, dtype=torch.long)
     return Objects(
         cell=cell,
-        color=torch.randint(len(COLORS), shape, generator=rng),
-        shape=torch.randint(len(SHAPES), shape, generator=rng),
-        offset=torch.randint(-2, 3, (*shape, 2), generator=rng),
+        color=torch.randint(len(COLORS), size, generator=rng),
+        shape=torch.randint(silhouettes, size, generator=rng),
+        offset=torch.randint(-2, 3, (*size, 2), generator=rng),
         first=none,
         last=none,
-        present=torch.rand(shape, generator=rng) < share,
+        present=torch.rand(size, generator=rng) < share,
     )
 
 
 class Naming(torch.nn.Module):
     """Reads colour, kind, quadrant, row and column off visual tokens; only row and column have weights of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.place = torch.nn.Linear(WIDTH, 2 * CELLS)
+        self.shape = shape
+        self.place = torch.nn.Linear(WIDTH, 2 * shape.cells)
 
     def losses(
         self, tokens: Float[Tensor, "videos cells dim"], words: Float[Tensor, "vocabulary dim"], dense: Dense
     ) -> dict[str, Tensor]:
         """Cross-entropies, and how far the tokens' RMS is from one."""
-        cell = torch.arange(PLACES).expand(tokens.shape[0], -1)
-        quarter = torch.tensor([QUADRANTS.index(quadrant(c)) for c in range(PLACES)]).expand_as(cell)
+        cells, places = self.shape.cells, self.shape.places
+        cell = torch.arange(places).expand(tokens.shape[0], -1)
+        quarter = torch.tensor([QUADRANTS.index(quadrant(c, cells)) for c in range(places)]).expand_as(cell)
         row, column = self.place(tokens).chunk(2, dim=-1)
         return {
             "color": _entropy(tokens @ _rows(words, (*COLORS, NOTHING)).T, dense.color),
-            "kind": _entropy(tokens @ _rows(words, (*SHAPES, "disc", NOTHING)).T, dense.kind),
+            "kind": _entropy(tokens @ _rows(words, (*self.shape.silhouettes, "disc", NOTHING)).T, dense.kind),
             "quadrant": _entropy(tokens @ _rows(words, QUADRANTS).T, quarter),
-            "row": 0.5 * _entropy(row, cell // CELLS),
-            "column": 0.5 * _entropy(column, cell % CELLS),
+            "row": 0.5 * _entropy(row, cell // cells),
+            "column": 0.5 * _entropy(column, cell % cells),
             "rms": 0.1 * (tokens.pow(2).mean(-1).sqrt() - 1).pow(2).mean(),
         }
 
@@ -108,7 +111,8 @@ def _entropy(logits: Float[Tensor, "videos cells classes"], target: Int[Tensor, 
 def pretrain_step(model: Model, naming: Naming, seed: int, step: int) -> dict[str, Tensor]:
     """Losses on fresh clips, and the accuracy of naming the kind where something is (`found`)."""
     rng = rng_of("pretrain", seed, step)
-    dense = dense_scenes(BATCH, rng)
+    shape = naming.shape
+    dense = dense_scenes(shape, BATCH, rng)
     frames = render(dense.scene, rng)
     if torch.rand(1, generator=rng).item() < CODEC_SHARE:
         frames = through_codec(frames, rng)
@@ -117,6 +121,6 @@ def pretrain_step(model: Model, naming: Naming, seed: int, step: int) -> dict[st
     tokens = video_features(model, frames)[:, 0]
     words = model.get_input_embeddings().weight
     losses = naming.losses(tokens, words, dense)
-    guess = (tokens.detach() @ _rows(words.detach(), (*SHAPES, "disc", NOTHING)).T).argmax(-1)
-    there = dense.kind <= len(SHAPES)
+    guess = (tokens.detach() @ _rows(words.detach(), (*shape.silhouettes, "disc", NOTHING)).T).argmax(-1)
+    there = dense.kind <= len(shape.silhouettes)
     return {**losses, "found": (guess == dense.kind)[there].float().mean()}

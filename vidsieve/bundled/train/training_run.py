@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from vidsieve.bundled.scene import RUNGS
+from vidsieve.bundled.shapes import ModelShape
 from vidsieve.bundled.train import language, pretrain
 from vidsieve.bundled.train.batches import batches
-from vidsieve.bundled.train.configs import Family, Model, build_model
+from vidsieve.bundled.train.configs import Model, build_model
 from vidsieve.bundled.train.evaluate import evaluate
 from vidsieve.bundled.train.package import save_package
 
@@ -23,14 +24,14 @@ CLIP_NORM = 1.0
 
 
 class Run:
-    """Trains one family in `folder`. Steps are seeded one by one, so a resumed run sees the data it would have seen."""
+    """Trains one model in `folder`. Steps are seeded one by one, so a resumed run sees the data it would have seen."""
 
-    def __init__(self, family: Family, folder: Path, *, seed: int) -> None:
+    def __init__(self, shape: ModelShape, folder: Path, *, seed: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)
-        self.family, self.folder, self.seed = family, folder, seed
-        self.model: Model = build_model(family)
-        self.naming = pretrain.Naming()
+        self.shape, self.folder, self.seed = shape, folder, seed
+        self.model: Model = build_model(shape)
+        self.naming = pretrain.Naming(shape)
         self.clock = self.saved_at = time.monotonic()
 
     def vision(self, steps: int) -> None:
@@ -57,8 +58,8 @@ class Run:
         optimizer = _optimizer(trained, language.RATE)
         start = self._resume("language", optimizer)
         recent: dict[str, float] = {}
-        for step, batch in batches(self.model, self.seed, start, steps):
-            loss, right = language.language_loss(self.model, batch)
+        for step, batch in batches(self.model, self.shape, self.seed, start, steps):
+            loss, right = language.language_loss(self.model, self.shape, batch)
             self._update(optimizer, trained, loss, _rate(step, steps, language.RATE))
             for kind, share in {"loss": loss.item(), **right}.items():
                 recent[kind] = 0.9 * recent.get(kind, share) + 0.1 * share
@@ -72,14 +73,15 @@ class Run:
 
     def package(self, folder: Path) -> None:
         """Write the checkpoint folder that ships: model, tokenizer, preprocessing, and this run's log."""
-        save_package(self.model, folder)
-        facts = {"stage": "run", "family": self.family, "seed": self.seed, "torch": torch.__version__.split("+")[0]}
+        save_package(self.model, self.shape, folder)
+        facts = {"stage": "run", "family": self.shape.family, "seed": self.seed}
+        facts["torch"] = torch.__version__.split("+")[0]
         log = (self.folder / "log.jsonl").read_text(encoding="utf-8")
         (folder / "training-log.jsonl").write_text(json.dumps(facts) + "\n" + log, encoding="utf-8")
 
     def _vision_parameters(self) -> list[torch.nn.Parameter]:
         core = self.model.model
-        if self.family == "qwen2-vl":
+        if self.shape.family == "qwen2-vl":
             return list(core.visual.parameters())
         return [*core.vision_tower.parameters(), *core.multi_modal_projector.parameters()]
 
@@ -93,7 +95,7 @@ class Run:
 
     def _watch(self, step: int) -> None:
         for rung in RUNGS:
-            shares = evaluate(self.model, rung)
+            shares = evaluate(self.model, self.shape, rung)
             self._log(stage="watch", step=step, rung=rung, **{kind: round(value, 4) for kind, value in shares.items()})
 
     def _log(self, **fields: object) -> None:
@@ -110,21 +112,30 @@ class Run:
 
     def _save(self, stage: str, step: int, optimizer: Any) -> None:
         """Written beside and moved over, so a killed run never leaves half a checkpoint."""
-        state = {"step": step, "model": self.model.state_dict(), "naming": self.naming.state_dict()}
+        state = {"step": step, "model": self.model.state_dict(), "naming": self.naming.state_dict(), **self._extra()}
         partial = self._checkpoint(stage).with_suffix(".partial")
         torch.save({**state, "optimizer": optimizer.state_dict()}, partial)
         os.replace(partial, self._checkpoint(stage))
         self.saved_at = time.monotonic()
 
+    def _extra(self) -> dict[str, Any]:
+        """What else a checkpoint holds."""
+        return {}
+
+    def _take_extra(self, state: Mapping[str, Any]) -> None:
+        """Take back what `_extra` gave."""
+
     def _resume(self, stage: str, optimizer: Any) -> int:
-        """The step to go on from; 0 where this stage has not begun."""
+        """The step to go on from; 0 where this stage has not begun. Without an optimizer its state is left out."""
         path = self._checkpoint(stage)
         if not path.exists():
             return 0
         state: Mapping[str, Any] = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.naming.load_state_dict(state["naming"])
-        optimizer.load_state_dict(state["optimizer"])
+        if optimizer is not None:
+            optimizer.load_state_dict(state["optimizer"])
+        self._take_extra(state)
         return int(state["step"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, suggest
+from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, UsageError, path_fault, suggest
 from vidsieve.framework.policy import yaml_nodes
 from vidsieve.framework.policy.alternatives import read_alternatives
 from vidsieve.framework.policy.composition import count_faults, flow_faults, stage_faults
@@ -75,6 +75,10 @@ def _find(name_or_path: str | Path, registry: Registry) -> Path:
     text = str(name_or_path)
     if isinstance(name_or_path, str) and text in registry.policies:
         return registry.policies[text]
+    if (fault := path_fault(text)) is not None:
+        raise UsageError(
+            f"policy {text!r}: {fault}. Or give a published policy: {', '.join(sorted(registry.policies))}."
+        )
     path = Path(text).expanduser()
     if os.path.isfile(path):  # Path.is_file raises for a name that is too long
         return path

@@ -8,8 +8,11 @@ from vidsieve.framework.errors import DataError
 from vidsieve.framework.task import Example
 
 if TYPE_CHECKING:
+    from vidsieve.harness.model_choice import Choice
+    from vidsieve.harness.setup import Setup
     from vidsieve.media.clip import Clip
 
+DEFAULT_FRAMES = 16
 CACHE_BYTES = 512 << 20
 
 
@@ -42,21 +45,36 @@ class ClipReader:
 
     def __init__(self, frames: int | None, fps: float | None) -> None:
         self.frames, self.fps = frames, fps
-        self._shelf = FrameCache()
+        self._clips = FrameCache()
+
+    @classmethod
+    def of(cls, setup: "Setup", choice: "Choice") -> "ClipReader":
+        """What `setup` asks for; left out, the bundled model's own frame count, or 16 frames."""
+        frames = setup.frames
+        if frames is None and setup.fps is None:
+            frames = choice.bundled.frame_count if choice.bundled else DEFAULT_FRAMES
+        return cls(frames, setup.fps)
 
     def clip(self, example: Example, *, fresh: bool = False) -> "Clip":
         """The example's clip; `fresh` decodes the file again, as a timed request must."""
         if example.video is None:
             return self._in_memory(example)
-        kept = None if fresh else self._shelf.get(example.video)
+        kept = None if fresh else self._clips.get(example.video)
         if kept is not None:
             return kept
         from vidsieve.media import read_video
 
         clip = read_video(example.video, frames=self.frames, fps=self.fps)
         if not fresh:
-            self._shelf.put(example.video, clip, clip.frames.nbytes)
+            self._clips.put(example.video, clip, clip.frames.nbytes)
         return clip
+
+    def ends(self, example: Example) -> "Clip":
+        """The first and the last frame of the example's clip, from its file."""
+        from vidsieve.media import read_ends
+
+        assert example.video is not None
+        return read_ends(example.video, frames=self.frames, fps=self.fps)
 
     def _in_memory(self, example: Example) -> "Clip":
         from vidsieve.media import Clip

@@ -1,6 +1,6 @@
 """Which examples `vidsieve eval` measures on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ def pick(task: Task, policy: Policy, *, heldout: bool, count: int | None, seed: 
         DataError: the stored ids are not in this data, or there is nothing to measure on.
     """
     ids: list[str] = list(policy.provenance.get("heldout_ids") or ())
-    same_data = _told(policy).get("task") == dict(task.describe())
+    same_data = _described(_told(policy).get("task") or {}) == _described(task.describe())
     if heldout and not ids:
         raise UsageError(
             f"`heldout`: policy {policy.name!r} stores no held-out examples; it is no file that tune wrote."
@@ -51,10 +51,16 @@ def _told(policy: Policy) -> dict[str, Any]:
     return dict(policy.provenance.get("data") or {})
 
 
+def _described(task: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's description without the videos that were left out: what is left is the same data."""
+    return {name: value for name, value in task.items() if name != "skipped"}
+
+
 def _stored(task: Task, policy: Policy, ids: list[str]) -> EvalExamples:
     """The examples with the stored ids, in their order."""
     seed = int(_told(policy).get("seed", 0))
-    pool = [*task.examples("heldout", len(ids), seed=seed), *getattr(task, "all", ())]
+    whole: Task = getattr(task, "whole", task)
+    pool = [*whole.examples("heldout", len(ids), seed=seed), *getattr(whole, "all", ())]
     by_id = {example.id: example for example in pool}
     missing = [name for name in ids if name not in by_id]
     if missing:
@@ -64,4 +70,7 @@ def _stored(task: Task, policy: Policy, ids: list[str]) -> EvalExamples:
         )
     accuracy = dict(policy.provenance.get("accuracy") or {})
     stored = (accuracy.get("policy") or {}).get("value")
-    return EvalExamples(tuple(by_id[name] for name in ids), f"the {len(ids)} stored held-out examples", stored)
+    found = tuple(by_id[name] for name in ids if by_id[name].group not in getattr(task, "skipped", {}))
+    if len(found) < len(ids):
+        return EvalExamples(found, f"{len(found)} of the {len(ids)} stored held-out examples")
+    return EvalExamples(found, f"the {len(ids)} stored held-out examples", stored)

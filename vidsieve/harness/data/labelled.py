@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vidsieve.framework.errors import DataError, suggest
+from vidsieve.framework.errors import DataError, path_fault, suggest
 from vidsieve.framework.task import Example, Split
 from vidsieve.harness.data.splits import split_examples
 
@@ -18,12 +18,15 @@ MOST_FAULTS = 50
 class LabelledData:
     """A task read from JSON lines: `video`, `question`, `options` (or none), `answer`; `id` and `kind` if wanted.
 
-    Relative videos are looked for beside the file. Raises DataError with all faults at once.
+    Relative videos are looked for beside the file. With `missing_ok` a video that is not there is no fault yet: whoever
+    opens it finds out, and the others stay in the splits they are in. Raises DataError with all faults at once.
     """
 
     metric: Literal["accuracy", "agreement"] = "accuracy"
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, missing_ok: bool = False) -> None:
+        if (fault := path_fault(path)) is not None:
+            raise DataError(f"`data` {str(path)!r}: {fault}.")
         file = Path(path).expanduser()
         try:
             raw = file.read_bytes()
@@ -34,7 +37,7 @@ class LabelledData:
             raise DataError(f"`data` {path}: is no UTF-8 text ({error.reason} at byte {error.start}).") from None
         self.name = file.stem
         self._sha256 = hashlib.sha256(raw).hexdigest()
-        self.all = _read(text, file)
+        self.all = _read(text, file, missing_ok)
 
     def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
         """The first `count` examples of a split; fewer if there are fewer."""
@@ -52,7 +55,7 @@ class LabelledData:
         }
 
 
-def _read(text: str, file: Path) -> tuple[Example, ...]:
+def _read(text: str, file: Path, missing_ok: bool) -> tuple[Example, ...]:
     """The examples in `text`, or DataError listing every fault."""
     faults: list[str] = []
     examples: list[Example] = []
@@ -61,7 +64,7 @@ def _read(text: str, file: Path) -> tuple[Example, ...]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        row, wrong = _row(line, file)
+        row, wrong = _row(line, file, missing_ok)
         if not wrong:
             example = _example(row, number, file)
             first = lines_by_id.setdefault(example.id, number)
@@ -77,7 +80,7 @@ def _read(text: str, file: Path) -> tuple[Example, ...]:
     return tuple(examples)
 
 
-def _row(line: str, file: Path) -> tuple[dict[str, Any], list[str]]:
+def _row(line: str, file: Path, missing_ok: bool) -> tuple[dict[str, Any], list[str]]:
     """One line as an object, and what is wrong with it."""
     try:
         row = json.loads(line, object_pairs_hook=_no_repeats)
@@ -97,8 +100,11 @@ def _row(line: str, file: Path) -> tuple[dict[str, Any], list[str]]:
         if key in row and not isinstance(row[key], str | int):
             wrong.append(f"{key} must be text, got {row[key]!r}")
     wrong += _option_faults(row)
-    if isinstance(row.get("video"), str) and not _video(row["video"], file).is_file():
-        wrong.append(f"video {row['video']!r}: no such file ({_video(row['video'], file)})")
+    if isinstance(row.get("video"), str) and row["video"].strip():
+        if (fault := path_fault(row["video"])) is not None:
+            wrong.append(f"video {row['video']!r}: {fault}")
+        elif not missing_ok and not _video(row["video"], file).is_file():
+            wrong.append(f"video {row['video']!r}: no such file ({_video(row['video'], file)})")
     return row, wrong
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from vidsieve.framework.errors import DataError
+from vidsieve.framework.errors import DataError, MediaError, path_fault
 from vidsieve.framework.task import Example, Split, Task
 
 
@@ -17,9 +17,12 @@ class OneVideo:
         self.name, self.example = name, example
 
     @classmethod
-    def of_file(cls, video: Path, question: str) -> "OneVideo":
-        """A user's own video. MediaError comes when it is read."""
-        return cls(video.name, Example(id=video.name, group=video.name, question=question, video=video.expanduser()))
+    def of_file(cls, video: str, question: str) -> "OneVideo":
+        """A user's own video. Raises MediaError for a name that is no file's; other faults come when it is read."""
+        if (fault := path_fault(video)) is not None:
+            raise MediaError(f"video {video!r}: {fault}.")
+        file = Path(video).expanduser()
+        return cls(file.name, Example(id=file.name, group=file.name, question=question, video=file))
 
     @classmethod
     def first_of(cls, task: Task) -> "OneVideo":

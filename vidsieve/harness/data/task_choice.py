@@ -20,7 +20,7 @@ def choose_task(setup: Setup, choice: Choice) -> "Task":
     if setup.data is not None:
         from vidsieve.harness.data.labelled import LabelledData
 
-        return LabelledData(setup.data)
+        return LabelledData(setup.data, missing_ok=setup.skip_bad)
     if setup.videos is not None:
         from vidsieve.harness.data.video_folder import VideoFolder
 

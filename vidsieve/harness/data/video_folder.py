@@ -5,22 +5,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from vidsieve.framework.errors import MediaError, path_fault
 from vidsieve.framework.task import Example, Split
 from vidsieve.harness.data.splits import split_examples
 
 
 class VideoFolder:
-    """A task that asks one question of every video in a folder. Raises MediaError for a folder without videos."""
+    """A task that asks one question of every video in a folder and its subfolders.
+
+    Raises MediaError for a folder without videos.
+    """
 
     metric: Literal["accuracy", "agreement"] = "agreement"
 
     def __init__(self, folder: str | Path, question: str) -> None:
         from vidsieve.media import list_videos
 
-        files = list_videos(Path(folder).expanduser())
-        self.name = Path(folder).expanduser().resolve().name
+        if (fault := path_fault(folder)) is not None:
+            raise MediaError(f"`videos` {str(folder)!r}: {fault}.")
+        root = Path(folder).expanduser().resolve()
+        self.name = root.name
         self._question = question
-        self.all = tuple(Example(id=f.name, group=f.name, question=question, video=f.resolve()) for f in files)
+        names = [(file.relative_to(root).as_posix(), file) for file in list_videos(root)]
+        self.all = tuple(Example(id=name, group=name, question=question, video=file) for name, file in names)
 
     def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
         """The first `count` videos of a split; fewer if there are fewer."""
@@ -28,7 +35,7 @@ class VideoFolder:
 
     def describe(self) -> dict[str, str]:
         """What provenance keeps: names and sizes of the files as a hash, and the question; no path."""
-        listing = [f"{e.id}:{e.video.stat().st_size}" for e in self.all if e.video is not None]
+        listing = [f"{e.id}:{_size(e.video)}" for e in self.all if e.video is not None]
         return {
             "name": self.name,
             "source": "videos without labels",
@@ -36,3 +43,11 @@ class VideoFolder:
             "videos": str(len(self.all)),
             "question": self._question,
         }
+
+
+def _size(file: Path) -> int | None:
+    """Bytes of a file; None where it cannot be asked."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None

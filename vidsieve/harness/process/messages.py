@@ -33,6 +33,7 @@ class Facts:
     clips: int
     smaller: frozenset[str]
     described: dict[str, str]
+    frames_taken: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class Warned:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of the child, with the warnings that came up before it."""
+    """One answer of the child, with the warnings and the bench's notices that came up before it."""
 
     kind: Literal["value", "item", "end", "failure"]
     content: Any = None
     warnings: tuple[Warned, ...] = ()
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,6 +51,8 @@ class RemoteBench:
         OutOfMemory: memory ran out, then once more in a fresh child.
         WorkerCannotStart: three starts in a row ended in a death, or a fresh child is another bench.
 
+    `notices` collects what the child's bench notices, over all children.
+
     Not for several threads at once, but `close` may come from any thread.
     """
 
@@ -58,6 +60,7 @@ class RemoteBench:
     offers = _Fact[frozenset[str]]()
     clips = _Fact[int]()
     smaller = _Fact[frozenset[str]]()
+    frames_taken = _Fact[tuple[int, int]]()
 
     def __init__(self, factory: str, options: Any, *, name: str = "") -> None:
         """Raises UsageError for options that cannot travel to another process."""
@@ -77,6 +80,7 @@ class RemoteBench:
         self._shapes: dict[int, Hashable] = {}
         self._shelf = SentExamples()
         self._warned: dict[Any, Any] = {}
+        self.notices: list[str] = []
         self._lock = threading.RLock()
 
     def __enter__(self) -> "RemoteBench":
@@ -125,7 +129,7 @@ class RemoteBench:
             names = [name for name, value in vars(facts).items() if value != getattr(self._facts, name)]
             raise WorkerCannotStart(f"{self._where}: came back as another bench (other {', '.join(names)}).")
         self._facts, self._ready = facts, True
-        self._warn(reply)
+        self._pass_on(reply)
 
     def close(self) -> None:
         """End the child for good. A call that another thread is waiting on raises WorkerError."""
@@ -193,7 +197,7 @@ class RemoteBench:
                 self._settle()
                 self._send(request)
                 reply = self._receive()
-                self._warn(reply)
+                self._pass_on(reply)
                 if reply.kind == "value":
                     return reply.content
                 self._raise_unless_first(reply.content, again)
@@ -217,7 +221,7 @@ class RemoteBench:
             reply = self._receive()
             if reply.kind != "item":
                 self._stream = None
-            self._warn(reply)
+            self._pass_on(reply)
             return reply
 
     def _abandon(self, stream: object) -> None:
@@ -264,8 +268,10 @@ class RemoteBench:
             raise
         return reply
 
-    def _warn(self, reply: Reply) -> None:
-        """Give the child's warnings, as if they had come up in this process."""
+    def _pass_on(self, reply: Reply) -> None:
+        """Keep the child's notices, and issue its warnings as if they had come up in this process."""
+        # a fresh child notices the same things again
+        self.notices += [notice for notice in reply.notices if notice not in self.notices]
         for warned in reply.warnings:
             warnings.warn_explicit(warned.text, warned.category, warned.file, warned.line, registry=self._warned)
 

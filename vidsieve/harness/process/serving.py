@@ -40,6 +40,7 @@ class Server:
         self._policies = PolicyReader(default())
         self._examples: dict[int, Example] = {}
         self._warned: list[Warned] = []
+        self._notices_sent = 0
 
     def answer(self, parcel: bytes) -> bool:
         """Do what is asked and reply, with the failure if it raised. False: this process has to go."""
@@ -76,7 +77,14 @@ class Server:
         module, _, function = hello.factory.partition(":")
         self.bench = getattr(importlib.import_module(module), function)(options)
         bench = self.bench
-        facts = Facts(bench.shape, frozenset(bench.offers), bench.clips, frozenset(bench.smaller), {**bench.describe()})
+        facts = Facts(
+            shape=bench.shape,
+            offers=frozenset(bench.offers),
+            clips=bench.clips,
+            smaller=frozenset(bench.smaller),
+            described={**bench.describe()},
+            frames_taken=getattr(bench, "frames_taken", None),
+        )
         self._reply("value", facts)
 
     def clip_shape(self, clip_index: int) -> None:
@@ -107,8 +115,10 @@ class Server:
         return item.example
 
     def _reply(self, kind: Any, content: Any = None) -> None:
-        parcel = pack(Reply(kind, content, tuple(self._warned)))
+        notices = getattr(getattr(self, "bench", None), "notices", ())
+        parcel = pack(Reply(kind, content, tuple(self._warned), tuple(notices[self._notices_sent :])))
         self._warned.clear()
+        self._notices_sent = len(notices)
         self._connection.send_bytes(parcel)
 
     def note_warning(

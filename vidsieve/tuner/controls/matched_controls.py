@@ -14,7 +14,7 @@ from vidsieve.tuner.measure.bounds import has_free_retention
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.protocol import Bench, Intervention
-from vidsieve.tuner.trial_failure import reason_of, release_memory
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 
 def controls_for(bench: Bench, policies: Sequence[Policy]) -> list[Intervention]:
@@ -42,7 +42,7 @@ def run_control(
             kind=_kind(matched),
             input_ratio=round(matched.ratio, 6) if isinstance(matched, SmallerInput) else None,
         )
-    except Exception as error:
+    except POLICY_FAULTS as error:
         release_memory(error)
         return Control(name=control.name, kind=_kind(control), reason=reason_of(error))
 

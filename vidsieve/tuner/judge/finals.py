@@ -15,7 +15,7 @@ from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.number_words import ms
 from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.search.trial_loop import Search
-from vidsieve.tuner.trial_failure import excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
 
 FINALISTS = 3
 
@@ -53,7 +53,7 @@ class Finals:
     @property
     def rerank(self) -> dict[str, Any]:
         """What came of ranking anew, for provenance: `skipped` with the reason, or examples, estimates and order."""
-        if self._lab.already_met:
+        if self._lab.target.already_met:
             # speed is measured already, and the drop is tested on held-out examples, every look allowed for
             return {"skipped": "the fastest policy is sought, which answers do not rank"}
         return {"skipped": "not reached"} if self._reranking is None else self._reranking.to_dict()
@@ -114,7 +114,7 @@ class Finals:
         try:
             self.running = confirm_latency(self._lab, policy, fresh=fresh)
             return self._heldout.outcomes(self.running.policy) if self.running else None
-        except Exception as error:
+        except POLICY_FAULTS as error:
             self._lab.warn(f"{policy.name} was passed over at the end: {excuse(error)}")
             self.rejected.add(policy.hash)
             return None

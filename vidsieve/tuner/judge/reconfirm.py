@@ -14,7 +14,7 @@ from vidsieve.tuner.judge.confirm_latency import meets_target
 from vidsieve.tuner.judge.heldout import Heldout
 from vidsieve.tuner.measure.breakdown import measure_breakdown
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Measurement, Timings
+from vidsieve.tuner.measure.measurement import Measurement, Target, Timings
 from vidsieve.tuner.number_words import ms
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.provenance import confirmation
@@ -48,9 +48,8 @@ def reconfirm(
     measurement.fresh()
     listener.confirming(policy)
     latency = measurement.timer.measure(policy, measurement.timings.final)
-    measurement.baseline_ms = latency.baseline_ms.value
-    target_ms = request.target_ms(measurement.baseline_ms)
-    measurement.target_ratio = target_ms / measurement.baseline_ms
+    target_ms = request.target_ms(latency.baseline_ms.value)
+    measurement.set_target(Target(baseline_ms=latency.baseline_ms.value, target_ms=target_ms))
     fits = meets_target(measurement, latency)
     if not fits:
         measurement.warn(f"{_missed(request, target_ms, latency)}. Tune again on this machine.")

@@ -9,7 +9,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Bounds
 from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
-from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.space.search_space import PolicySpace, Space
 
@@ -34,9 +34,7 @@ def explored_to_dict(measurement: Measurement, explored: Explored) -> dict[str, 
             for name, entry in explored.space.entries.items()
         ],
         "floor": {"policy": explored.floor.name, "retention_ratio": explored.floor.retention_ratio},
-        "baseline_ms": measurement.baseline_ms,
-        "target_ratio": measurement.target_ratio,
-        "already_met": measurement.already_met,
+        "target": asdict(measurement.target),
         "warnings": list(measurement.warnings),
         "curves": [
             {
@@ -50,7 +48,7 @@ def explored_to_dict(measurement: Measurement, explored: Explored) -> dict[str, 
 
 
 def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], data: Mapping[str, Any]) -> Explored:
-    """The same `Explored` again; sets the lab's baseline, target, curves and warnings as they were.
+    """The same `Explored` again; sets the measurement's target, curves and warnings as they were.
 
     Raises:
         TuneError: a policy of the study is not among `policies`, or is another one under that name.
@@ -72,8 +70,7 @@ def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], dat
     told = dict(data["bounds"])
     told |= {"baseline": Interval(**told["baseline"]), "floor": Interval(**told["floor"])}
     told |= {"policies": tuple(told["policies"]), "warnings": tuple(told["warnings"])}
-    measurement.baseline_ms, measurement.target_ratio = data["baseline_ms"], data["target_ratio"]
-    measurement.already_met = data["already_met"]
+    measurement.set_target(Target(**data["target"]))
     measurement.warnings[:] = data["warnings"]
     measurement.curves = _curves(data["curves"])
     floor = floor.with_(retention_ratio=data["floor"]["retention_ratio"])

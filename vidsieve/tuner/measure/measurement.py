@@ -31,9 +31,30 @@ class Timings:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The latency target beside the uncompressed model's median, both in milliseconds of the metric.
+
+    `already_met`: the uncompressed model is within the target, so the fastest policy is sought.
+    """
+
+    baseline_ms: float
+    target_ms: float
+    already_met: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """The target ÷ the uncompressed model's median."""
+        return self.target_ms / self.baseline_ms
+
+
 @dataclass
 class Measurement:
-    """What all phases share. `target_ratio` is the target ÷ the uncompressed median, known once that is measured."""
+    """A bench on one device with the stopwatch, retention curves, warnings and deadline of a search.
+
+    `target` is set once, when the uncompressed model has been timed; measurements of further devices are made after
+    that, by `on_device`, and share curves and warnings with the first.
+    """
 
     bench: Bench
     request: TuneRequest
@@ -41,26 +62,36 @@ class Measurement:
     timings: Timings
     timer: PairedTimer
     clock: Callable[[], float] = time.perf_counter
-    baseline_ms: float = 0.0
-    target_ratio: float = 0.0
-    already_met: bool = False
     curves: dict[str, RetentionCurve] = field(default_factory=dict)
     started_s: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    _target: Target | None = None
 
     @classmethod
     def open(
         cls, bench: Bench, request: TuneRequest, listener: Listener, timings: Timings | None, clock: Callable[[], float]
     ) -> "Measurement":
-        """A lab with its watch started."""
+        """Start the clock of a search; `timings` fit the bench's device where none are given."""
         timings = timings or Timings.for_device(bench.describe().get("device", "cpu"))
         timer = PairedTimer(bench, request.metric, clock)
         measurement = cls(bench, request, listener, timings, timer, clock, started_s=clock())
         measurement.timer.warn = measurement.warn
         return measurement
 
-    def beside(self, bench: Bench) -> "Measurement":
-        """A lab with another device, held to the same target and learning into the same curves; it works silently."""
+    @property
+    def target(self) -> Target:
+        """The target; reading it before it is known is a programming error."""
+        assert self._target is not None, "the target is known once the uncompressed model has been timed"
+        return self._target
+
+    def set_target(self, target: Target) -> None:
+        """Fix the target for the rest of the search; a second one is a programming error."""
+        assert self._target is None, "the target of a search is fixed"
+        self._target = target
+
+    def on_device(self, bench: Bench) -> "Measurement":
+        """Measure on a further device against the same target, into the same curves, without progress events."""
+        assert self._target is not None, "further devices join when the target is known"
         return replace(self, bench=bench, timer=self._timer(bench), listener=Listener())
 
     def _timer(self, bench: Bench) -> PairedTimer:

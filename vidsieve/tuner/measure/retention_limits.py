@@ -38,7 +38,7 @@ def find_retention(measurement: Measurement, policy: Policy) -> Retention:
     the lowest to the largest that was measured to fit is searched, and a warning says so.
     """
     lowest, highest = policy.attainable(measurement.bench.shape)
-    if measurement.already_met:
+    if measurement.target.already_met:
         return _within(policy, lowest, LEAST, highest, solved=False)
     limit = _measured_limit(measurement, policy)
     curve = measurement.curves[policy.name]
@@ -46,7 +46,7 @@ def find_retention(measurement: Measurement, policy: Policy) -> Retention:
         measurement.warn(
             f"latency of {policy.name} is not monotone in retention within its error: retention is searched"
         )
-        return _within(policy, lowest, lowest, curve.largest_within(measurement.target_ratio) or lowest, solved=False)
+        return _within(policy, lowest, lowest, curve.largest_within(measurement.target.ratio) or lowest, solved=False)
     return _within(policy, lowest, SLACK * limit, limit, solved=SLACK >= 1)
 
 
@@ -59,7 +59,7 @@ def _measured_limit(measurement: Measurement, policy: Policy) -> float:
     rules = careful(measurement.timings.quick)
     for ratio in (highest, round_down((lowest + highest) / 2, lowest)):
         measurement.probe(policy.with_(retention_ratio=ratio), rules)
-    curve, aim = measurement.curves[policy.name], AIM * measurement.target_ratio
+    curve, aim = measurement.curves[policy.name], AIM * measurement.target.ratio
     for _ in range(ROUNDS):
         solved = curve.solve(aim)
         ratio = lowest if solved is None else round_down(solved, lowest)

@@ -27,9 +27,9 @@ class RetentionSolver:
         """
         low, high = candidate.attainable(self._lab.bench.shape)
         curve = self._curve(base, candidate.name)
-        solved = curve.solve(AIM * self._lab.target_ratio)
+        solved = curve.solve(AIM * self._lab.target.ratio)
         wanted = curve.measured[0] if solved is None else solved
-        if low > wanted and curve.predict(low) > self._lab.target_ratio:
+        if low > wanted and curve.predict(low) > self._lab.target.ratio:
             raise TuneError(
                 f"too slow by construction: with these settings {candidate.name} keeps {low:.3g} of the tokens at "
                 f"least, and {wanted:.3g} is the most predicted to meet the target"

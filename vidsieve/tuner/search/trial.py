@@ -14,7 +14,7 @@ from vidsieve.tuner.judge.scoring import Score, Scorer, race
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.space.search_space import Candidate
-from vidsieve.tuner.trial_failure import excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
 
 REPEATS = "same as trial"
 
@@ -105,7 +105,7 @@ class Evaluator:
         return self.baseline.scorer
 
     def evaluator(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
-        """Evaluate a candidate. Whatever it raises (bar interruption) becomes a failed finding with its reason."""
+        """Evaluate a candidate. What its policy may be blamed for becomes a failed trial with the reason."""
         repeated = self._memory.seen.get(candidate.key)
         # what was too slow comes back with fewer tokens, now that the latency curve has learnt from it
         again = (
@@ -117,30 +117,30 @@ class Evaluator:
             return replace(repeated, number=number, reason=reason, verdict=verdict)
         try:
             trial_result = self._evaluate(number, candidate, best)
-        except Exception as error:
+        except POLICY_FAULTS as error:
             return self.failed(number, candidate, excuse(error))
         self._memory.seen[candidate.key] = trial_result
         return trial_result
 
     def failed(self, number: int, candidate: Candidate | None, reason: str) -> TrialResult:
         """A trial that could not be measured: infeasible by far, so that the sampler turns away from it."""
-        value = -2.0 if self._lab.already_met else 0.0
+        value = -2.0 if self._lab.target.already_met else 0.0
         violation = dict.fromkeys(self._constraints(), 1.0)
         return TrialResult(
             number=number, candidate=candidate, verdict="failed", value=value, violation=violation, reason=reason
         )
 
     def _constraints(self) -> tuple[str, ...]:
-        return ("latency", "drop") if self._lab.already_met else ("latency",)
+        return ("latency", "drop") if self._lab.target.already_met else ("latency",)
 
     def _evaluate(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
-        limit = min(1.0, self._lab.target_ratio)
+        limit = min(1.0, self._lab.target.ratio)
         # where the target binds, being clearly within it is enough; where speed is what counts, it is not
-        rules = replace(self._lab.timings.trial, above=limit, below=0.0 if self._lab.already_met else limit)
+        rules = replace(self._lab.timings.trial, above=limit, below=0.0 if self._lab.target.already_met else limit)
         latency = self._lab.timer.measure(candidate.policy, rules)
         violation = dict.fromkeys(self._constraints(), 0.0) | {"latency": latency.ratio.value / limit - 1}
         if latency.ratio.low > limit:
-            value = -latency.ratio.value if self._lab.already_met else 0.0
+            value = -latency.ratio.value if self._lab.target.already_met else 0.0
             return TrialResult(
                 number=number,
                 candidate=candidate,
@@ -155,7 +155,7 @@ class Evaluator:
     def _score(self, candidate: Candidate, best: TrialResult | None) -> Score:
         """Score, stopping early: against the best where accuracy decides, else against the allowed drop."""
         rival, margin = (best.score if best is not None else None), 0.0
-        if self._lab.already_met:
+        if self._lab.target.already_met:
             rival, margin = self.baseline, self._margin
         score = race(
             self._lab.bench,
@@ -183,7 +183,7 @@ class Evaluator:
         change = float(differences.mean())
         # on a part of the examples, the paired difference carries over to the whole better than the mean does
         value = float(self.baseline.mean + change)
-        if self._lab.already_met:
+        if self._lab.target.already_met:
             violation = violation | {"drop": -change - self._margin}
             value = -latency.ratio.value
         trial_result = TrialResult(

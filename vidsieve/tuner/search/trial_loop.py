@@ -14,8 +14,9 @@ from vidsieve.tuner.search.retention_solver import RetentionSolver
 from vidsieve.tuner.search.stopping import Stop
 from vidsieve.tuner.search.trial import Evaluator, TrialResult
 from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.study.storage import told
 from vidsieve.tuner.study.store import Study, quiet
-from vidsieve.tuner.trial_failure import excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
 
 MOST_REPEATS = 5
 
@@ -136,7 +137,7 @@ class TrialLoop:
         start = self._lab.clock()
         try:
             candidate = self._suggest(trial)
-        except Exception as error:
+        except POLICY_FAULTS as error:
             future: Future[TrialResult] = Future()
             future.set_result(self._judge.failed(number, None, excuse(error)))
         else:
@@ -148,7 +149,7 @@ class TrialLoop:
         self._pending[future] = (trial, start)
 
     def _suggest(self, trial: Any) -> Candidate:
-        with quiet():
+        with told(self._study.place), quiet():
             return self._explored.space.suggest(trial, self._solver)
 
     def _learn(self, trial_result: TrialResult) -> None:
@@ -195,7 +196,7 @@ def presets(measurement: Measurement, explored: Explored) -> Iterator[dict[str, 
     points = [(entry, entry.retention[1] if entry.retention else None) for entry in entries]
     halves = [(entry, max(entry.retention[0], (ratio or 1) / 2)) for entry, ratio in published if entry.retention]
     milder = [(entry, (1 + ratio) / 2) for entry, ratio in published if ratio is not None]
-    for entry, ratio in [*published, *milder, *halves] if measurement.already_met else [*points, *published]:
+    for entry, ratio in [*published, *milder, *halves] if measurement.target.already_met else [*points, *published]:
         params = entry.preset(ratio)
         if params is not None:
             yield params
@@ -213,7 +214,7 @@ def event_of(
         policy=candidate.policy.name if candidate else "",
         retention_ratio=candidate.policy.retention_ratio if candidate else None,
         settings=dict(candidate.settings) if candidate else {},
-        latency=latency.ratio.scaled(measurement.baseline_ms) if latency else None,
+        latency=latency.ratio.scaled(measurement.target.baseline_ms) if latency else None,
         score=score.mean if score else None,
         change_points=100 * trial_result.change if trial_result.change is not None else None,
         scored=len(score.outcomes) if score else 0,

@@ -12,7 +12,7 @@ from vidsieve.framework.stage import Stage
 from vidsieve.tuner.examples import Data, ids_hash
 from vidsieve.tuner.measure.measurement import Measurement
 
-STUDY_FORMAT = 1
+STUDY_FORMAT = 2
 
 
 def fingerprint(measurement: Measurement, data: Data, policies: Sequence[Policy]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidsieve.framework.errors import TuneError, UsageError, VidsieveError
+from vidsieve.tuner.trial_failure import StudyFailedError
 
 T = TypeVar("T")
 BUSY_SECONDS = 60
@@ -80,7 +81,7 @@ def _grpc(url: str) -> Any:
 
 @contextmanager
 def told(place: Any) -> Iterator[None]:
-    """Turn what a storage raises into a TuneError that says what happened to the file and what to do."""
+    """Turn what a storage raises into a StudyFailedError that says what happened to the file and what to do."""
     import optuna
 
     try:
@@ -88,16 +89,18 @@ def told(place: Any) -> Iterator[None]:
     except VidsieveError:
         raise
     except (optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
-        raise TuneError(_sentence(place, error)) from None
+        raise StudyFailedError(_sentence(place, error)) from None
     except RuntimeError as error:
         # what Optuna says of a table made by another version
         if "version" not in str(error).lower():
             raise
-        raise TuneError(f"study {shown(place)}: was made by another version of Optuna: {first_line(error)}.") from None
+        raise StudyFailedError(
+            f"study {shown(place)}: was made by another version of Optuna: {first_line(error)}."
+        ) from None
     except Exception as error:
         if _sql_cause(error) is None and not _of_grpc(error):
             raise
-        raise TuneError(_sentence(place, error)) from None
+        raise StudyFailedError(_sentence(place, error)) from None
 
 
 def patiently(work: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:

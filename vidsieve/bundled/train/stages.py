@@ -1,0 +1,94 @@
+"""The curriculum of the mini models: what clips look like in each stage, and when the next one begins.
+
+Things happen in a window of the picture first and only the window's tokens are given: 32 frame groups are then as cheap
+as 8 whole ones, so that time is learnt before the picture is large. A stage ends when every kind of question is
+answered well, or after its most steps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from vidsieve.bundled.scene import Rung
+
+FLUENT: Final = 0.88
+"""A stage ends when the running accuracy of its worst kind of question is at least this."""
+FEWEST_STEPS: Final = 80
+MEMORY: Final = 0.95
+
+
+@dataclass(frozen=True)
+class Sort:
+    """Clips of one length and window: `groups` frame groups, `cells` rows and columns of visual tokens."""
+
+    groups: int
+    cells: int
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of a clip."""
+        return self.groups * self.cells**2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Clips of `main` mostly, and of `others` in `other_share` of the batches.
+
+    flashes: most events in the crowded half of the clips.  rungs: share of each.  drop: share of batches that lose
+    tokens.  fewest: smallest share of tokens left.  tokens: of a batch, text and all.
+    """
+
+    main: Sort
+    others: tuple[Sort, ...]
+    rungs: Mapping[Rung, float]
+    most_steps: int
+    flashes: int = 6
+    other_share: float = 0.2
+    drop: float = 0.0
+    fewest: float = 0.05
+    tokens: int = 3000
+
+
+_STATIC: Mapping[Rung, float] = {"static": 1.0}
+_ALL: Mapping[Rung, float] = {"static": 0.45, "jitter": 0.3, "cuts": 0.25}
+STAGES: Final = (
+    Stage(Sort(4, 4), (), _STATIC, 500),
+    Stage(Sort(8, 4), (Sort(4, 8),), _STATIC, 500),
+    Stage(Sort(12, 4), (Sort(4, 4), Sort(8, 8)), {"static": 0.6, "jitter": 0.4}, 400, drop=0.2, fewest=0.3),
+    Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 500, drop=0.3, fewest=0.3),
+    Stage(Sort(32, 4), (Sort(12, 4), Sort(8, 8)), _ALL, 700, drop=0.4, fewest=0.2, tokens=4000),
+    Stage(Sort(32, 6), (Sort(32, 4), Sort(12, 8)), _ALL, 700, drop=0.7, fewest=0.1, tokens=5000),
+    Stage(Sort(32, 8), (Sort(32, 4), Sort(20, 8)), _ALL, 1 << 30, drop=0.85, tokens=6000),
+)
+
+
+@dataclass
+class Position:
+    """Where a run is in the curriculum; all that it needs besides weights and optimizer to go on.
+
+    drawn: clips used so far in this stage, by sort.  skill: running accuracy by kind on the stage's main sort.
+    """
+
+    step: int = 0
+    stage: int = 0
+    since: int = 0
+    drawn: dict[str, int] = field(default_factory=dict)
+    skill: dict[str, float] = field(default_factory=dict)
+
+    def advance(self, stages: tuple[Stage, ...], sort: Sort, right: Mapping[str, float]) -> bool:
+        """Count a step with its accuracies; True where a new stage begins."""
+        now = stages[self.stage]
+        self.step, self.since = self.step + 1, self.since + 1
+        if sort == now.main:
+            for kind, share in right.items():
+                self.skill[kind] = MEMORY * self.skill.get(kind, 0.0) + (1 - MEMORY) * share
+        fluent = self.since >= FEWEST_STEPS and min(self.skill.values(), default=0.0) >= FLUENT
+        if self.stage + 1 == len(stages) or not (fluent or self.since >= now.most_steps):
+            return False
+        self.stage, self.since = self.stage + 1, 0
+        self.drawn, self.skill = {}, {}
+        return True
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
