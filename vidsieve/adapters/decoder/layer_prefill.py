@@ -12,7 +12,7 @@ from torch.func import functional_call
 from vidsieve.adapters.decoder.attention_rows import Tapped, ones_rotated, queries_and_keys, scaling_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall
 from vidsieve.adapters.decoder.cached_columns import CachedColumns, gathered
-from vidsieve.adapters.decoder.layer_rows import Row, VideoOnItsWay, right_aligned
+from vidsieve.adapters.decoder.layer_rows import PrefillRow, PrefillVideo, right_aligned
 from vidsieve.framework.errors import PlanError
 from vidsieve.framework.planning.calls import call as call_stage
 from vidsieve.framework.planning.layer_cut import LayerCut, cut_of
@@ -36,7 +36,7 @@ class Prefill:
         decoder: Any,
         policy: Policy,
         *,
-        rows: Sequence[Row],
+        rows: Sequence[PrefillRow],
         mask: Bool[Tensor, "prompts width"],
         start: int = 0,
         past: Sequence[CachedColumns | None] | None = None,
@@ -128,7 +128,7 @@ class Prefill:
         self,
         point: PrunePoint,
         number: int,
-        video: VideoOnItsWay,
+        video: PrefillVideo,
         hidden: Tensor,
         kwargs: Mapping[str, Any],
         ahead: dict[str, Tapped],
@@ -173,7 +173,7 @@ class Prefill:
             )
         return cut
 
-    def _rng(self, number: int, video: VideoOnItsWay, point: PrunePoint) -> torch.Generator:
+    def _rng(self, number: int, video: PrefillVideo, point: PrunePoint) -> torch.Generator:
         key = (number, video.index, point.position)
         if key not in self._rngs:
             self._rngs[key] = generator(self.seed, video.index, point.position)
@@ -183,7 +183,7 @@ class Prefill:
         self,
         point: PrunePoint,
         number: int,
-        video: VideoOnItsWay,
+        video: PrefillVideo,
         hidden: Tensor,
         kwargs: Mapping[str, Any],
         ahead: dict[str, Tapped],
@@ -203,7 +203,7 @@ class Prefill:
         return tap.rows(number * self.times, number, asked, places[video.slots]).to(hidden.device)
 
     def _rotary(
-        self, number: int, video: VideoOnItsWay, device: torch.device, rows: Any = "last"
+        self, number: int, video: PrefillVideo, device: torch.device, rows: Any = "last"
     ) -> Float[Tensor, "asked visual"]:
         """`LayerTokens.rotary`."""
         assert self.tap is not None, "the layer before the point is tapped"
@@ -212,7 +212,7 @@ class Prefill:
         return ones_rotated(self.decoder, self.rotation, first, asked, visual, self.tap.query.shape[-1]).to(device)
 
     def _keys(
-        self, number: int, video: VideoOnItsWay, device: torch.device, of: str
+        self, number: int, video: PrefillVideo, device: torch.device, of: str
     ) -> Float[Tensor, "heads asked dim"]:
         """`LayerTokens.keys`."""
         assert self.tap is not None, "the layer before the point is tapped"
@@ -229,7 +229,7 @@ class Prefill:
 
     # ---------------------------------------------------------------- where things are
 
-    def _columns(self, row: Row) -> Int[Tensor, " slots"]:
+    def _columns(self, row: PrefillRow) -> Int[Tensor, " slots"]:
         """The column of each of a row's tokens in the sequence as it is now."""
         if self.width is None:
             return row.places

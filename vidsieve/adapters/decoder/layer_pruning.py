@@ -17,7 +17,7 @@ from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.layer_prefill import Prefill, renumbered
 from vidsieve.adapters.decoder.layer_refusals import refuse_cache, refuse_layers
-from vidsieve.adapters.decoder.layer_rows import Row
+from vidsieve.adapters.decoder.layer_rows import PrefillRow
 from vidsieve.adapters.prompt.positions import has_mrope
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PolicyError
@@ -41,7 +41,11 @@ class LayerPrune:
         self._step: dict[Any, Any] = {}
 
     def start(
-        self, rows: Sequence[Row], mask: Tensor, start: int = 0, past: Sequence[CachedColumns | None] | None = None
+        self,
+        rows: Sequence[PrefillRow],
+        mask: Tensor,
+        start: int = 0,
+        past: Sequence[CachedColumns | None] | None = None,
     ) -> None:
         """The next pass is over a prompt of these columns, `start` of which are cached."""
         self.width = mask.shape[1]
