@@ -15,7 +15,16 @@ from vidsieve.adapters.decoder.decode_kv import DecodeKV
 from vidsieve.adapters.decoder.layer_pruning import LayerPrune
 from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
-from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
+from vidsieve.adapters.multi_turn import (
+    Past,
+    cached_columns,
+    cached_layers,
+    check_room,
+    extending,
+    new_part,
+    recall,
+    remember,
+)
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN
 from vidsieve.adapters.prompt.new_pictures import new_inputs
@@ -68,6 +77,7 @@ class GenerateCall:
             view = self._view(ids, short)
             stack.enter_context(view.shown(self.model))
             cache = self.asked.get("past_key_values")
+            check_room(cache, short.columns.width + (self.setting("max_new_tokens") or 1) - 1)
             stack.enter_context(
                 extending(cache, past, lambda: self._past(short, None if prune is None else prune.held))
             )
