@@ -175,6 +175,9 @@ def test_a_cache_in_one_memory_block_carries_it_too(kit: Any, model: Any) -> Non
             model.generate(**turn, past_key_values=cache, max_new_tokens=2)
         output, _ = run(model, HALF, turn | {"past_key_values": cache})
         assert torch.allclose(logits(output), logits(expected), atol=kit.tolerance)
+    turn = {"input_ids": output.sequences, "attention_mask": torch.ones_like(output.sequences)}
+    with pytest.raises(InputError, match=r"room for 200 tokens, but \d+ would be cached"):
+        run(model, HALF, turn | {"past_key_values": copied}, max_new_tokens=170)
     static.reset()
     assert type(static) is StaticCache
     assert torch.equal(

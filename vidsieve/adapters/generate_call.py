@@ -16,7 +16,16 @@ from vidsieve.adapters.decoder.layer_pruning import LayerPrune
 from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
 from vidsieve.adapters.generate_arguments import GenerateArguments
-from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
+from vidsieve.adapters.multi_turn import (
+    Past,
+    cached_columns,
+    cached_layers,
+    check_room,
+    extending,
+    new_part,
+    recall,
+    remember,
+)
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns
 from vidsieve.adapters.prompt.new_pictures import new_inputs
@@ -81,6 +90,7 @@ class GenerateCall:
                 stack.enter_context(decode.attached())
             if short.columns.ids is not asked.ids:
                 stack.enter_context(view.shown(self.model))
+            check_room(asked.cache, short.columns.width + (asked.setting("max_new_tokens") or 1) - 1)
             broken_off = partial(self._past, prompt, short, prune)
             stack.enter_context(extending(asked.cache, past, broken_off))
             output = original(**self._inputs(prompt, short, view, contiguous=hooked))
