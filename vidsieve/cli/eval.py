@@ -77,7 +77,7 @@ def _open(chosen: "Chosen", task: "Task", picking: "Callable[[Task], EvalExample
 
 def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric: "Metric") -> dict[str, Any]:
     """Score both on the examples, then time them in turn."""
-    from vidsieve.harness.comparison import compare
+    from vidsieve.tuner.judge.paired_accuracy import paired_accuracy, rates_by_kind
     from vidsieve.tuner.measure.latency import PairedTimer
     from vidsieve.tuner.measure.measurement import Timings
 
@@ -89,12 +89,16 @@ def measure(session: "Session", policy: "Policy", picked: "EvalExamples", metric
     timer = PairedTimer(bench, metric)
     timer.warn = lambda text: complain(text, kind="warning")
     latency = timer.measure(policy, timings.final)
+    kinds = {
+        kind: {"examples": n, "uncompressed": theirs, "policy": rate}
+        for kind, (n, theirs, rate) in rates_by_kind(ours, base).items()
+    }
     return {
         "policy": policy.name,
         "policy_hash": policy.hash,
         "requested_retention": policy.retention_ratio,
         "examples_from": picked.told,
-        "accuracy": compare(session.task.metric, ours, base).to_dict(),
+        "accuracy": paired_accuracy(session.task.metric, ours, base).to_dict() | {"kinds": kinds},
         "latency": latency.to_dict(),
         "stored": picked.stored,
         "measured_on": {**bench.describe(), "frames_taken": list(bench.frames_taken)},

@@ -12,8 +12,7 @@ from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness.answer_options import choice_ids, normalised
 from vidsieve.harness.runner import Force, Runner
 from vidsieve.harness.smaller_runners import Runners
-from vidsieve.tuner.controls.smaller_input import SmallerInput
-from vidsieve.tuner.protocol import Intervention
+from vidsieve.tuner.protocol import Intervention, SmallerInput
 
 
 class Scorer:

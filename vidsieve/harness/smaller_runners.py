@@ -7,7 +7,7 @@ from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.harness.data.clips import ClipReader
 from vidsieve.harness.runner import Runner
-from vidsieve.tuner.controls.smaller_input import Kind, SmallerInput
+from vidsieve.tuner.protocol import Kind, SmallerInput
 
 
 class Runners:

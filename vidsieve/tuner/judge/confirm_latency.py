@@ -28,7 +28,6 @@ class Confirmed:
 
     policy: Policy
     latency: Latency
-    steps: int
     fresh: bool = False
 
 
@@ -47,7 +46,7 @@ def confirm_latency(measurement: Measurement, policy: Policy, *, fresh: bool = F
         measurement.listener.step("confirm latency", step, STEPS)
         latency = measurement.timer.measure(policy, _rules(measurement))
         if meets_target(measurement, latency):
-            fitting = Confirmed(policy, latency, step, fresh)
+            fitting = Confirmed(policy, latency, fresh)
         else:
             too_much = policy.retention_ratio
         if fitting is None:

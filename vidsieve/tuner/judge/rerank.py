@@ -13,7 +13,7 @@ from vidsieve.tuner.judge.statistics import clustered_error
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.search.trial import TrialResult
-from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 LEADERS = 5
 FAR_AHEAD = 3.0
@@ -116,7 +116,7 @@ def rerank(measurement: Measurement, leaders: Sequence[TrialResult], fresh: Fres
             ours = run_examples(fresh.bench, trial_result.policy, fresh.examples, what, measurement.listener.step)
             scored.append((trial_result, ours))
         except POLICY_FAULTS as error:
-            measurement.warn(f"{trial_result.policy.name} was passed over while re-ranking: {excuse(error)}")
+            measurement.warn(f"{trial_result.policy.name} was passed over while re-ranking: {fault_reason(error)}")
             failed.add(trial_result.policy.hash)
     ranked = _ranked(scored, theirs, fresh)
     done = {id(one.trial_result) for one in ranked}

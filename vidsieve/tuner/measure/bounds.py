@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Bounds
+from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_limits import find_retention
-from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
 from vidsieve.tuner.space.knobs import retention_window
 from vidsieve.tuner.space.search_space import PolicySpace, Space
-from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 NO_TIME = "time budget used up"
 
@@ -71,10 +71,9 @@ def _lowest(
     """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
     found: list[tuple[Policy, Policy, Latency]] = []
     for index, policy in enumerate(policies):
-        (
-            PolicySpace.of(policy, None),
-            retention_window(policy),
-        )  # a faulty search section is the user's to mend, not a reason
+        # a faulty `search:` section is for the user to mend and no reason to set the policy aside
+        PolicySpace.of(policy, None)
+        retention_window(policy)
         missing = policy.needs() - measurement.bench.offers
         if found and _time_is_up(measurement):
             set_aside[policy.name] = NO_TIME
@@ -87,7 +86,7 @@ def _lowest(
             smallest = policy.with_(retention_ratio=low) if has_free_retention(policy) else policy
             found.append((policy, smallest, measurement.probe(smallest, measurement.timings.quick)))
         except POLICY_FAULTS as error:
-            set_aside[policy.name] = excuse(error)
+            set_aside[policy.name] = fault_reason(error)
         measurement.listener.step("find the floor", index + 1, len(policies))
     return found
 
@@ -145,14 +144,14 @@ def _space(
                     metric=measurement.request.metric,
                 )
         except POLICY_FAULTS as error:
-            set_aside[policy.name] = excuse(error)
+            set_aside[policy.name] = fault_reason(error)
         measurement.listener.step("find each policy's range", index + 1, len(lowest))
     for entry in entries.values():
-        _tell_left_out(measurement, entry)
+        _warn_left_out(measurement, entry)
     return Space(entries)
 
 
-def _tell_left_out(measurement: Measurement, entry: PolicySpace) -> None:
+def _warn_left_out(measurement: Measurement, entry: PolicySpace) -> None:
     """Warn of variants that the model has no inputs for."""
     for variant in PolicySpace.of(entry.policy, None).variants.values():
         missing = variant.policy.needs() - measurement.bench.offers

@@ -1,15 +1,19 @@
 """`Measurement`: a bench with a stopwatch, a listener, a deadline, and the latency target of a search."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from typing import TypeVar
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.measure.latency import Latency, PairedTimer, TimingRules
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
-from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +131,69 @@ class Measurement:
             curve = self.curves.setdefault(policy.name, RetentionCurve())
             curve.add(policy.retention_ratio, latency.ratio.value, (latency.ratio.high - latency.ratio.low) / 2)
         return latency
+
+
+PARTS = ("video_ms", "preprocess_ms", "vision_ms", "compress_ms", "prefill_ms", "decode_step_ms", "e2e_ms")
+RULES = TimingRules(warmup=1, min_pairs=6, max_pairs=12, max_seconds=10.0, half_width_ratio=0.04)
+
+
+def measure_breakdown(measurement: Measurement, policy: Intervention) -> dict[str, dict[str, float]]:
+    """Median milliseconds of the parts, by "uncompressed" and "policy", over a few interleaved whole requests.
+
+    A bench that cannot run whole requests gives {} and a warning of the lab.
+    """
+    try:
+        timer = PairedTimer(measurement.bench, "e2e", measurement.clock)
+        timer.warn = measurement.warn
+        latency = timer.measure(policy, RULES)
+    except POLICY_FAULTS as error:
+        release_memory(error)
+        measurement.warn(f"the breakdown of a whole request could not be measured: {reason_of(error)}")
+        return {}
+    sides = {"uncompressed": latency.baseline_parts_ms, "policy": latency.parts_ms}
+    return {side: {part: parts[part] for part in PARTS if part in parts} for side, parts in sides.items()}
+
+
+T = TypeVar("T")
+
+
+class DevicePool:
+    """Runs work on labs: with one lab right here, with several on a thread each, which only waits for its device."""
+
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        self._measurements = list(measurements)
+        self._idle: SimpleQueue[Measurement] = SimpleQueue()
+        for measurement in measurements:
+            self._idle.put(measurement)
+        self._threads = ThreadPoolExecutor(len(measurements), "device") if len(measurements) > 1 else None
+
+    def __len__(self) -> int:
+        return len(self._measurements)
+
+    @property
+    def free(self) -> bool:
+        """Whether a lab has nothing to do."""
+        return not self._idle.empty()
+
+    def submit(self, work: Callable[[Measurement], T]) -> "Future[T]":
+        """Do `work` on a free lab. On a crew of one it is done when this returns, and what it raises is raised here."""
+        measurement = self._idle.get()
+        if self._threads is None:
+            future: Future[T] = Future()
+            try:
+                future.set_result(work(measurement))
+            finally:
+                self._idle.put(measurement)
+            return future
+        return self._threads.submit(self._on_thread, work, measurement)
+
+    def _on_thread(self, work: Callable[[Measurement], T], measurement: Measurement) -> T:
+        try:
+            return work(measurement)
+        finally:
+            self._idle.put(measurement)
+
+    def shutdown(self) -> None:
+        """Let the threads go; what they still wait for is given up."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
