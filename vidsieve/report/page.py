@@ -37,7 +37,7 @@ NOT_PROVENANCE = (
 
 
 def report_html(result: TuneResult) -> str:
-    """The report as HTML: no scripts, nothing loaded from elsewhere. Parts that were not measured say so."""
+    """Write the report as HTML: no scripts, nothing loaded from elsewhere. Parts that were not measured say so."""
     return _template().render(
         **_verdict(result),
         figure=pareto_inline(result),
@@ -69,7 +69,7 @@ def write_report(result: TuneResult, path: str | Path, *, force: bool = False) -
 
 
 def _verdict(result: TuneResult) -> dict[str, Any]:
-    """What the top of the page shows."""
+    """Collect what the top of the page shows."""
     metric = metric_of(result)
     sentences = result.sentences()
     return {
@@ -102,7 +102,7 @@ def _confirmed_retention(result: TuneResult) -> str:
 
 
 def _provenance(result: TuneResult) -> dict[str, Any]:
-    """Where it comes from, and the policy itself."""
+    """Collect the provenance and the policy itself."""
     told = result.policy.provenance
     yaml = visible(replace(result.policy, provenance={}).to_yaml())
     return {

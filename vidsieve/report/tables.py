@@ -35,7 +35,7 @@ class Part:
 
 
 def parts(result: TuneResult) -> list[Part]:
-    """Where the time goes, the whole request last (without colour); empty if it was not measured for both sides."""
+    """List the parts of a request, the whole last (without colour); empty if not measured for both sides."""
     before, after = (_parts(result.breakdown.get(side) or {}) for side in ("uncompressed", "policy"))
     if not before or not after:
         return []
@@ -55,7 +55,7 @@ def parts(result: TuneResult) -> list[Part]:
 
 
 def _parts(measured: Mapping[str, float]) -> dict[str, float]:
-    """The parts by their names in words, the whole, and what the parts leave over of it where that is anything."""
+    """Name the parts, the whole, and what the parts leave over of it."""
     found = {told: float(measured[name]) for name, told in PARTS.items() if name in measured}
     if not found:
         return {}
@@ -76,7 +76,7 @@ class Share:
 
 
 def importance_rows(result: TuneResult) -> list[Share]:
-    """The largest dozen."""
+    """List the dozen settings that explain most."""
     named = {("which policy" if name == "policy" else name): share for name, share in result.importance.items()}
     largest = sorted(named.items(), key=lambda item: -item[1])[:MOST_SETTINGS]
     return [Share(name, f"{share:.0%}", round(100 * min(1.0, max(0.0, share)), 2)) for name, share in largest]
@@ -100,7 +100,7 @@ class TrialRow:
 
 
 def trial_rows(result: TuneResult) -> list[TrialRow]:
-    """The trials in order; of very many, the most telling."""
+    """List the trials in order; of very many, the most telling."""
     chosen = chosen_trial(result)
     shown = most_telling(result.trials, MOST_TRIALS)
     digits = decimals(trial.latency.high for trial in shown if trial.latency)
@@ -131,7 +131,7 @@ def _value(value: object) -> str:
 
 
 def search_facts(result: TuneResult) -> list[tuple[str, str]]:
-    """How the search went, as pairs; what other tables show is left out."""
+    """List facts of the search as pairs; what other tables show is left out."""
     told = {key: value for key, value in result.search.items() if key not in SHOWN_ELSEWHERE}
     checks: dict[str, Any] = {}
     if result.search.get("proxy"):
@@ -142,7 +142,7 @@ def search_facts(result: TuneResult) -> list[tuple[str, str]]:
 
 
 def _followed(proxy: Mapping[str, Any]) -> str:
-    """The check of p(gold) in words."""
+    """Write the check of p(gold)."""
     count = proxy["configurations"]
     over = f"{count} configuration{'' if count == 1 else 's'}"
     if proxy["trusted"] is None or proxy["r"] is None:
@@ -151,7 +151,7 @@ def _followed(proxy: Mapping[str, Any]) -> str:
 
 
 def facts(told: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
-    """Nested numbers and text as flat pairs; an interval in one line; what is empty is left out."""
+    """Flatten nested numbers and text to pairs; an interval in one line; what is empty is left out."""
     found: list[tuple[str, str]] = []
     for key, value in told.items():
         name = f"{label} {key}".strip().replace("_", " ")
@@ -178,12 +178,12 @@ class LeaderRow:
 
 
 def leader_rows(result: TuneResult) -> list[LeaderRow]:
-    """Those that were ranked anew; none where that was skipped."""
+    """List the leaders that were ranked anew; none where that was skipped."""
     return [_row(leader) for leader in _rerank(result).get("leaders", ())]
 
 
 def leaders_sentence(result: TuneResult) -> str:
-    """What was done in a sentence, or why it was not; empty where nothing is known."""
+    """Say in a sentence how the leaders were ranked anew, or why not; empty where nothing is known."""
     told = _rerank(result)
     if told.get("skipped"):
         return f"The leaders were not ranked once more: {told['skipped']}."

@@ -18,7 +18,7 @@ NAMES: dict[Kind, str] = {"frames": "fewer-frames", "pixels": "lower-resolution"
 
 @dataclass(frozen=True, kw_only=True)
 class SmallerInput:
-    """The same request with fewer frames, or with frames of fewer pixels; stands where a policy may stand.
+    """The same request with fewer frames, or with frames of fewer pixels, in place of a policy.
 
     `ratio` is the share of the frames, or of the pixels of each frame, that is left; above 0, at most 1.
     """
@@ -28,12 +28,12 @@ class SmallerInput:
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         return NAMES[self.kind]
 
     @property
     def hash(self) -> str:
-        """Tells two treatments apart, as a policy's hash does."""
+        """Identifies the intervention, as a policy's hash does."""
         return f"{self.kind}-{self.ratio:.6g}"
 
 
@@ -59,14 +59,14 @@ class Bench(Protocol):
     smaller: frozenset[str]
 
     def describe(self) -> Mapping[str, str]:
-        """Facts for provenance, as text: model, checkpoint, revision, device, dtype, attn, threads, frames, ...
+        """Return facts for provenance, as text: model, checkpoint, revision, device, dtype, attn, threads, frames, ...
 
         Versions of the libraries belong here too. Two benches with equal descriptions must give equal accuracies.
         """
         ...
 
     def clip_shape(self, clip_index: int) -> Hashable:
-        """The token shape of a clip, cheaply: clips of equal shape share their warm-up."""
+        """Return the token shape of a clip, cheaply: clips of equal shape share their warm-up."""
         ...
 
     def timed(self, policy: Intervention | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
@@ -86,5 +86,5 @@ class Bench(Protocol):
         ...
 
     def renew(self) -> bool:
-        """Go on in a fresh process, with nothing warm; False where the bench shares the caller's process."""
+        """Restart in a fresh process with nothing warm; False where the bench shares the caller's process."""
         ...

@@ -1,4 +1,4 @@
-"""A control beside the winner: what came of it, and what to say about it."""
+"""The result of a control at the winner's latency, and its warning."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -39,13 +39,13 @@ class Control:
 
     @property
     def _pace(self) -> str:
-        """The latency in words: a smaller input moves in steps, so it says which one was reached."""
+        """State the latency; a smaller input moves in steps, so the step reached is named."""
         if self.kind is None or self.latency is None:
             return "the same latency"
         return f"{self.latency.ratio.value:.0%} of the uncompressed time"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and text, for provenance."""
+        """Return plain numbers and text, for provenance."""
         told = {
             "name": self.name,
             "retention_ratio": self.retention_ratio,

@@ -20,7 +20,7 @@ NO_TIME = "time budget used up"
 
 @dataclass(frozen=True)
 class Explored:
-    """What the search starts from. `floor` is the policy that the floor was measured with."""
+    """Bounds and space of a search; `floor` is the policy that the floor was measured with."""
 
     bounds: Bounds
     space: Space
@@ -68,7 +68,7 @@ def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
 def _lowest(
     measurement: Measurement, policies: Sequence[Policy], set_aside: dict[str, str]
 ) -> list[tuple[Policy, Policy, Latency]]:
-    """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
+    """Time each policy at its smallest retention: (policy, policy at that retention, latency); set the rest aside."""
     found: list[tuple[Policy, Policy, Latency]] = []
     for index, policy in enumerate(policies):
         # a faulty `search:` section is for the user to mend and no reason to set the policy aside
@@ -120,7 +120,7 @@ def _refuse_unreachable(measurement: Measurement, floor: Latency, policy: Policy
 def _space(
     measurement: Measurement, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]
 ) -> Space:
-    """The space of the policies that can meet the target; the others are set aside with a reason."""
+    """Build the space of the policies that can meet the target, and set the others aside with a reason."""
     entries: dict[str, PolicySpace] = {}
     for index, (policy, _, latency) in enumerate(lowest):
         try:
@@ -165,13 +165,13 @@ def _time_is_up(measurement: Measurement) -> bool:
 
 
 def _told(policy: Policy) -> str:
-    """The policy and its retention ratio in words."""
+    """Name a policy with its retention ratio."""
     ratio = policy.retention_ratio
     return policy.name if ratio is None else f"{policy.name} at retention {ratio:.3g}"
 
 
 def _listed(set_aside: Mapping[str, str]) -> str:
-    """The policies set aside with their reasons, or that none was given."""
+    """List the policies set aside with their reasons."""
     if not set_aside:
         return "No policy was given."
     return "Set aside: " + "; ".join(f"{name} ({reason})" for name, reason in set_aside.items()) + "."

@@ -21,7 +21,7 @@ REPEATS = "same as trial"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrialResult:
-    """What one trial found. `value` is what the study maximises, `violation` its constraints (positive: broken).
+    """The result of one trial. `value` is what the study maximises, `violation` its constraints (positive: broken).
 
     `change` is the mean paired difference to the uncompressed model on the search examples, with its standard error.
     """
@@ -45,7 +45,7 @@ class TrialResult:
 
     @property
     def repeats(self) -> bool:
-        """Whether it is an earlier trial over again, and was not measured."""
+        """Whether it repeats an earlier trial and was not measured."""
         return self.reason.startswith(REPEATS)
 
     @property
@@ -64,7 +64,7 @@ class Memory:
 
 
 class Evaluator:
-    """Evaluates candidates on the search examples, paired with the uncompressed model (`baseline`).
+    """Evaluate candidates on the search examples, paired with the uncompressed model (`baseline`).
 
     Where the target binds, the study maximises the score with latency as constraint. Where the uncompressed model
     meets the target already, it maximises speed with the accuracy drop as constraint.
@@ -76,13 +76,13 @@ class Evaluator:
         self._memory = Memory(examples_scored=len(baseline.outcomes))
 
     def on_device(self, measurement: Measurement) -> "Evaluator":
-        """A judge that works in another lab and shares this one's memory."""
+        """Evaluate on another device, with the results seen so far in common."""
         other = copy.copy(self)
         other._measurement = measurement
         return other
 
     def remember(self, trial_results: Iterable[TrialResult]) -> None:
-        """Take over what an earlier session or another tuner found."""
+        """Add the results of an earlier session or of another tuner."""
         for trial_result in trial_results:
             if trial_result.candidate is not None and trial_result.verdict != "failed":
                 self._memory.seen[trial_result.candidate.key] = trial_result
@@ -137,7 +137,7 @@ class Evaluator:
         return replace(trial_result, value=value, violation=violation, change=change, change_error=error)
 
     def failed(self, number: int, candidate: Candidate | None, reason: str) -> TrialResult:
-        """A trial that could not be measured: infeasible by far, so that the sampler turns away from it."""
+        """Make the result of a trial that could not be measured: infeasible by far, so that the sampler avoids it."""
         value = -2.0 if self._measurement.target.already_met else 0.0
         violation = dict.fromkeys(self._constraints(), 1.0)
         return TrialResult(
@@ -169,7 +169,7 @@ class Evaluator:
         return self._weigh(number, candidate, best, latency, score, violation)
 
     def _score(self, candidate: Candidate, best: TrialResult | None) -> Score:
-        """Score, stopping early: against the best where accuracy decides, else against the allowed drop."""
+        """Score with early stopping: against the best where accuracy decides, else against the allowed drop."""
         rival, margin = (best.score if best is not None else None), 0.0
         if self._measurement.target.already_met:
             rival, margin = self.baseline, self._margin
@@ -194,7 +194,7 @@ class Evaluator:
         score: Score,
         violation: dict[str, float],
     ) -> TrialResult:
-        """Value, constraints and verdict of a measured candidate."""
+        """Give a measured candidate its value, constraints and verdict."""
         trial_result = self.rated(
             TrialResult(
                 number=number,
