@@ -31,7 +31,7 @@ class Tile:
     label: str
     value: str
     interval: str
-    beside: str
+    comparison: str
 
 
 def measured_again(result: TuneResult) -> bool:
@@ -70,8 +70,8 @@ def _latency_badge(result: TuneResult) -> Badge | None:
     if result.confirmed:
         return Badge("latency confirmed apart from the search", "good")
     if result.accuracy is not None:
-        told = "not shown to meet" if _reaches(result, result.latency) else "misses"
-        return Badge(f"{told} the target of {target_words(result)}", "warn")
+        verdict = "not shown to meet" if _reaches(result, result.latency) else "misses"
+        return Badge(f"{verdict} the target of {target_words(result)}", "warn")
     return Badge("latency not confirmed: as in the search", "warn")
 
 

@@ -103,12 +103,12 @@ def _confirmed_retention(result: TuneResult) -> str:
 
 def _provenance(result: TuneResult) -> dict[str, Any]:
     """Collect the provenance and the policy itself."""
-    told = result.policy.provenance
+    section = result.policy.provenance
     yaml = visible(replace(result.policy, provenance={}).to_yaml())
     return {
-        "bounds": facts(told.get("bounds", {})),
-        "target_facts": facts(told.get("target", {}), "target"),
-        "provenance": facts({key: value for key, value in told.items() if key not in NOT_PROVENANCE}),
+        "bounds": facts(section.get("bounds", {})),
+        "target_facts": facts(section.get("target", {}), "target"),
+        "provenance": facts({key: value for key, value in section.items() if key not in NOT_PROVENANCE}),
         "hash": result.policy.hash,
         "yaml": yaml if len(yaml) <= LONGEST_YAML else f"{yaml[:LONGEST_YAML]}\n(cut; see the policy file)",
     }

@@ -1,4 +1,4 @@
-"""The Pareto picture: what each trial costs in milliseconds and in score, beside target and uncompressed model."""
+"""The Pareto picture: what each trial costs in milliseconds and in score, with target and uncompressed model."""
 
 import io
 import threading
@@ -101,14 +101,14 @@ class Drawing:
 
     def _say_nothing(self) -> None:
         """Write that no trial was timed."""
-        told = "No trial was timed: there is nothing to draw."
-        self.figure.text(0.5, 0.5, told, ha="center", va="center", color=INK, fontsize=11)
+        text = "No trial was timed: there is nothing to draw."
+        self.figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, fontsize=11)
 
     def _draw(self) -> None:
         self._main, self._star_panel = self._panels()
-        looks = marks_of(self._result)
-        for name, look in looks.items():
-            self._trials([point for point in self._points if point.policy == name], name, look)
+        marks = marks_of(self._result)
+        for name, mark in marks.items():
+            self._trials([point for point in self._points if point.policy == name], name, mark)
         self._front()
         self._mark_target()
         self._uncompressed()
@@ -151,15 +151,15 @@ class Drawing:
         }
         axes.plot([at], [0], transform=axes.transAxes, **mark)
 
-    def _trials(self, points: Sequence[Point], name: str, look: Mark) -> None:
+    def _trials(self, points: Sequence[Point], name: str, mark: Mark) -> None:
         """Draw one policy: filled where it fits, hollow where it does not, small where it was stopped early."""
-        hollow = {"markerfacecolor": "none", "markeredgecolor": look.colour, "markersize": NORMAL}
+        hollow = {"markerfacecolor": "none", "markeredgecolor": mark.colour, "markersize": NORMAL}
         styles: dict[str, dict[str, Any]] = {
-            "fits": {"color": look.colour, "markersize": NORMAL},
-            "pruned": {"color": look.colour, "markersize": SMALL},
+            "fits": {"color": mark.colour, "markersize": NORMAL},
+            "pruned": {"color": mark.colour, "markersize": SMALL},
             "misses": hollow,
         }
-        line = {"marker": look.marker, "linestyle": "none"}
+        line = {"marker": mark.marker, "linestyle": "none"}
         for kind, style in styles.items():
             chosen = [point for point in points if point.kind == kind]
             if chosen:
@@ -170,7 +170,7 @@ class Drawing:
             place = self._main.get_xaxis_transform()
             self._main.plot(unscored, [0.03] * len(unscored), transform=place, zorder=3, **line, **hollow)
         if points:
-            self._name(plain(name, 32) or "no name", color=look.colour, markersize=NORMAL, **line)
+            self._name(plain(name, 32) or "no name", color=mark.colour, markersize=NORMAL, **line)
 
     def _name(self, label: str, **style: Any) -> None:
         """Add an entry to the legend."""

@@ -124,5 +124,5 @@ def marks_of(result: TuneResult) -> dict[str, Mark]:
     """Assign a mark to each policy with a trial. Colours and markers cycle at different lengths: 42 differ."""
     searched: Iterable[str] = result.search.get("policies", ())
     names = dict.fromkeys([*searched, *(trial.policy for trial in result.trials)])
-    looks = {name: Mark(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
-    return {name: looks[name] for name in names if any(trial.policy == name for trial in result.trials)}
+    marks = {name: Mark(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    return {name: marks[name] for name in names if any(trial.policy == name for trial in result.trials)}

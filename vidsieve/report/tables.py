@@ -56,7 +56,7 @@ def parts(result: TuneResult) -> list[Part]:
 
 def _parts(measured: Mapping[str, float]) -> dict[str, float]:
     """Name the parts, the whole, and what the parts leave over of it."""
-    found = {told: float(measured[name]) for name, told in PARTS.items() if name in measured}
+    found = {words: float(measured[name]) for name, words in PARTS.items() if name in measured}
     if not found:
         return {}
     total = sum(found.values())
@@ -132,13 +132,13 @@ def _value(value: object) -> str:
 
 def search_facts(result: TuneResult) -> list[tuple[str, str]]:
     """List facts of the search as pairs; what other tables show is left out."""
-    told = {key: value for key, value in result.search.items() if key not in SHOWN_ELSEWHERE}
+    shown = {key: value for key, value in result.search.items() if key not in SHOWN_ELSEWHERE}
     checks: dict[str, Any] = {}
     if result.search.get("proxy"):
         checks["p(gold) follows accuracy"] = _followed(result.search["proxy"])
     if result.search.get("latency_model_error") is not None:
         checks["latency model"] = f"off by {percent(result.search['latency_model_error'])} at most"
-    return facts({"policies searched": ", ".join(map(str, result.search.get("policies", ())))} | told | checks)
+    return facts({"policies searched": ", ".join(map(str, result.search.get("policies", ())))} | shown | checks)
 
 
 def _followed(proxy: Mapping[str, Any]) -> str:
@@ -150,10 +150,10 @@ def _followed(proxy: Mapping[str, Any]) -> str:
     return f"{'yes' if proxy['trusted'] else 'no'}: r = {proxy['r']:.2f} over {over}"
 
 
-def facts(told: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
+def facts(nested: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
     """Flatten nested numbers and text to pairs; an interval in one line; what is empty is left out."""
     found: list[tuple[str, str]] = []
-    for key, value in told.items():
+    for key, value in nested.items():
         name = f"{label} {key}".strip().replace("_", " ")
         if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
             found.append((name, f"{_value(value['value'])} [{_value(value['low'])}, {_value(value['high'])}]"))
@@ -184,13 +184,13 @@ def leader_rows(result: TuneResult) -> list[LeaderRow]:
 
 def leaders_sentence(result: TuneResult) -> str:
     """Say in a sentence how the leaders were ranked anew, or why not; empty where nothing is known."""
-    told = _rerank(result)
-    if told.get("skipped"):
-        return f"The leaders were not ranked once more: {told['skipped']}."
-    if not told.get("leaders"):
+    rerank = _rerank(result)
+    if rerank.get("skipped"):
+        return f"The leaders were not ranked once more: {rerank['skipped']}."
+    if not rerank.get("leaders"):
         return ""
-    order = "That changed their order." if told.get("changed_order") else "Their order stayed as it was."
-    return f"The leaders of the search on {told['examples']} further examples, which had chosen none of them. {order}"
+    order = "That changed their order." if rerank.get("changed_order") else "Their order stayed as it was."
+    return f"The leaders of the search on {rerank['examples']} further examples, which had chosen none of them. {order}"
 
 
 def _rerank(result: TuneResult) -> Mapping[str, Any]:

@@ -67,7 +67,7 @@ def _give_name(temporary: Path, path: Path, force: bool) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # a file system without hard links: look once more, then rename
+        # a file system without hard links: check once more, then rename
         if path.exists():
             raise FileExistsError(path) from None
         os.replace(temporary, path)

@@ -72,7 +72,7 @@ class Bench(Protocol):
     def timed(self, policy: Intervention | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
         """Run one request and time it: wall clock, device synchronised on both sides.
 
-        The answer must hold `ttft_ms` for metric "ttft" and `e2e_ms` for "e2e". Parts are welcome beside it: any of
+        The answer must hold `ttft_ms` for metric "ttft" and `e2e_ms` for "e2e". Parts are welcome too: any of
         video_ms (decoding), preprocess_ms, vision_ms, compress_ms, prefill_ms, decode_step_ms. `clock_ratio`, where
         it is known, is the device's clock right after the run ÷ its nominal one: throttled runs are dropped.
         """
@@ -81,7 +81,7 @@ class Bench(Protocol):
     def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterable[Outcome]:
         """Answer the examples in their order, one outcome each; lazily if possible, so that progress shows.
 
-        Deterministic: the same policy and example give the same outcome whatever stands beside it.
+        Deterministic: the same policy and example give the same outcome whatever else is scored.
         """
         ...
 

@@ -36,8 +36,8 @@ def provenance(
     confirmed: bool,
 ) -> dict[str, Any]:
     """Make the provenance section. The held-out ids come last, because they are long."""
-    told = data.to_dict()
-    ids = told.pop("heldout_ids")
+    described = data.to_dict()
+    ids = described.pop("heldout_ids")
     return {
         **_head(measurement, confirmed),
         "target": _target(measurement, bounds.target_ms) | {"already_met": bounds.already_met},
@@ -51,7 +51,7 @@ def provenance(
         "controls": [control.to_dict() for control in controls],
         "search": dict(search),
         "warnings": list(warnings),
-        "data": told,
+        "data": described,
         "heldout_ids": ids,
     }
 
@@ -125,7 +125,7 @@ def search_summary(
         "trials_resumed": search.resumed,
         "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
         "stopped_by": search.stopped,
-        "examples_scored": evaluator.examples_scored,
+        "examples_scored": len(evaluator.baseline.outcomes) + search.examples_scored,
         "seconds": round(measurement.elapsed_s(), 1),
         "policies": list(bounds.policies),
         "set_aside": dict(bounds.set_aside),

@@ -18,7 +18,7 @@ class TuneRequest:
     """The settings of a search, with exactly one target: `latency_ms` of `metric`, or `speedup` (baseline ÷ target).
 
     `max_drop_points` is the accuracy drop to certify, in percentage points. `examples` choose, `heldout_examples`
-    (default: twice as many) only judge the final policy. `data_seed` picks the examples and is apart from `seed`, so
+    (default: twice as many) only judge the final policy. `data_seed` chooses the examples and is apart from `seed`, so
     that tuning again with another seed does not shuffle held-out examples into the search. `storage` is where the
     study lives and is resumed from: a path (SQLite, under a lock), a URL of a server that several tuners may share, or
     an Optuna storage; None keeps it in memory. `fresh` sets an existing file aside and starts anew; `join` adds trials

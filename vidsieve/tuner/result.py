@@ -108,8 +108,8 @@ class TuneResult:
 
     def sentences(self) -> list[str]:
         """Write the verdict in sentences: target, latency, accuracy, certificate, then each warning."""
-        told = [self._target_sentence(), self._latency_sentence(), *self._accuracy_sentences()]
-        return [line for line in told if line] + [f"warning: {text}" for text in self.warnings]
+        lines = [self._target_sentence(), self._latency_sentence(), *self._accuracy_sentences()]
+        return [line for line in lines if line] + [f"warning: {text}" for text in self.warnings]
 
     def _target_sentence(self) -> str:
         if self.already_met and self.policy.is_empty:

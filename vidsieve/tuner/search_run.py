@@ -63,15 +63,15 @@ class Run:
         self.measurement.listener.started(self.explored.bounds)
         self.evaluator, per_example_s = self._score_uncompressed()
         self._take_up()
-        beside = controls_for(self.measurement.bench, controls)
-        reserve_s = self._reserve(per_example_s, len(beside))
+        interventions = controls_for(self.measurement.bench, controls)
+        reserve_s = self._reserve(per_example_s, len(interventions))
         self._run_trials(reserve_s)
         if self.measurement.request.join:
             self.measurement.warn(
                 "joined: the tuner that started this search confirms its result and writes the policy"
             )
             return self.result(confirmed=False)
-        self._conclude(beside, per_example_s, reserve_s)
+        self._conclude(interventions, per_example_s, reserve_s)
         return self.result(confirmed=True)
 
     def _explore(self, policies: Sequence[Policy]) -> Explored:
@@ -196,17 +196,17 @@ class Run:
             warnings.append(f"{ended}: latency as in the search, held-out examples not scored")
         bounds = self.explored.bounds
         summary = search_summary(self.measurement, bounds, self.evaluator, self.search, self.proxy)
-        told = provenance(
+        section = provenance(
             self.measurement, self.data, bounds, summary, latency, self.accuracy, self.controls, warnings, confirmed
         )
-        if told["latency"] is not None and self.finals is not None and self.finals.chosen is not None:
-            told["latency"] |= {"fresh_process": self.finals.chosen.fresh}
-        told |= {"rerank": self.finals.rerank if self.finals is not None else {"skipped": "not reached"}}
-        told |= {"breakdown_ms": rounded(self.breakdown)}
+        if section["latency"] is not None and self.finals is not None and self.finals.chosen is not None:
+            section["latency"] |= {"fresh_process": self.finals.chosen.fresh}
+        section |= {"rerank": self.finals.rerank if self.finals is not None else {"skipped": "not reached"}}
+        section |= {"breakdown_ms": rounded(self.breakdown)}
         # the ids are long, and what is long comes last
-        told["heldout_ids"] = told.pop("heldout_ids")
+        section["heldout_ids"] = section.pop("heldout_ids")
         return TuneResult(
-            policy=replace(policy, provenance=told),
+            policy=replace(policy, provenance=section),
             target_ms=bounds.target_ms,
             already_met=bounds.already_met,
             latency=latency,

@@ -32,10 +32,10 @@ class Control:
         if self.advantage is None:
             return f"control {self.name} could not be measured: {self.reason}"
         points = self.advantage.scaled(100)
-        told = f"{self.name} at {self._pace}: {points.value:+.1f} points [{points.low:+.1f}, {points.high:+.1f}]"
+        comparison = f"{self.name} at {self._pace}: {points.value:+.1f} points [{points.low:+.1f}, {points.high:+.1f}]"
         if points.value <= 0:
-            return f"the policy does not beat the control {told}"
-        return "" if points.low > 0 else f"not clearly better than the control {told}"
+            return f"the policy does not beat the control {comparison}"
+        return "" if points.low > 0 else f"not clearly better than the control {comparison}"
 
     @property
     def _pace(self) -> str:
@@ -46,7 +46,7 @@ class Control:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text, for provenance."""
-        told = {
+        numbers = {
             "name": self.name,
             "retention_ratio": self.retention_ratio,
             "latency_ratio": self.latency.ratio.to_dict() if self.latency else None,
@@ -54,4 +54,4 @@ class Control:
             "winner_minus_control_points": self.advantage.scaled(100).to_dict() if self.advantage else None,
         }
         more = {"kind": self.kind, "input_ratio": self.input_ratio, "reason": self.reason or None}
-        return told | {name: value for name, value in more.items() if value is not None}
+        return numbers | {name: value for name, value in more.items() if value is not None}

@@ -119,7 +119,7 @@ def match_smaller(measurement: Measurement, kind: Kind, winner: Latency) -> tupl
             break
         if at == 0:
             raise _too_slow(latency.ratio.value, limit)
-        # the quick look was lucky
+        # the quick measurement was lucky
         wanted = bisect.bisect_right(ratios, ratios[at] * limit / latency.ratio.value) - 1
         at = max(0, min(at - 1, wanted))
     return chosen, latency

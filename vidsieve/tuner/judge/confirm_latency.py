@@ -32,7 +32,7 @@ class Confirmed:
 
 
 def confirm_latency(measurement: Measurement, policy: Policy, *, fresh: bool = False) -> Confirmed | None:
-    """Measure `policy` afresh beside the uncompressed model; None if it cannot be made to fit in a few steps.
+    """Measure `policy` afresh, paired with the uncompressed model; None if it cannot be made to fit in a few steps.
 
     Where the target binds, retention shrinks until a measurement fits, and from one that fits it grows to what is
     predicted to fit still; the last policy that fitted is the answer. No run that chose it counts, nor any of an

@@ -128,8 +128,8 @@ def fast_finalists(leaders: Sequence[TrialResult], margin: float) -> list[TrialR
         return []
     safe = [f for f in leaders if (f.change or 0.0) - (f.change_error or 0.0) >= -margin]
     accurate = max(leaders, key=lambda f: f.change or 0.0)
-    picked = [leaders[0], *safe[:1], accurate]
-    between = [f for f in leaders[: list(leaders).index(accurate)] if f not in picked]
-    if len({trial_result.number for trial_result in picked}) < FINALISTS and between:
-        picked.append(between[len(between) // 2])
-    return [trial_result for trial_result in leaders if trial_result in picked]
+    chosen = [leaders[0], *safe[:1], accurate]
+    between = [f for f in leaders[: list(leaders).index(accurate)] if f not in chosen]
+    if len({trial_result.number for trial_result in chosen}) < FINALISTS and between:
+        chosen.append(between[len(between) // 2])
+    return [trial_result for trial_result in leaders if trial_result in chosen]

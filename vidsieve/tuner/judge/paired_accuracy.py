@@ -181,6 +181,6 @@ class Heldout:
         return change_interval(ours, theirs, seed=self._seed)
 
     def accuracy(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
-        """Judge a policy's outcomes beside the uncompressed model's."""
+        """Judge a policy's outcomes against the uncompressed model's."""
         paired = paired_accuracy(self._metric, outcomes, self.baseline, looks=looks, seed=self._seed)
         return Accuracy(**vars(paired), max_drop_points=self._max_drop_points, looks=looks)

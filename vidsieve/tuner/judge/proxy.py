@@ -44,10 +44,10 @@ class Proxy:
         """Write the check as a sentence."""
         if self.trusted is None or self.r is None:
             return f"whether p(gold) follows accuracy cannot be told from {self.n} configurations"
-        told = f"r = {self.r:.2f}"
+        correlation = f"r = {self.r:.2f}"
         if self.trusted:
-            return f"p(gold) follows accuracy: {told} over {self.n} configurations"
-        return f"p(gold) does not follow accuracy ({told}): leaders are ranked by accuracy itself"
+            return f"p(gold) follows accuracy: {correlation} over {self.n} configurations"
+        return f"p(gold) does not follow accuracy ({correlation}): leaders are ranked by accuracy itself"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, for provenance."""

@@ -184,12 +184,12 @@ def _ranked(
     weight = variance_p / (variance_a + variance_p) if by_p else 1.0
     ranked = []
     for (trial_result, _), (correct, error_a), (p, error_p) in zip(scored, answers, likely, strict=True):
-        told = fresh.proxy.accuracy_change(p) if by_p else 0.0
+        predicted = fresh.proxy.accuracy_change(p) if by_p else 0.0
         variance = weight**2 * error_a**2 + (1 - weight) ** 2 * fresh.proxy.variance(error_p)
         ranked.append(
             Ranked(
                 trial_result=trial_result,
-                change=weight * correct + (1 - weight) * told,
+                change=weight * correct + (1 - weight) * predicted,
                 error=float(np.sqrt(variance)),
                 correct_change=correct,
                 p_gold_change=p if by_p else None,

@@ -107,9 +107,9 @@ def race(
     Clearly: the mean paired difference plus 1.28 standard errors lies below -margin (one-sided 90 %).
     """
     n = len(examples)
-    looks = sorted({round(share * n) for share in CHECKPOINTS if round(share * n) >= 4}) if rival is not None else []
+    ends = sorted({round(share * n) for share in CHECKPOINTS if round(share * n) >= 4}) if rival is not None else []
     outcomes: list[Outcome] = []
-    for end in [*looks, n]:
+    for end in [*ends, n]:
         chunk = examples[len(outcomes) : end]
         done = len(outcomes)
         outcomes += run_examples(bench, policy, chunk, f"score {policy.name}", partial(_shifted, step, done, n))

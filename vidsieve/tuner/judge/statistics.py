@@ -167,8 +167,8 @@ def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int
     block = max(1, 4_000_000 // len(sums))  # bounds the memory of one block of draws to 32 MB
     means = []
     for start in range(0, draws, block):
-        picks = rng.integers(len(sums), size=(min(block, draws - start), len(sums)))
-        means.append(sums[picks].sum(axis=1) / counts[picks].sum(axis=1))
+        drawn = rng.integers(len(sums), size=(min(block, draws - start), len(sums)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     return np.concatenate(means)
 
 

@@ -53,7 +53,7 @@ def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
         target_ms=measurement.target.target_ms,
         baseline=floor.baseline_ms,
         floor=floor.policy_ms,
-        floor_policy=_told(floor_policy),
+        floor_policy=_described(floor_policy),
         already_met=measurement.target.already_met,
         policies=tuple(space.entries),
         limits={name: entry.retention[1] for name, entry in space.entries.items() if entry.retention},
@@ -104,17 +104,17 @@ def _target(measurement: Measurement, floor: Latency) -> Target:
 def _refuse_unreachable(measurement: Measurement, floor: Latency, policy: Policy) -> None:
     target = measurement.target.target_ms
     name = f"{measurement.request.metric}_ms"
-    told = (
-        f"the floor, {_told(policy)}, takes {ms(floor.policy_ms.value)} ms "
+    floor_text = (
+        f"the floor, {_described(policy)}, takes {ms(floor.policy_ms.value)} ms "
         f"[{ms(floor.policy_ms.low)}, {ms(floor.policy_ms.high)}]; uncompressed {ms(floor.baseline_ms.value)} ms"
     )
     if floor.policy_ms.low > target:
         raise TargetUnreachableError(
-            f"target: {ms(target)} ms of {name} asked, but {told}. Ask for more time, or give the model less video "
-            "(`frames`, `max_pixels`)."
+            f"target: {ms(target)} ms of {name} asked, but {floor_text}. Ask for more time, or give the model "
+            "less video (`frames`, `max_pixels`)."
         )
     if floor.policy_ms.high > target:
-        measurement.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {told}")
+        measurement.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {floor_text}")
 
 
 def _space(
@@ -164,7 +164,7 @@ def _time_is_up(measurement: Measurement) -> bool:
     return left is not None and left <= 0
 
 
-def _told(policy: Policy) -> str:
+def _described(policy: Policy) -> str:
     """Name a policy with its retention ratio."""
     ratio = policy.retention_ratio
     return policy.name if ratio is None else f"{policy.name} at retention {ratio:.3g}"

@@ -1,4 +1,4 @@
-"""Latency of a policy beside the uncompressed model: interleaved, warmed up, stopped when precise enough."""
+"""Latency of a policy paired with the uncompressed model: interleaved, warmed up, stopped when precise enough."""
 
 import gc
 import math
@@ -70,7 +70,7 @@ class Latency:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and text, for provenance."""
-        told: dict[str, Any] = {
+        numbers: dict[str, Any] = {
             "metric": f"{self.metric}_ms",
             "protocol": PROTOCOL,
             "policy_ms": self.policy_ms.to_dict(),
@@ -81,9 +81,9 @@ class Latency:
             "baseline_parts_ms": {key: round(value, 4) for key, value in self.baseline_parts_ms.items()},
         }
         if self.policy_p95_ms is not None:
-            told["policy_p95_ms"] = self.policy_p95_ms.to_dict()
+            numbers["policy_p95_ms"] = self.policy_p95_ms.to_dict()
         counts = {"throttled_pairs": self.throttled_pairs, "throttled_kept": self.throttled_kept}
-        return told | {name: count for name, count in counts.items() if count}
+        return numbers | {name: count for name, count in counts.items() if count}
 
 
 @dataclass
@@ -119,8 +119,8 @@ class PairedTimer:
     """Time policies in pairs with the uncompressed model, in ABBA order, clip after clip.
 
     Drift (heat, clocks, neighbours) hits both sides alike, so the ratio survives what the milliseconds do not. What
-    has been warmed up is remembered from call to call. `clock` gives seconds. `warn` may be set, and is then told what
-    makes the numbers doubtful: throttling, and the bench's own `notices` where it has any.
+    has been warmed up is remembered from call to call. `clock` gives seconds. `warn` may be set, and is then called with
+    what makes the numbers doubtful: throttling, and the bench's own `notices` where it has any.
     """
 
     def __init__(self, bench: Bench, metric: Metric, clock: Callable[[], float] = time.perf_counter) -> None:

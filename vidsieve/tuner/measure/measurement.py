@@ -37,7 +37,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The latency target beside the uncompressed model's median, both in milliseconds of the metric.
+    """The latency target and the uncompressed model's median, both in milliseconds of the metric.
 
     `already_met`: the uncompressed model is within the target, so the fastest policy is sought.
     """
@@ -140,7 +140,7 @@ RULES = TimingRules(warmup=1, min_pairs=6, max_pairs=12, max_seconds=10.0, half_
 def measure_breakdown(measurement: Measurement, policy: Intervention) -> dict[str, dict[str, float]]:
     """Time the parts of whole requests: median milliseconds by "uncompressed" and "policy".
 
-    A bench that cannot run whole requests gives {} and a warning of the lab.
+    A bench that cannot run whole requests gives {} and a warning.
     """
     try:
         timer = PairedTimer(measurement.bench, "e2e", measurement.clock)

@@ -44,15 +44,15 @@ class SearchFailedError(TuneError):
 class Stop:
     """Whether the user asked to stop. `busy` is true while a trial runs, which a first Ctrl-C lets finish."""
 
-    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
-        self.asked, self.busy, self._told = False, False, told
+    def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
+        self.asked, self.busy, self._notify = False, False, notify
 
     def on_signal(self, *_: Any) -> None:
         """Handle a signal: raise KeyboardInterrupt where no trial runs, or the second time."""
         if self.asked or not self.busy:
             raise KeyboardInterrupt
         self.asked = True
-        self._told()
+        self._notify()
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,14 +55,6 @@ class TrialResult:
         return self.candidate.policy
 
 
-@dataclass
-class Memory:
-    """What judges of one search share: findings by what was chosen, and how many examples they took."""
-
-    seen: dict[str, TrialResult] = field(default_factory=dict)
-    examples_scored: int = 0
-
-
 class Evaluator:
     """Evaluate candidates on the search examples, paired with the uncompressed model (`baseline`).
 
@@ -73,7 +65,7 @@ class Evaluator:
     def __init__(self, measurement: Measurement, data: Data, baseline: Score) -> None:
         self._measurement, self._data, self.baseline = measurement, data, baseline
         self._margin = measurement.request.max_drop_points / 100
-        self._memory = Memory(examples_scored=len(baseline.outcomes))
+        self._seen: dict[str, TrialResult] = {}
 
     def on_device(self, measurement: Measurement) -> "Evaluator":
         """Evaluate on another device, with the results seen so far in common."""
@@ -85,14 +77,7 @@ class Evaluator:
         """Add the results of an earlier session or of another tuner."""
         for trial_result in trial_results:
             if trial_result.candidate is not None and trial_result.verdict != "failed":
-                self._memory.seen[trial_result.candidate.key] = trial_result
-            if trial_result.score is not None and not trial_result.repeats:
-                self._memory.examples_scored += len(trial_result.score.outcomes)
-
-    @property
-    def examples_scored(self) -> int:
-        """Examples evaluated so far, those of the uncompressed model included."""
-        return self._memory.examples_scored
+                self._seen[trial_result.candidate.key] = trial_result
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -106,7 +91,7 @@ class Evaluator:
 
     def evaluate(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
         """Evaluate a candidate. What its policy may be blamed for becomes a failed trial with the reason."""
-        repeated = self._memory.seen.get(candidate.key)
+        repeated = self._seen.get(candidate.key)
         # what was too slow comes back with fewer tokens, now that the latency curve has learnt from it
         again = (
             repeated is not None and repeated.verdict == "too slow" and repeated.policy.hash != candidate.policy.hash
@@ -119,7 +104,7 @@ class Evaluator:
             trial_result = self._evaluate(number, candidate, best)
         except POLICY_FAULTS as error:
             return self.failed(number, candidate, fault_reason(error))
-        self._memory.seen[candidate.key] = trial_result
+        self._seen[candidate.key] = trial_result
         return trial_result
 
     def rated(self, trial_result: TrialResult) -> TrialResult:
@@ -173,7 +158,7 @@ class Evaluator:
         rival, margin = (best.score if best is not None else None), 0.0
         if self._measurement.target.already_met:
             rival, margin = self.baseline, self._margin
-        score = race(
+        return race(
             self._measurement.bench,
             candidate.policy,
             self._data.search,
@@ -182,8 +167,6 @@ class Evaluator:
             margin=margin,
             step=self._measurement.listener.step,
         )
-        self._memory.examples_scored += len(score.outcomes)
-        return score
 
     def _weigh(
         self,

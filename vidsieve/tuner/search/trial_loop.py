@@ -43,6 +43,11 @@ class Search:
         return list({trial_result.policy.hash: trial_result for trial_result in reversed(ranked)}.values())[::-1]
 
     @property
+    def examples_scored(self) -> int:
+        """How many examples the trials were scored on, repeats not counted again."""
+        return sum(len(f.score.outcomes) for f in self.trial_results if f.score is not None and not f.repeats)
+
+    @property
     def since_best(self) -> int:
         """Trials since the best one; 0 as long as there is none."""
         best = self.best
@@ -80,7 +85,7 @@ class TrialLoop:
         try:
             while True:
                 ended = self._ended(reserve_s)
-                # what is finished is told first: the next candidate is chosen knowing it
+                # finished trials are recorded first, so that the next candidate is chosen knowing them
                 while ended is None and pool.free and not (self._stop.asked or self._told_waits):
                     self._start(pool)
                     ended = self._ended(reserve_s)

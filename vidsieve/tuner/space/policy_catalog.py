@@ -56,11 +56,11 @@ def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Pol
     """
     found: dict[str, tuple[Policy, str]] = {}
     for source in _sources(words, registry):
-        policy, told = load_policy(source, registry=registry), str(source)
-        first, where = found.setdefault(policy.name, (policy, told))
+        policy, origin = load_policy(source, registry=registry), str(source)
+        first, where = found.setdefault(policy.name, (policy, origin))
         if first.hash != policy.hash:
             raise UsageError(
-                f"`policies`: {where} and {told} are two different policies named {policy.name!r}; rename one (the "
+                f"`policies`: {where} and {origin} are two different policies named {policy.name!r}; rename one (the "
                 "`name:` in its file)."
             )
     return [policy for policy, _ in found.values()]

@@ -69,7 +69,7 @@ class PolicySpace:
         measured would tell their settings apart.
 
         Variants that need more than the model of `bench` offers are left out, and a searched retention ratio is held
-        within what the settings beside it can reach there; without a bench neither is known.
+        within what the other settings can reach there; without a bench neither is known.
 
         Raises:
             UsageError: a faulty `search:` section.
@@ -112,7 +112,7 @@ class PolicySpace:
         low, high = policy.attainable(self.shape)
         return min(max(ratio, low), high)
 
-    def _choose(self, pick: Callable[[str, list[str]], str]) -> tuple[str, ...]:
+    def _choose(self, choose: Callable[[str, list[str]], str]) -> tuple[str, ...]:
         """Choose the stage at each place; only choices that lead to a valid variant are offered.
 
         A parameter has one list of choices in all trials, so where a part of them is left, it has a name of its own.
@@ -123,7 +123,7 @@ class PolicySpace:
             name = f"{self.policy.name}/{STAGES}/{place.label}"
             if len(left) < len(place.choices):
                 name += f" ({' or '.join(left)})"
-            chosen = (*chosen, pick(name, left) if len(left) > 1 else left[0])
+            chosen = (*chosen, choose(name, left) if len(left) > 1 else left[0])
         return chosen
 
     def _leads_on(self, chosen: tuple[str, ...]) -> bool:

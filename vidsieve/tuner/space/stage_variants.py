@@ -163,10 +163,10 @@ def _made(policy: Policy, chosen: Mapping[Place, str]) -> Policy:
 
 def _refuse_choice(policy: Policy, place: Place, choice: str) -> None:
     """Say why a choice that the author asked for is never one."""
-    told = "it cannot be left out" if choice == OFF else f"{choice!r} cannot stand there"
+    refusal = "it cannot be left out" if choice == OFF else f"{choice!r} cannot stand there"
     try:
         _made(policy, {place: choice})
         why = "no combination with the other choices makes a policy"
     except PolicyError as error:
         why = str(error).splitlines()[0]
-    raise UsageError(f"policy {policy.name!r}, search: stages: {place.label}: {told}: {why}")
+    raise UsageError(f"policy {policy.name!r}, search: stages: {place.label}: {refusal}: {why}")

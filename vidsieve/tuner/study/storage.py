@@ -132,7 +132,7 @@ def _sentence(place: Any, error: BaseException) -> str:
     text, place = _all_text(error), without_password(place)
     resume = "Nothing that was finished is lost: run the same command again"
     if _of_grpc(error):
-        return f"study {place}: the storage server no longer answers ({_grpc_told(error)}). Start it again. {resume}."
+        return f"study {place}: the storage server no longer answers ({_grpc_reason(error)}). Start it again. {resume}."
     if "disk is full" in text or "no space left" in text or "disk i/o" in text:
         return f"study {place}: the disk is full. Make room. {resume}."
     if "locked" in text:
@@ -159,7 +159,7 @@ def _of_grpc(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] == "grpc" for kind in type(error).__mro__)
 
 
-def _grpc_told(error: Any) -> str:
+def _grpc_reason(error: Any) -> str:
     """Return gRPC's code and details, where it gives them."""
     code, details = getattr(error, "code", None), getattr(error, "details", None)
     parts = [code().name.lower() if callable(code) and code() else "", details() if callable(details) else ""]
@@ -196,7 +196,8 @@ class StudyLock:
             self._lock.acquire()
         except Timeout:
             raise TuneError(
-                f"study {study}: {self._told()} is working on it. Wait for it, stop it, or name another `study`."
+                f"study {study}: {self._holder_words()} is working on it. Wait for it, stop it, or name "
+                "another `study`."
             ) from None
         except OSError as error:
             raise TuneError(f"study {study}: cannot be locked: {error.strerror or error}.") from None
@@ -206,7 +207,7 @@ class StudyLock:
         with contextlib.suppress(OSError):
             self._holder.write_text(json.dumps(about), encoding="utf-8")
 
-    def _told(self) -> str:
+    def _holder_words(self) -> str:
         """Name the process that has the lock, as far as it is known."""
         try:
             about = json.loads(self._holder.read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ from vidsieve.tuner.study.storage import (
 )
 
 SQLITE_TAILS = ("-journal", "-wal", "-shm")
-"""What a killed process leaves beside a SQLite file, and what that file is broken without."""
+"""What a killed process leaves next to a SQLite file, and what that file is broken without."""
 RETRIES = 3
 WAIT_S = 1.0
 SPACE = "explored"
@@ -177,7 +177,7 @@ class Study:
         with storage_errors(self.place):
             trial = with_retries(lambda: self.optuna.get_trials(deepcopy=False))[number]
             if trial.state.is_finished():
-                return  # told in the very moment of the interruption: nothing is lost
+                return  # recorded at the very moment of the interruption: nothing is lost
             # what was asked for is known before the space has suggested it, or all of it
             params = {**trial.system_attrs.get("fixed_params", {}), **params}
             if params and retry < RETRIES:
@@ -239,7 +239,7 @@ class Study:
                 with_retries(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
             blob = trial_result_to_json(trial_result) | {"examples": self._search_list}
             with_retries(lambda: trial.set_user_attr(BLOB, blob))
-            # told twice is told once: the first answer of a server may have got lost
+            # recording twice is harmless: the first answer of a server may have got lost
             with_retries(lambda: self.optuna.tell(trial, trial_result.value, skip_if_finished=True))
         if self._holding:
             self._heartbeat()
@@ -248,7 +248,7 @@ class Study:
         """Rebuild the results of all finished trials, in their order, numbered from 1.
 
         Raises:
-            TuneError: a trial makes another policy now than it did when it was told.
+            TuneError: a trial makes another policy now than it did when it ran.
         """
         found: list[TrialResult] = []
         with storage_errors(self.place):
@@ -340,17 +340,17 @@ def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 def _readable(trial_result: TrialResult) -> dict[str, Any]:
     """Return what a person who opens the study with another program wants to see of a trial."""
-    told_of: dict[str, Any] = {"verdict": trial_result.verdict}
+    columns: dict[str, Any] = {"verdict": trial_result.verdict}
     if trial_result.reason:
-        told_of["reason"] = trial_result.reason
+        columns["reason"] = trial_result.reason
     if trial_result.candidate is not None:
-        told_of["policy"] = trial_result.policy.name
-        told_of["retention_ratio"] = trial_result.policy.retention_ratio
+        columns["policy"] = trial_result.policy.name
+        columns["retention_ratio"] = trial_result.policy.retention_ratio
     if trial_result.latency is not None:
-        told_of["latency_ratio"] = trial_result.latency.ratio.value
+        columns["latency_ratio"] = trial_result.latency.ratio.value
     if trial_result.change is not None:
-        told_of["change_points"] = 100 * trial_result.change
-    return told_of
+        columns["change_points"] = 100 * trial_result.change
+    return columns
 
 
 def _same(holder: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
