@@ -119,8 +119,8 @@ class PairedTimer:
     """Time policies in pairs with the uncompressed model, in ABBA order, clip after clip.
 
     Drift (heat, clocks, neighbours) hits both sides alike, so the ratio survives what the milliseconds do not. What
-    has been warmed up is remembered from call to call. `clock` gives seconds. `warn` may be set, and is then called with
-    what makes the numbers doubtful: throttling, and the bench's own `notices` where it has any.
+    has been warmed up is remembered from call to call. `clock` gives seconds. `warn` may be set, and is then called
+    with what makes the numbers doubtful: throttling, and the bench's own `notices` where it has any.
     """
 
     def __init__(self, bench: Bench, metric: Metric, clock: Callable[[], float] = time.perf_counter) -> None:
