@@ -82,10 +82,10 @@ def claim(study: Study, measurement: Measurement, task: Task, data: Data, polici
         except DataError:
             raise mismatch from None
         if not request.skip_bad:
-            raise StudyMismatchError(study.place, mismatch.fields, gone=_gone(kept, left)) from None
+            raise StudyMismatchError(study.place, mismatch.fields, _gone(kept, left) or "all of them") from None
         study.claim(fingerprint(measurement, left, policies), anew=True)
         if gone := _gone(kept, left):
-            measurement.warn(f"left out, because they were taken away since the search began: {gone}")
+            measurement.warn(f"the data lost files since the search began: {gone}")
         data = left
     study.keep_examples({split: digests(examples) for split, examples in data.splits.items()})
     return data
@@ -94,7 +94,7 @@ def claim(study: Study, measurement: Measurement, task: Task, data: Data, polici
 def _gone(kept: Mapping[str, Sequence[str]], left: Data) -> str:
     """Say how many examples of each split are missing; empty if none."""
     counts = {split: (len(names), len(names) - len(left.splits[split])) for split, names in kept.items()}  # type: ignore[index]
-    return ", ".join(f"{lost} of {of} {split} examples" for split, (of, lost) in counts.items() if lost)
+    return ", ".join(f"{lost} of {of} {split} examples gone" for split, (of, lost) in counts.items() if lost)
 
 
 LOOKS = "held-out looks"

@@ -43,16 +43,16 @@ BLOB = "vidsieve"
 class StudyMismatchError(UsageError):
     """The study that is there belongs to another search. `fields` holds one line a difference.
 
-    `gone` says which examples are missing where nothing else is wrong.
+    `left` says which of its examples are left where nothing but the data differs.
     """
 
-    def __init__(self, place: Any, fields: Sequence[str], gone: str = "") -> None:
+    def __init__(self, place: Any, fields: Sequence[str], left: str = "") -> None:
         self.fields = list(fields)
         elsewhere = "name another `study`, or start anew with `fresh` (the old file is kept)."
         if "://" in str(place) and sqlite_path(place) is None:
             elsewhere = "or name another `study_name`."
-        if gone:
-            elsewhere = f"or give `skip_bad` to go on without what was taken away ({gone}), {elsewhere}"
+        if left:
+            elsewhere = f"or give `skip_bad` to go on with the examples that are left ({left}), {elsewhere}"
         super().__init__(
             f"study {place}: holds another search, and going on with it would mix two:\n"
             + "\n".join(fields)
