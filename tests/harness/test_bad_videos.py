@@ -14,7 +14,7 @@ from vidsieve.framework.registry import default
 from vidsieve.framework.task import SPLITS
 from vidsieve.harness.data.clip_check import ReadableTask
 from vidsieve.harness.data.labelled import LabelledData
-from vidsieve.harness.data.video_folder import VideoFolder
+from vidsieve.harness.data.unlabelled import VideoFolder
 from vidsieve.harness.model_choice import choose
 from vidsieve.media import read_ends, read_video, write_video
 from vidsieve.tuner.events import Listener

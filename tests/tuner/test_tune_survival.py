@@ -8,7 +8,7 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from tuner.searching import Recorder, quality, search
 
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.harness.process.worker_errors import WorkerCannotStart
+from vidsieve.harness.process.failures import WorkerCannotStart
 from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.search.interrupted import Interrupted

@@ -10,7 +10,7 @@ import typer
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import say, say_json, table
 from vidsieve.framework.hookspecs import STAGE_HOOKS, VIDEO_HOOKS
-from vidsieve.harness.plugins import add_plugins
+from vidsieve.harness.setup import add_plugins
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
@@ -139,7 +139,10 @@ def _say_models(rows: list[dict[str, Any]]) -> None:
     shown = [[row["family"], row["default checkpoint"], _here(row["on this machine"])] for row in rows]
     table("checkpoints", ("family", "default checkpoint", "here"), shown)
     say("here: what runs without a download; where nothing does, name a --checkpoint.")
-    say("inputs: made from a video's frames by torch alone" + ("." if not any(row["needs"] for row in rows) else "; but"))
+    say(
+        "inputs: made from a video's frames by torch alone"
+        + ("." if not any(row["needs"] for row in rows) else "; but")
+    )
     for row in rows:
         if row["needs"]:
             say(f"  {row['family']} needs {' and '.join(row['needs'])}.")
@@ -159,8 +162,8 @@ def _yes(row: dict[str, Any]) -> str:
     return "yes" if row["image beside video"] else "no"
 
 
-def _here(told: str) -> str:
-    return "-" if told.startswith("nothing") else _lines(told.split(", "), 17)
+def _here(here: str) -> str:
+    return "-" if here.startswith("nothing") else _lines(here.split(", "), 17)
 
 
 def _lines(words: list[str], width: int) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from vidsieve.cli.output import with_flags
-from vidsieve.cli.told import minutes
+from vidsieve.cli.formatting import minutes
+from vidsieve.cli.options import with_flags
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Bounds, Listener, TrialEvent
 from vidsieve.tuner.result import TuneResult
@@ -117,3 +117,8 @@ def trial_line(event: TrialEvent) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def search_progress(quiet: bool) -> SearchProgress:
+    """A listener that draws on standard output, or on standard error where that is for a document."""
+    return SearchProgress(Console(stderr=quiet))

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from socket import socketpair
 from typing import Any
 
-from vidsieve.harness.process.pickling import pack, unpack
+from vidsieve.harness.process.messages import pack, unpack
 
 MAIN = "vidsieve.harness.process.child_main"
 ENDS_WITHIN_S = 10.0
