@@ -181,7 +181,9 @@ def later_processor(case: Case) -> transformers.ProcessorMixin:
         return transformers.Qwen3VLProcessor(qwen, tokens, moving, chat_template=chat)
     if case.family == "glm4v":
         maker = transformers.Glm4vProcessor
-        return maker(transformers.Glm4vImageProcessor(), tokens, transformers.Glm4vVideoProcessor(**video), chat_template=chat)
+        return maker(
+            transformers.Glm4vImageProcessor(), tokens, transformers.Glm4vVideoProcessor(**video), chat_template=chat
+        )
     if case.family == "ernie-4.5-vl":
         image, moving = transformers.Ernie4_5_VLMoeImageProcessor(), transformers.Ernie4_5_VLMoeVideoProcessor(**video)
         return transformers.Ernie4_5_VLMoeProcessor(image, tokens, moving, chat_template=chat)

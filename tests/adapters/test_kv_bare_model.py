@@ -66,9 +66,9 @@ def decoded(model: Qwen2ForCausalLM, watch: DecodeKV | None = None) -> tuple[tor
         output = model(input_ids=ids, past_key_values=output.past_key_values, use_cache=True)
         rows.append(output.logits[:, -1])
         if watch is not None:
-            assert watch.keep is not None
-            later = list(range(watch.keep.shape[1], watch.total))
-            read.append(watch.keep[0].nonzero().squeeze(1).tolist() + later)
+            (step,) = watch.steps
+            later = list(range(step.keep.shape[1], step.total))
+            read.append(step.keep[0].nonzero().squeeze(1).tolist() + later)
     return torch.cat(rows), read
 
 

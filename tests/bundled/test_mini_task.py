@@ -71,7 +71,7 @@ def test_half_the_frames_are_what_llava_is_given() -> None:
     assert (whole.question, whole.answer) == (half.question, half.answer)
     with pytest.raises(UsageError, match="64 or 32"):
         BundledTask("static", shape=MINI, frame_count=16)
-    assert BundledTask("static").name != BundledTask("static", shape=MINI).name
+    assert not whole.id.startswith("static")  # the tiny models' clips of that name are others
 
 
 def test_the_disc_turns_and_each_leg_goes_where_the_answer_says() -> None:

@@ -85,7 +85,7 @@ class Heard(Listener):
     def step(self, what: str, done: int, total: int) -> None:
         self.steps.append((what, done, total))
 
-    def told(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         self.sentences.append(text)
 
 

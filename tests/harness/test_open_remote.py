@@ -16,7 +16,7 @@ from vidsieve.harness.model_choice import Choice, choose
 from vidsieve.harness.process.remote_bench import RemoteBench
 from vidsieve.harness.session import open_remote, open_remotes, with_task
 from vidsieve.harness.setup import Setup
-from vidsieve.tuner.controls.smaller_input import SmallerInput
+from vidsieve.tuner.protocol import SmallerInput
 
 SETUP = Setup(model="qwen2-vl-tiny", device="cpu")
 

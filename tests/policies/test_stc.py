@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidsieve.framework.planning.stream import StreamState
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.planning.inputs import StreamState
+from vidsieve.framework.policy.composition import BoundStage
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage
 from vidsieve.policies.stc_token_score import StreamNovelty
 from vidsieve.policies.top_k import TopK

@@ -8,7 +8,7 @@ from tuner.searching import quality
 
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.confirm_latency import LEAST_GROWTH, MOST_SHRINK, Confirmed, confirm_latency
-from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
 
@@ -16,7 +16,7 @@ from vidsieve.tuner.request import TuneRequest
 def test_a_flat_curve_does_not_throw_the_policy_to_its_floor() -> None:
     bench = FakeBench(quality)
     measurement = Measurement.open(bench, TuneRequest(latency_ms=240.0), Listener(), None, lambda: 0.0)
-    measurement.baseline_ms, measurement.target_ratio = 500.0, 240 / 500
+    measurement.set_target(Target(baseline_ms=500.0, target_ms=240.0))
     # a curve that noise has pooled into one level: every latency below it is predicted at the foot alone
     measurement.curves["good"] = RetentionCurve([(0.01, 0.5, 0.01), (0.5, 0.5, 0.01)])
     found = confirm_latency(measurement, fake_policy("good", retention_ratio=0.45))
@@ -32,8 +32,7 @@ def confirmed(
     bench = FakeBench(quality, noise=noise, seed=seed)
     request = TuneRequest(**asked)
     measurement = Measurement.open(bench, request, Listener(), None, lambda: 0.0)
-    measurement.baseline_ms = 500.0
-    measurement.target_ratio = request.target_ms(500.0) / 500
+    measurement.set_target(Target(baseline_ms=500.0, target_ms=request.target_ms(500.0)))
     if curve is not None:
         measurement.curves["good"] = curve
     return confirm_latency(measurement, fake_policy("good", retention_ratio=start))

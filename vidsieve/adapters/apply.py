@@ -10,8 +10,9 @@ import torch
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.call_queue import queue_of
+from vidsieve.adapters.generate_arguments import GenerateArguments
 from vidsieve.adapters.generate_call import GenerateCall
-from vidsieve.adapters.prompt.positions import has_mrope, model_positions
+from vidsieve.adapters.prompt.positions import model_positions
 from vidsieve.adapters.prompt.reading import filler_id, read_mask
 from vidsieve.adapters.prompt.shortening import Request, Shortened, shorten
 from vidsieve.adapters.vision.encoding import encode, vision_names
@@ -147,14 +148,12 @@ class Applied:
 def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
     """A `with` block in which `model.generate(**inputs)` runs under `policy`; callers keep their inputs and outputs.
 
-    A cache that a call returned may be copied (`copy.deepcopy`, `pickle`); where tokens were removed, it refuses to be
-    continued outside a block.
-
     Returned sequences hold the original prompt, `max_length` counts it, and a cache that a call returned may be given
-    to the next one together with the full-length ids. Stopping criteria, logits processors, `prefix_allowed_tokens_fn`
-    and streamers see the original prompt followed by the new tokens, and so do the rules that settings make
-    (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not touched (see
-    `compress`). When the block ends, also by an exception, the model is as it was.
+    to the next one together with the full-length ids, also as a copy (`copy.deepcopy`, `pickle`); where tokens were
+    removed, it refuses to be continued outside a block. Stopping criteria, logits processors,
+    `prefix_allowed_tokens_fn` and streamers see the original prompt followed by the new tokens, and so do the rules
+    that settings make (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not
+    touched (see `compress`). When the block ends, also by an exception, the model is as it was.
 
     Calls of `generate` from several threads queue, one at a time on a model, and the block ends when those begun in it
     have. Copies of the model made meanwhile (`deepcopy`, `pickle`, `torch.save`) come without the policy. Prompts with
@@ -191,15 +190,19 @@ class _Generate:
         if queue.inside:
             return self._within(args, kwargs)
         with queue.turn(self._check_open):
-            self._call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed)
-            output, report = self._call.run(self.original, args, kwargs)
+            arguments = GenerateArguments.read(handle.adapter, handle.model, self.original, args, kwargs)
+            self._call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed, arguments)
+            try:
+                output, report = self._call.run(self.original)
+            finally:
+                self._call = None
             handle.reports.append(report)
         return output
 
     def _within(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """A call from within a call: a `custom_generate` that continues with the ids it was given, or an error."""
         given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
-        if self._call is None or given is None or given is not self._call.prompt:
+        if self._call is None or given is None or given is not self._call.given_ids:
             raise UsageError(
                 "generate: was called from within a running call on the same model (by a logits processor, stopping "
                 "criterion, streamer or hook), whose hooks and cache are on the model. Call it before or after."
@@ -281,7 +284,7 @@ def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
     spent = {*vision_names(model, "image"), *vision_names(model, "video"), *request.adapter.spent}
     rest = {name: value for name, value in request.inputs.items() if name not in spent}
     rest |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
-    rest["position_ids"] = model_positions(columns) if has_mrope(model) else columns.positions
+    rest["position_ids"] = model_positions(columns)
     if features:
         rest["mm_encoder_outputs"] = features
     return rest

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from vidsieve.bundled.shapes import ModelShape, shape_of
 from vidsieve.framework.errors import UnknownNameError
 
 MODELS_FOLDER: Final = Path(__file__).parent / "models"
@@ -12,7 +13,7 @@ DEFAULT_RUNG: Final = "static"
 
 @dataclass(frozen=True)
 class BundledModel:
-    """A tiny trained video model in this package.
+    """A small trained video model in this package.
 
     family: what `model` takes.  frame_count: frames a clip is sampled to, as in training.
     visual_tokens: of one clip, uncompressed.
@@ -23,6 +24,11 @@ class BundledModel:
     summary: str
     frame_count: int
     visual_tokens: int
+
+    @property
+    def shape(self) -> ModelShape:
+        """The dimensions of its clips and layers, its questions and words."""
+        return shape_of(self.name)
 
     @property
     def folder(self) -> Path:

@@ -48,7 +48,7 @@ class BundledTask:
         self.rung: Rung = known
         self.shape = shape
         self.frame_count = frame_count
-        self.name = f"bundled-{rung}" if shape.frames == TINY.frames else f"bundled-{shape.frames}-{rung}"
+        self.name = f"bundled-{rung}"
 
     def examples(self, split: str, count: int, *, seed: int = 0) -> list[Example]:
         """The first `count` examples of a split. Examples of one clip share its pixels in memory."""

@@ -93,11 +93,12 @@ def _mini(name: str, family: Family, theta: float, section: tuple[int, int, int]
 
 
 # A small rope_theta and many time channels: with the default theta the width section barely turns on so small a grid.
-# The mini models need to tell 32 moments apart in either order of the axes' end, so they have twelve.
+# A mini model has longer clips: its fast channels tell neighbouring frames apart, a few turn once in two clips and so
+# order all moments, and the slowest hardly turn in a clip, so that words find what they name wherever it is.
 QWEN2_VL_TINY: Final = _tiny("qwen2-vl-tiny", "qwen2-vl", 100.0, (8, 4, 4))
 LLAVA_ONEVISION_TINY: Final = _tiny("llava-onevision-tiny", "llava-onevision", 1000.0, None)
-QWEN2_VL_MINI: Final = _mini("qwen2-vl-mini", "qwen2-vl", 200.0, (12, 2, 2))
-LLAVA_ONEVISION_MINI: Final = _mini("llava-onevision-mini", "llava-onevision", 2000.0, None)
+QWEN2_VL_MINI: Final = _mini("qwen2-vl-mini", "qwen2-vl", 1e3, (12, 2, 2))
+LLAVA_ONEVISION_MINI: Final = _mini("llava-onevision-mini", "llava-onevision", 1e5, None)
 SHAPES: Final = (QWEN2_VL_TINY, LLAVA_ONEVISION_TINY, QWEN2_VL_MINI, LLAVA_ONEVISION_MINI)
 TINY: Final = QWEN2_VL_TINY
 """Where only the clips matter: both tiny models are given the same ones."""

@@ -54,7 +54,7 @@ MINI_LAYERS_RETENTION: Final = 0.25
 """Mini models: every published method that prunes inside the language model attains this retention."""
 
 MINI_CODEC_LOSS_MOST: Final = 0.02
-"""Mini models: through H.264 (yuv420p, CRF 18) accuracy differs from that in memory by at most so much (static rung)."""
+"""Mini models: through H.264 (yuv420p, CRF 18) accuracy differs from that in memory by at most so much (static)."""
 
 MINI_LAYER_WORTH_LEAST: Final = 0.03
 """Mini models: leaving out any one decoder layer costs at least so much accuracy with all tokens (static rung)."""

@@ -39,8 +39,8 @@ def confirm_file(
     from vidsieve.harness.output_files import Outputs
     from vidsieve.harness.session import as_measured, differences, open_benches
     from vidsieve.harness.setup import add_plugins
-    from vidsieve.tuner.judge.reconfirm import reconfirm
     from vidsieve.tuner.request import TuneRequest
+    from vidsieve.tuner.tuning import reconfirm
 
     if study.devices or study.storage or study.join or policies:
         raise UsageError("--confirm: measures one policy on one device; leave out --devices, --policies, --storage.")

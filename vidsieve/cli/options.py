@@ -160,8 +160,8 @@ class PolicyOptions:
         settings = dict(_setting(text) for text in self.set or ())
         if len(settings) < len(self.set or ()):
             raise UsageError("--set: a setting is given twice; give it once.")
+        from vidsieve.framework.policy.composition import check_ratio
         from vidsieve.framework.policy.file import load_policy
-        from vidsieve.framework.policy.policy import check_ratio
 
         if self.retention is not None:
             check_ratio("--retention", self.retention)
@@ -171,7 +171,8 @@ class PolicyOptions:
 def _setting(text: str) -> tuple[str, Any]:
     """`label.setting=value`, the value read as YAML reads it."""
     name, equals, value = text.partition("=")
-    if not equals or "." not in name.strip(". ") or not value.strip():
+    addressed = "." in name.strip(". ") or name.strip() == "positions"
+    if not equals or not addressed or not value.strip():
         raise UsageError(f"--set {text}: must be LABEL.SETTING=VALUE, such as dycoke.temporal-merge.drop_ratio=0.5.")
     import yaml
 

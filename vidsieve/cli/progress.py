@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from vidsieve.cli.formatting import minutes
 from vidsieve.cli.options import with_flags
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Bounds, Listener, TrialEvent
-from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.events import Listener
+from vidsieve.tuner.result import Bounds, TrialEvent, TuneResult
 
 QUIET_S = 20.0
 
@@ -83,7 +83,7 @@ class SearchProgress(Listener):
         """The end has begun."""
         self._print(f"confirming {policy.name} on fresh latency runs and on the held-out examples")
 
-    def told(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         """As it is."""
         self._print(text)
 

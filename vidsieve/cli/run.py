@@ -91,15 +91,16 @@ def _print(result: dict[str, Any]) -> None:
 
 def _warn_unknown_words(question: str, session: "Session") -> None:
     """The bundled models know few words; a question with others gets no sensible answer."""
-    if not session.loaded.is_bundled:
+    bundled = session.loaded.choice.bundled
+    if bundled is None:
         return
-    from vidsieve.bundled.words import QUESTIONS, VOCABULARY
+    from vidsieve.bundled.words import QUESTIONS
 
     words = re.findall(r"\w+|[^\w\s]+", question.lower())
-    unknown = sorted({word for word in words if word not in VOCABULARY})
+    unknown = sorted({word for word in words if word not in bundled.shape.vocabulary})
     if unknown:
         complain(
             f"the bundled model does not know {', '.join(map(repr, unknown))}. It was taught questions like: "
-            f"{'; '.join(list(QUESTIONS.values())[:4])}.",
+            f"{'; '.join(QUESTIONS[kind] for kind in bundled.shape.kinds[:4])}.",
             kind="warning",
         )

@@ -8,6 +8,7 @@ import typer
 from vidsieve.cli.formatting import command, given_options, workload_line
 from vidsieve.cli.options import Json, SearchSettings, StudyOptions, option
 from vidsieve.cli.output import complain, note, say, say_json, write_policy
+from vidsieve.framework.errors import VidsieveError
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
@@ -71,7 +72,14 @@ def tune(
 
     path = out or DEFAULT_OUT
     place = study.place(path)
-    request = TuneRequest(**search, storage=place, study_name=study.study_name, fresh=study.fresh, join=study.join)
+    request = TuneRequest(
+        **search,
+        storage=place,
+        study_name=study.study_name,
+        fresh=study.fresh,
+        join=study.join,
+        skip_bad=setup.skip_bad,
+    )
     resumable = not study.fresh and isinstance(place, Path) and place.exists()
     outputs = Outputs(path, force=force or study.join, resumable=resumable)
     devices = study.device_list(setup.device)
@@ -112,15 +120,19 @@ def _search(
     outputs: "Outputs",
     listener: "Listener",
 ) -> "TuneResult":
-    """Run the search; what an interruption found is written before it goes on up."""
+    """Run the search; what an interruption or an error leaves is written before it goes on up."""
     from vidsieve.harness.search_entry import search as run
-    from vidsieve.tuner.search.interrupted import Interrupted
+    from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError
 
     try:
         return run(opened, request, registry, names=names, listener=listener)  # type: ignore[arg-type]
     except Interrupted as interruption:
-        _tell_interrupted(interruption.result, setup, outputs)
+        _tell_best(interruption.result, setup, outputs)
         raise typer.Exit(interruption.exit_code) from None
+    except SearchFailedError as failure:
+        _tell_best(failure.result, setup, outputs, why="ended by an error")
+        # a mistake in the code is reported as one, with its kind
+        raise failure if isinstance(failure.__cause__, VidsieveError) else failure.__cause__ or failure from None
 
 
 def _check_names(names: list[str] | None, registry: "Registry") -> None:
@@ -148,7 +160,7 @@ def _finish(result: "TuneResult", outputs: "Outputs", setup: Setup, *, json: boo
     _print_use(setup, outputs.policy)
 
 
-def _tell_interrupted(result: "TuneResult | None", setup: Setup, outputs: "Outputs") -> None:
+def _tell_best(result: "TuneResult | None", setup: Setup, outputs: "Outputs", why: str = "interrupted") -> None:
     """The best so far goes to the file, with how to look at it and how to go on."""
     if result is None:
         complain("interrupted before any policy was found; no policy was written.", kind="")
@@ -157,7 +169,7 @@ def _tell_interrupted(result: "TuneResult | None", setup: Setup, outputs: "Outpu
     write_policy(result, outputs)
     out = str(outputs.policy)
     state = "confirmed on held-out data; controls are missing" if result.confirmed else "not confirmed on held-out data"
-    complain(f"interrupted: the best so far, {result.policy.name}, is in {out}, {state}.", kind="")
+    complain(f"{why}: the best so far, {result.policy.name}, is in {out}, {state}.", kind="")
     complain("  go on:      the same command", kind="")
     complain(f"  see it:     {command('show', [out])}", kind="")
     complain(f"  measure it: {command('eval', [*given_options(setup), '--policy', out])}", kind="")

@@ -11,8 +11,7 @@ from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness.answer_options import choice_ids, normalised
 from vidsieve.harness.runner import Force, Runner, Runners
-from vidsieve.tuner.controls.smaller_input import SmallerInput
-from vidsieve.tuner.protocol import Intervention
+from vidsieve.tuner.protocol import Intervention, SmallerInput
 
 
 class Scorer:

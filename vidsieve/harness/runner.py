@@ -17,7 +17,7 @@ from vidsieve.framework.task import Example
 from vidsieve.harness.answer_options import ScoredPrompt, scored_prompt
 from vidsieve.harness.data.clips import ClipReader, FrameCache
 from vidsieve.harness.model_loading import Loaded
-from vidsieve.tuner.controls.smaller_input import Kind, SmallerInput
+from vidsieve.tuner.protocol import Kind, SmallerInput
 
 if TYPE_CHECKING:
     from vidsieve.media.clip import Clip
@@ -63,11 +63,12 @@ class Runner:
             built = self.build(examples, [self.reader.clip(example) for example in examples])
             self._inputs.put(key, built, sum(tensor.nbytes for tensor in built.values()))
             layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
-            self._visual_tokens |= {e.id: layout.visual for e, layout in zip(examples, layouts, strict=True)}
+            for example, layout in zip(examples, layouts, strict=True):
+                self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
         return self.on_device(built)
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
-        """How many visual tokens each example's video makes; structural ones are not counted."""
+        """How many visual tokens of each example's video the prompt holds; structural ones are not counted."""
         missing = [example for example in examples if example.id not in self._visual_tokens]
         if missing:
             self.inputs(missing)

@@ -74,7 +74,7 @@ def tune(
             devices=devices,
             in_process=in_process,
             task=task,
-            notice=listener.told,
+            notice=listener.notice,
             step=listener.step,
         ) as opened:
             return search(opened, request, registry, names=policies, listener=listener)
@@ -89,13 +89,15 @@ def _signature() -> inspect.Signature:
     """`tune`'s own parameters, then the settings that it takes by the fields of `TuneRequest` and `Setup`."""
     own = [each for each in inspect.signature(tune).parameters.values() if each.kind is not each.VAR_KEYWORD]
     names = {each.name for each in own}
-    more = [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+    more = {
+        each.name: inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type
+        )
         for kind in (TuneRequest, Setup)
         for each in fields(kind)
         if each.name not in names
-    ]
-    return inspect.Signature([*own, *more], return_annotation="TuneResult")
+    }
+    return inspect.Signature([*own, *more.values()], return_annotation="TuneResult")
 
 
 tune.__signature__ = _signature()  # type: ignore[attr-defined]
@@ -132,7 +134,7 @@ def search(
     published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
     searched, more, controls = split_published(published)
     if not names and more and listener is not None:
-        listener.told(f"{len(more)} more published policies are not searched; `policies` all takes them too")
+        listener.notice(f"{len(more)} more published policies are not searched; `policies` all takes them too")
     if names:
         searched = expand_policies(names, registry)
         taken = {policy.name for policy in searched}
@@ -156,5 +158,5 @@ def _session(
     loaded = adopt(model, processor, setup)
     task = task or choose_task(setup, loaded.choice)
     wanted, opener = searched(request, setup), clip_opener(setup, loaded.choice, loaded.processor)
-    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=listener.told, step=listener.step)
+    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=listener.notice, step=listener.step)
     return Session(setup=setup, task=task, loaded=loaded, bench=Workbench.of_task(loaded, setup, task))

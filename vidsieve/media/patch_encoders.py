@@ -272,7 +272,7 @@ class VideoLlama3Encoder(PatchEncoder):
 
 @dataclass(frozen=True, kw_only=True)
 class ErnieEncoder(PatchEncoder):
-    """Ernie-4.5-VL: the time is written on each frame; the model merges two frames into a unit, so the grid counts frames.
+    """Ernie-4.5-VL: the time is written on each frame; the grid counts frames, of which the model merges two into one.
 
     font: the file of the font, or None where nothing is written.
     """
@@ -395,9 +395,7 @@ def check_cap(max_pixels: int | None, token_pixels: int) -> None:
         raise UsageError(f"max_pixels: a frame has at least {token_pixels} pixels here, got {max_pixels}")
 
 
-def write_text(
-    frame: UInt8[Tensor, "3 height width"], text: str, font: Path
-) -> UInt8[Tensor, "3 height width"]:
+def write_text(frame: UInt8[Tensor, "3 height width"], text: str, font: Path) -> UInt8[Tensor, "3 height width"]:
     """`frame` with `text` in its upper left corner, black with a white rim, a tenth of the shorter edge high."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont

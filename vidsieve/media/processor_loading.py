@@ -10,10 +10,9 @@ from vidsieve.framework.errors import MediaError, ModelError, UsageError
 from vidsieve.media import frame_encoders as frames
 from vidsieve.media import patch_encoders as patches
 from vidsieve.media.encoder import Encoder
-from vidsieve.media.processor import Processor, VidsieveProcessor
+from vidsieve.media.processor import Processor, TransformersProcessor, VidsieveProcessor
 from vidsieve.media.prompter import Prompter
 from vidsieve.media.settings import Settings, check_supported, load_settings
-from vidsieve.media.transformers_processor import TransformersProcessor
 
 ENCODERS: dict[str, Any] = {
     "ernie4_5_vl_moe": patches.ErnieEncoder,

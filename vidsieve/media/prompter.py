@@ -43,7 +43,7 @@ class Prompter:
         spelling = spelling_of(model_config)
         if spelling.adds_video:
             # the token has its place in the vocabulary, but older tokenizers do not list it as a special one
-            tokenizer.add_special_tokens({"additional_special_tokens": ["<|video|>"]})
+            tokenizer.add_tokens(spelling.adds_video, special_tokens=True)
         visual_id = getattr(model_config, f"{spelling.visual}_token_id", None)
         visual = _token(tokenizer, visual_id, spelling.visual)
         video = spelling.video and (getattr(tokenizer, "video_token", None) or spelling.video)
@@ -134,7 +134,7 @@ class Prompter:
         return {"input_ids": ids, "attention_mask": mask}
 
     def token_types(self, ids: Tensor) -> dict[str, Tensor]:
-        """The inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video, as the family has them."""
+        """The family's inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video."""
         types = torch.zeros_like(ids)
         if self.image_token_id is not None:
             types[ids == self.image_token_id] = IMAGE

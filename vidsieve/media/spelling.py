@@ -36,7 +36,7 @@ class Spelling:
     tokens: special tokens that `write` uses, by their names in tokenizer and configuration, and what they usually are.
     types: inputs that say which tokens are visual; families without M-RoPE refuse them in `generate`.
     template: the chat template for videos, whatever the checkpoint's own; None: the checkpoint's.
-    adds_video: whether the tokenizer may lack the video's token as a special one.
+    adds_video: the video's token, where the tokenizer may not know it as a special one.
     """
 
     write: Write
@@ -45,7 +45,7 @@ class Spelling:
     tokens: Mapping[str, str] = field(default_factory=dict)
     types: tuple[str, ...] = ()
     template: str | None = None
-    adds_video: bool = False
+    adds_video: str | None = None
 
 
 def spelling_of(model_config: PretrainedConfig) -> Spelling:
@@ -147,7 +147,7 @@ SPELLINGS: Mapping[str, Spelling] = {
         write=_gemma4,
         tokens={"boi_token": "", "eoi_token": ""},
         types=(TYPES,),
-        adds_video=True,
+        adds_video="<|video|>",
     ),
     "internvl": Spelling(
         write=_internvl,

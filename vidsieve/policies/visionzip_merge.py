@@ -11,9 +11,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies.shared.budget_lines import budget_lines
-from vidsieve.policies.shared.counting import attainable_by_ratio
-from vidsieve.policies.top_k import rank_in_line
+from vidsieve.policies.shared.counting import attainable_by_ratio, budget_lines, rank_in_line
 
 
 class VisionZip(Stage):

@@ -5,8 +5,8 @@ from typing import Literal
 
 from vidsieve.report.number_format import ms_interval, percent, percent_interval, plain, points, points_interval, speed
 from vidsieve.report.points import metric_of
+from vidsieve.tuner.judge.statistics import in_points, ms
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.number_words import in_points, ms
 from vidsieve.tuner.result import TuneResult
 
 Mood = Literal["good", "warn", "plain"]
@@ -52,7 +52,7 @@ def headline(result: TuneResult) -> str:
     return f"With {name}, {when} after {ours}\u00a0ms instead of {base}\u00a0ms ({times}\u00a0as\u00a0fast)"
 
 
-def target_told(result: TuneResult) -> str:
+def target_words(result: TuneResult) -> str:
     """'200 ms', or '1.5× as fast' where a ratio was asked for."""
     speedup = result.policy.provenance.get("target", {}).get("speedup")
     return f"{ms(result.target_ms)} ms" if speedup is None else f"{speedup:g}× as fast"
@@ -71,7 +71,7 @@ def _latency_badge(result: TuneResult) -> Badge | None:
         return Badge("latency confirmed apart from the search", "good")
     if result.accuracy is not None:
         told = "not shown to meet" if _reaches(result, result.latency) else "misses"
-        return Badge(f"{told} the target of {target_told(result)}", "warn")
+        return Badge(f"{told} the target of {target_words(result)}", "warn")
     return Badge("latency not confirmed: as in the search", "warn")
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from vidsieve.tuner.judge.statistics import Interval
-from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.judge.statistics import Interval, ms
 
 NOT_MEASURED = ""
 LONGEST = 160

@@ -1,11 +1,10 @@
 """The trials of a search as points of a picture: latency across, change in score up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vidsieve.tuner.events import TrialEvent
-from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.result import TrialEvent, TuneResult
 
 Kind = Literal["fits", "misses", "pruned", "unscored"]
 """fits: may win; misses: too slow or inaccurate, scored; pruned: scored in part; unscored: too slow to be scored."""
@@ -74,7 +73,7 @@ def chosen_trial(result: TuneResult) -> TrialEvent | None:
     """
     fits = [t for t in result.trials if t.verdict in ("new best", "feasible") and t.policy == result.policy.name]
     same = [trial for trial in fits if _same_settings(result, trial.settings)]
-    # confirmation only ever shrinks the retention ratio
+    # confirmation lowers the retention ratio until the latency fits, or raises it while it still does
     ours = result.policy.retention_ratio
     return min(same, key=lambda t: (abs((t.retention_ratio or 0.0) - (ours or 0.0)), t.number), default=None)
 
@@ -103,3 +102,27 @@ def baseline_ms(result: TuneResult) -> float | None:
     if measured:
         return float(measured["value"])
     return result.latency.baseline_ms.value if result.latency is not None else None
+
+
+# Okabe and Ito's palette without black, which is text, and yellow, which white paper swallows
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "h")
+CONTROL_MARKERS = ("x", "+", "1", "2", "3")
+INK = "#1b1f24"
+FAINT = "#8d96a0"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a policy's trials are drawn."""
+
+    colour: str
+    marker: str
+
+
+def marks_of(result: TuneResult) -> dict[str, Mark]:
+    """A look for each policy with a trial. Colours and markers cycle at different lengths: 42 differ."""
+    searched: Iterable[str] = result.search.get("policies", ())
+    names = dict.fromkeys([*searched, *(trial.policy for trial in result.trials)])
+    looks = {name: Mark(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    return {name: looks[name] for name in names if any(trial.policy == name for trial in result.trials)}

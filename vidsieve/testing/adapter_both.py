@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vidsieve.framework.policy.policy import Positions
+from vidsieve.framework.policy.composition import Positions
 from vidsieve.framework.stage import Stage
 from vidsieve.testing.adapter_flash import flash_attention
 from vidsieve.testing.adapter_kit import KeepRandom, Row, adapter_of, policy_of

@@ -74,8 +74,13 @@ class CallLaws(ModelKit):
             model.generation_config.max_length = width + 2
             assert model.generate(**inputs, min_length=width + 2).shape[1] == width + 2
 
-    def test_a_streamer_sees_the_original_prompt_once(self, model: Any) -> None:
+    def test_a_streamer_sees_the_original_prompt_once_and_rules_see_it_always(self, model: Any) -> None:
         seen: list[torch.Tensor] = []
+        ruled: list[torch.Tensor] = []
+
+        def stop(ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+            ruled.append(ids)
+            return torch.zeros(len(ids), dtype=torch.bool)
 
         class Streamer:
             ended = 0
@@ -88,10 +93,12 @@ class CallLaws(ModelKit):
 
         inputs, streamer = self.make_inputs(model, Row()), Streamer()
         with vidsieve.applied(model, HALF):
-            output = model.generate(**inputs, max_new_tokens=3, streamer=streamer)
+            output = model.generate(**inputs, max_new_tokens=3, streamer=streamer, stopping_criteria=[stop])
         assert torch.equal(seen[0], inputs["input_ids"])
         assert torch.equal(torch.cat([part.flatten() for part in seen]), output[0])
         assert streamer.ended == 1
+        assert all(torch.equal(ids, output[:, : ids.shape[1]]) for ids in ruled)
+        assert torch.equal(ruled[-1], output)
 
     @pytest.mark.parametrize("new_ids_only", [False, True])
     def test_a_second_turn_goes_on_from_the_cache(self, model: Any, new_ids_only: bool) -> None:

@@ -1,6 +1,7 @@
 """Laws of compaction: what the language model is given, and where."""
 
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from vidsieve.framework.plans import Keep
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
+from vidsieve.testing.adapter_flash import flash_attention
 from vidsieve.testing.adapter_kit import (
     KeepRandom,
     Row,
@@ -112,8 +114,9 @@ class CompactionLaws(ModelKit):
         plain, other = run(model, HALF, inputs)[0], run(model, HALF, inputs, use_cache=False)[0]
         assert torch.allclose(logits(plain), logits(other), atol=self.tolerance)
 
-    def test_positions_with_gaps_never_reach_attention(self, model: Any) -> None:
-        self.uses("flat positions")
+    @pytest.mark.parametrize("how", ["flash", "no cache"])
+    def test_gaps_never_reach_what_reads_them_as_packed_sequences(self, model: Any, how: str) -> None:
+        self.uses("flat positions", how)
         seen: list[torch.Tensor] = []
 
         def look(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -122,7 +125,11 @@ class CompactionLaws(ModelKit):
 
         model.get_decoder().layers[0].register_forward_pre_hook(look, with_kwargs=True)
         inputs = self.make_inputs(model, Row())
-        _, report = run(model, HALF, inputs)
+        expected = logits(run(model, HALF, inputs)[0])
+        seen.clear()
+        with flash_attention(model) if how == "flash" else nullcontext():
+            output, report = run(model, HALF, inputs, use_cache=how == "flash")
+        assert torch.allclose(logits(output), expected, atol=self.tolerance)
         assert seen[0].shape[-1] == inputs["input_ids"].shape[1] - report.baseline_tokens // 2
         assert all(bool((ids.diff(dim=-1) == 1).all()) for ids in seen)
 

@@ -4,13 +4,38 @@ The tuner knows no model, no video file and no task; whoever owns them implement
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.controls.smaller_input import SmallerInput
 from vidsieve.tuner.request import Metric
+
+Kind = Literal["frames", "pixels"]
+NAMES: dict[Kind, str] = {"frames": "fewer-frames", "pixels": "lower-resolution"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallerInput:
+    """The same request with fewer frames, or with frames of fewer pixels; stands where a policy may stand.
+
+    `ratio` is the share of the frames, or of the pixels of each frame, that is left; above 0, at most 1.
+    """
+
+    kind: Kind
+    ratio: float
+
+    @property
+    def name(self) -> str:
+        """How reports call it."""
+        return NAMES[self.kind]
+
+    @property
+    def hash(self) -> str:
+        """Tells two treatments apart, as a policy's hash does."""
+        return f"{self.kind}-{self.ratio:.6g}"
+
 
 Intervention = Policy | SmallerInput
 """What is done to a request: a policy, or a smaller input as a control."""

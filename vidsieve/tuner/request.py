@@ -23,7 +23,8 @@ class TuneRequest:
     study lives and is resumed from: a path (SQLite, under a lock), a URL of a server that several tuners may share, or
     an Optuna storage; None keeps it in memory. `fresh` sets an existing file aside and starts anew; `join` adds trials
     to another tuner's study on a server and leaves the verdict to that one. `patience` trials without a new best end
-    the search early. `rerank_examples` (default: twice `examples`) rank the leaders once more.
+    the search early. `rerank_examples` (default: twice `examples`) rank the leaders once more. `skip_bad` resumes a
+    study whose data has lost files since, on the examples that are left.
 
     Raises:
         UsageError: a value out of range, no target, or two.
@@ -48,6 +49,7 @@ class TuneRequest:
     fresh: bool = False
     join: bool = False
     parallel: int = 1
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         if (self.latency_ms is None) == (self.speedup is None):

@@ -10,25 +10,21 @@ from vidsieve.tuner.controls.control import Control
 from vidsieve.tuner.controls.matched_controls import controls_for, run_control
 from vidsieve.tuner.examples import Data
 from vidsieve.tuner.judge.finals import Finals
-from vidsieve.tuner.judge.heldout import Heldout
-from vidsieve.tuner.judge.importance import importance_of
-from vidsieve.tuner.judge.paired_accuracy import Accuracy
+from vidsieve.tuner.judge.paired_accuracy import Accuracy, Heldout
 from vidsieve.tuner.judge.proxy import Proxy, proxy_of
 from vidsieve.tuner.judge.rerank import Fresh
 from vidsieve.tuner.judge.scoring import Score, choose_scorer, run_examples
 from vidsieve.tuner.measure.bounds import Explored, explore
-from vidsieve.tuner.measure.breakdown import measure_breakdown
-from vidsieve.tuner.measure.device_pool import DevicePool
-from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.protocol import Intervention
-from vidsieve.tuner.provenance import provenance, rounded, search_summary
+from vidsieve.tuner.measure.measurement import DevicePool, Measurement, measure_breakdown
+from vidsieve.tuner.protocol import Bench, Intervention
+from vidsieve.tuner.provenance import importance_of, provenance, rounded, search_summary
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.stopping import Stop
 from vidsieve.tuner.search.trial import Evaluator
 from vidsieve.tuner.search.trial_loop import Search, TrialLoop, event_of
-from vidsieve.tuner.study.remember import RememberingBench
+from vidsieve.tuner.study.record import explored_from_dict, explored_to_dict
+from vidsieve.tuner.study.resume import CachingBench
 from vidsieve.tuner.study.store import SPACE, Study
 
 LEAST_RANKED = 3
@@ -40,16 +36,16 @@ class Run:
     """One search; its attributes say how far it got, so that an interruption can still tell what there is."""
 
     def __init__(
-        self, measurement: Measurement, data: Data, study: Study, stop: Stop, others: Sequence[Measurement] = ()
+        self, measurement: Measurement, data: Data, study: Study, stop: Stop, others: Sequence[Bench] = ()
     ) -> None:
         self.measurement, self.data, self.study = measurement, data, study
         self._stop, self._others = stop, list(others)
-        self._remembering: Any = RememberingBench(measurement.bench, study, judging=data.heldout)
+        self._caching: Any = CachingBench(measurement.bench, study, judging=data.heldout)
         self.explored: Explored | None = None
         self.evaluator: Evaluator | None = None
         self.search = Search()
         self.heldout = Heldout(
-            self._remembering,
+            self._caching,
             data.heldout,
             data.metric,
             max_drop_points=measurement.request.max_drop_points,
@@ -69,7 +65,7 @@ class Run:
         self._take_up()
         beside = controls_for(self.measurement.bench, controls)
         reserve_s = self._reserve(per_example_s, len(beside))
-        self._hunt(reserve_s)
+        self._run_trials(reserve_s)
         if self.measurement.request.join:
             self.measurement.warn(
                 "joined: the tuner that started this search confirms its result and writes the policy"
@@ -92,43 +88,44 @@ class Run:
         start = self.measurement.clock()
         examples, step = self.data.search, self.measurement.listener.step
         known = self.study.get(SECONDS_AN_EXAMPLE)
-        baseline = run_examples(self._remembering, None, examples, "score uncompressed", step)
+        baseline = run_examples(self._caching, None, examples, "score uncompressed", step)
         per_example_s = known if known is not None else (self.measurement.clock() - start) / len(baseline)
         if known is None:
             self.study.put(SECONDS_AN_EXAMPLE, per_example_s)
         # the allowed drop is one of accuracy: p(gold) tells policies apart better, but falls long before answers change
-        scorer = "correct" if self.measurement.already_met else choose_scorer(baseline)
+        scorer = "correct" if self.measurement.target.already_met else choose_scorer(baseline)
         return Evaluator(self.measurement, self.data, Score(baseline, scorer)), float(per_example_s)
 
     def _take_up(self) -> None:
         """Trials that an earlier session or another tuner finished."""
         assert self.explored is not None and self.evaluator is not None
-        found = self.study.trial_results(self.explored.space, self.data.search)
+        stored = self.study.trial_results(self.explored.space, self.data.search)
+        found = [self.evaluator.rated(trial_result) for trial_result in stored]
         if not found:
             return
         self.search.trial_results.extend(found)
         self.search.resumed = len(found)
         self.evaluator.remember(found)
-        self.measurement.listener.told(f"going on with {self.study.place}: {len(found)} trials are there already")
+        self.measurement.listener.notice(f"going on with {self.study.place}: {len(found)} trials are there already")
 
-    def _hunt(self, reserve_s: float) -> None:
+    def _run_trials(self, reserve_s: float) -> None:
         assert self.explored is not None and self.evaluator is not None
-        pool = DevicePool([self.measurement, *self._others])
+        pool = DevicePool([self.measurement, *(self.measurement.on_device(bench) for bench in self._others)])
         try:
             TrialLoop(self.study, self.measurement, self.explored, self.evaluator, self.search, self._stop).run(
                 pool, reserve_s
             )
         finally:
-            pool.dismiss()
+            pool.shutdown()
 
     def _conclude(self, controls: Sequence[Intervention], per_example_s: float, reserve_s: float) -> None:
         """Rank the leaders anew, confirm, judge once on held-out examples, and put controls and parts beside it."""
         assert self.explored is not None and self.evaluator is not None
         self.proxy = proxy_of(self.search.trial_results, self.evaluator.baseline)
         if self.evaluator.scorer == "p_gold":
-            self.measurement.listener.told(self.proxy.sentence())
+            self.measurement.listener.notice(self.proxy.sentence())
         fresh = Fresh(
-            bench=self._remembering,
+            bench=self._caching,
             examples=self.data.rerank,
             baseline=self.evaluator.baseline,
             proxy=self.proxy,
@@ -136,29 +133,31 @@ class Run:
             reserve_s=reserve_s - per_example_s * LEAST_RANKED * len(self.data.rerank),
         )
         self.finals = Finals(self.measurement, self.heldout, self.explored, self.search, fresh=fresh)
-        outcomes = self.finals.fastest_accurate() if self.measurement.already_met else self.finals.most_accurate()
+        outcomes = (
+            self.finals.fastest_accurate() if self.measurement.target.already_met else self.finals.most_accurate()
+        )
         self._allow_for_looks(outcomes)
         if self.finals.chosen is None:
             return
         chosen = self.finals.chosen
         self.breakdown = measure_breakdown(self.measurement, chosen.policy)
         # a control is another look at the held-out examples, but chooses nothing
-        self._remembering.counting = False
+        self._caching.counting = False
         for control in controls:
             self.controls.append(run_control(self.measurement, self.heldout, control, chosen.latency, outcomes))
 
     def _allow_for_looks(self, outcomes: Sequence[Outcome]) -> None:
         """Policies judged in earlier sessions count too: each was a chance to be lucky."""
         assert self.finals is not None
-        looks = len(self._remembering.looks)
+        looks = len(self._caching.looks)
         if self.finals.accuracy is not None and looks > self.finals.accuracy.looks and self.finals.chosen is not None:
-            self.finals.accuracy = self.heldout.evaluator(outcomes, looks=looks)
+            self.finals.accuracy = self.heldout.accuracy(outcomes, looks=looks)
 
     def _reserve(self, per_example_s: float, controls: int) -> float:
         """Seconds to keep for the end: a leader or two ranked anew; winner and controls on held-out examples, timed."""
         rules = self.measurement.timings.final
-        timing = min(rules.max_seconds, 4 * rules.min_pairs * self.measurement.baseline_ms / 1e3)
-        ranking = 0.0 if self.measurement.already_met else LEAST_RANKED * len(self.data.rerank)
+        timing = min(rules.max_seconds, 4 * rules.min_pairs * self.measurement.target.baseline_ms / 1e3)
+        ranking = 0.0 if self.measurement.target.already_met else LEAST_RANKED * len(self.data.rerank)
         return per_example_s * (len(self.data.heldout) * (2 + controls) + ranking) + (2 + 2 * controls) * timing
 
     @property
@@ -166,11 +165,16 @@ class Run:
         """The held-out judgement, once there is one."""
         return self.finals.accuracy if self.finals is not None else None
 
-    def interrupted(self) -> TuneResult | None:
-        """The best so far, or None before the first policy that may win."""
+    def best_so_far(self, stopped: str, reason: str = "") -> TuneResult | None:
+        """Put together the best result so far; None before the first policy that may win.
+
+        `stopped` is "interrupted" or "error", whose `reason` becomes a warning.
+        """
+        if reason:
+            self.measurement.warn(f"the search ended early: {reason}")
         if self.accuracy is not None:
             return self.result(confirmed=True)
-        self.search.stopped = "interrupted"
+        self.search.stopped = stopped
         return self.result(confirmed=False) if self._best_so_far() is not None else None
 
     def _best_so_far(self) -> tuple[Policy, Latency | None] | None:
@@ -188,7 +192,8 @@ class Run:
         policy, latency = self._policy()
         warnings = [*self.measurement.warnings, *(control.warning for control in self.controls if control.warning)]
         if not confirmed:
-            warnings.append("interrupted: latency as in the search, held-out examples not scored")
+            ended = "ended by an error" if self.search.stopped == "error" else "interrupted"
+            warnings.append(f"{ended}: latency as in the search, held-out examples not scored")
         bounds = self.explored.bounds
         summary = search_summary(self.measurement, bounds, self.evaluator, self.search, self.proxy)
         told = provenance(

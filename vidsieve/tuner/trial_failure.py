@@ -1,18 +1,29 @@
-"""One policy that fails must cost one trial: telling failures in a line, and letting go of memory."""
+"""Failures in a search: which of them cost one policy, which end the search, and how both read in one line."""
 
 import gc
 import sys
 
-from vidsieve.framework.errors import TuneError
+from vidsieve.framework.errors import DataError, MediaError, TuneError, VidsieveError
+
+POLICY_FAULTS = (VidsieveError, RuntimeError, ValueError, MemoryError)
+"""What running a policy may raise: the library's errors (a stage that raises is one), those of torch about devices,
+memory and shapes, and a model that refuses its inputs. Anything else is a programming error and ends the search."""
 
 
 class BenchLostError(TuneError):
     """Nothing can be evaluated any more: the next trial would fail as well, whatever its policy."""
 
 
-def excuse(error: Exception) -> str:
-    """The reason why one policy is passed over, once its memory is let go; what loses the bench is raised again."""
-    if isinstance(error, BenchLostError):
+class StudyFailedError(TuneError):
+    """The storage of the study failed: nothing that is found any more would be kept."""
+
+
+def fault_reason(error: Exception) -> str:
+    """Release the memory of a failed policy and return the reason for passing it over.
+
+    Raises again what is no fault of the policy: a lost bench, a study that fails, a video or data that cannot be read.
+    """
+    if isinstance(error, BenchLostError | StudyFailedError | MediaError | DataError):
         raise error
     release_memory(error)
     return reason_of(error)

@@ -23,9 +23,8 @@ from vidsieve.framework.task import Example
 from vidsieve.harness.process import child
 from vidsieve.harness.process.failures import OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
 from vidsieve.harness.process.remote_bench import RemoteBench
-from vidsieve.tuner.controls.smaller_input import SmallerInput
 from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
-from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.protocol import Bench, SmallerInput
 from vidsieve.tuner.trial_failure import reason_of
 
 HARMFUL = "harness.process.benches:harmful"
@@ -112,8 +111,9 @@ def test_a_death_while_scoring_leaves_what_came_before(bench: RemoteBench) -> No
 
 
 def test_a_search_survives_policies_that_kill_it(bench: RemoteBench) -> None:
-    from vidsieve.tuner.events import Listener, TrialEvent
+    from vidsieve.tuner.events import Listener
     from vidsieve.tuner.request import TuneRequest
+    from vidsieve.tuner.result import TrialEvent
     from vidsieve.tuner.tuning import tune
 
     told: list[TrialEvent] = []

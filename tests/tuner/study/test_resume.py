@@ -15,9 +15,9 @@ from tuner.searching import Recorder, quality, search
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
-from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.interrupted import Interrupted
+from vidsieve.tuner.result import TrialEvent
+from vidsieve.tuner.search.stopping import Interrupted
 from vidsieve.tuner.study.store import RETRIES, Study, StudyMismatchError
 
 
@@ -228,23 +228,34 @@ def test_a_search_without_progress_ends_by_patience() -> None:
     assert len(result.trials) < 40
 
 
-def test_trials_run_on_several_devices_at_once() -> None:
+@pytest.mark.parametrize("options", [{"latency_ms": 200.0}, {"speedup": 2.5}, {"latency_ms": 10_000.0}])
+@pytest.mark.parametrize("devices", [2, 3])
+def test_every_device_scores_examples_and_no_trial_fails(devices: int, options: dict[str, Any]) -> None:
     from vidsieve.tuner.tuning import tune
 
-    benches = [FakeBench(quality, noise=0.01, seed=seed) for seed in range(3)]
-    request = TuneRequest(latency_ms=200.0, trials=18, examples=60)
+    benches = [FakeBench(quality, noise=0.01, seed=seed) for seed in range(devices)]
+    request = TuneRequest(trials=18, examples=60, patience=100, **options)
     listener = Recorder()
-    result = tune(
-        benches[0],
-        FakeTask(),
-        request,
-        policies=[fake_policy("good"), fake_policy("bad")],
-        others=benches[1:],
-        listener=listener,
-    )
+    policies = [fake_policy("good"), fake_policy("bad")]
+    result = tune(benches[0], FakeTask(), request, policies=policies, others=benches[1:], listener=listener)
     assert result.policy.name == "good"
     assert sorted(event.number for event in listener.trials) == list(range(1, 19))
-    assert all(any(name for name, _ in bench.timed_calls) for bench in benches)
+    assert [event.reason for event in listener.trials if event.verdict == "failed"] == []
+    for bench in benches[1:]:
+        assert any(name and example.startswith("search") for name, example in bench.scored)
+
+
+def test_further_devices_of_a_resumed_search_score_too(tmp_path: Path) -> None:
+    from vidsieve.tuner.tuning import tune
+
+    search(FakeBench(quality), storage=tmp_path / "study.db", trials=4, patience=100)
+    benches = [FakeBench(quality, noise=0.01, seed=seed) for seed in range(2)]
+    request = TuneRequest(latency_ms=200.0, trials=10, examples=100, storage=tmp_path / "study.db", patience=100)
+    result = tune(
+        benches[0], FakeTask(), request, policies=[fake_policy("good"), fake_policy("bad")], others=benches[1:]
+    )
+    assert not result.search["failures"]
+    assert any(name for name, _ in benches[1].scored)
 
 
 def test_a_device_that_fails_costs_its_own_trials_only() -> None:

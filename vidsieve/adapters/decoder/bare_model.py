@@ -48,11 +48,7 @@ def _announce(
 ) -> None:
     """The prompt that comes: the span is a video in every row."""
     rows, width = tokens.shape[:2]
-    place = torch.arange(width, device=tokens.device).expand(rows, -1)
-    visual = (place >= span[0]) & (place < sum(span))
-    two_axes = isinstance(mask, Tensor) and mask.dim() == 2
-    real = mask.bool() if two_axes else torch.ones_like(visual)
-    columns = Columns(ids=place, mask=real, positions=place, visual=visual)
+    columns = Columns.with_span(span, rows, width, mask, tokens.device)
     keep = torch.ones(frames, span[1] // frames, dtype=torch.bool, device=tokens.device)
     plan = TokenPlan(
         keep=keep,
@@ -63,4 +59,4 @@ def _announce(
         report=Report(policy_name=prune.policy.name, policy_hash="", requested_ratio=None, keeps=(keep,)),
     )
     layers = len(prune.decoder.layers)
-    prune.start(rows_of_prompt(columns, 0, [[plan]] * rows, visual, prune.policy, layers), real)
+    prune.start(rows_of_prompt(columns, 0, [[plan]] * rows, columns.visual, prune.policy, layers), columns.mask)

@@ -5,23 +5,25 @@ layers behind it read the gathered rest. Nothing is evicted: the step reads less
 the cache's own growth cost time, and on short prompts a step can be slower than without. Each selection reads one
 number a row back from the device. A step in which every row is inactive costs nothing beyond the attention row; if
 some rows are, all rows take part at full width and the others are masked.
+
+A pass of several tokens behind the prompt (candidates of speculative decoding) is carried out token by token in the
+layers that read a part, so it equals as many single steps.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
-from vidsieve.adapters.decoder.kv_groups import KVGroup, groups_of
-from vidsieve.adapters.decoder.kv_prompt import KVPrompt
-from vidsieve.adapters.decoder.kv_view import View, attention_row
+from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PlanError, PolicyError
 from vidsieve.framework.planning.calls import call as call_stage
 from vidsieve.framework.planning.checks import check_keep_kv, check_type
@@ -32,12 +34,39 @@ from vidsieve.framework.stage import Stage
 
 @dataclass(eq=False)
 class _Point:
-    """A stage at a decoder layer, and what it remembers of the request."""
+    """A stage at a decoder layer, and what it remembers of the request, by the tokens it had seen then."""
 
     where: str
     stage: Stage
     layer: int
-    state: dict[str, Any] | None = None
+    states: dict[int, dict[str, Any] | None] = field(default_factory=dict)
+
+
+class _Group(NamedTuple):
+    """Decoder layers whose caches hold the same of the prompt, and how much of each row, `visual` tokens among it."""
+
+    layers: tuple[int, ...]
+    held: CachedColumns
+    lengths: list[int]
+    visual: list[int]
+
+    def behind(self, layer: int) -> int:
+        """How many of its layers come after `layer`."""
+        return sum(one > layer for one in self.layers)
+
+
+@dataclass(eq=False)
+class _Step:
+    """A token of a pass that is decoded: `total` tokens are cached with it, `keep` are the prompt columns it reads.
+
+    `counts` and `views` say what the layers of each group read of the prompt; `entries` are visual entries read.
+    """
+
+    total: int
+    keep: Bool[Tensor, "rows prompt"]
+    counts: list[list[int]]
+    views: list[CachedColumns | None]
+    entries: int
 
 
 class DecodeKV:
@@ -49,19 +78,22 @@ class DecodeKV:
     def __init__(self, model: VideoModel, stages: Mapping[str, Stage]) -> None:
         self.decoder = decoder_of(model)
         self.points = _points(self.decoder, stages)
-        self.prompt: KVPrompt | None = None
+        self.prompt: Columns | None = None
         self.span: tuple[int, int] | None = None
-        self.total = 0
         self.held: Callable[[], Sequence[CachedColumns | None] | None] = lambda: None
-        self.keep: Tensor | None = None
-        self._groups: list[KVGroup] = []
-        self._counts: list[list[int]] = []
-        self._views: list[View | None] = []
+        self._groups: list[_Group] = []
+        self.steps: list[_Step] = []
+        self._front = 0  # tokens of the pass that belong to the prompt
+        self._cache: Any = None
         self._read, self._held = 0, 0
 
     @property
     def read_ratio(self) -> float | None:
-        """Share of the visual KV entries held that were read, over steps and layers; None before any step."""
+        """Share of the visual KV entries held that were read, over steps and layers; None before any step.
+
+        A step counts once its token stays: candidates that speculative decoding rejects do not.
+        """
+        self._settle(0 if self._cache is None else int(self._cache.get_seq_length()))
         return self._read / self._held if self._held else None
 
     @contextmanager
@@ -72,7 +104,7 @@ class DecodeKV:
         handle = self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)
         self._caches: list[Any] = []
         try:
-            with tapped(modules, self._tap):
+            with uncompiled, tapped(modules, self._tap):
                 yield self
         finally:
             handle.remove()
@@ -80,29 +112,51 @@ class DecodeKV:
                 del cache.reorder_cache
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before each pass of the decoder: is it a decode step of a prompt with visual tokens?"""
+        """Before each pass of the decoder: which of its tokens are decoded behind a prompt with visual tokens?
+
+        One in an ordinary step. Speculative decoding runs candidates in the same pass, the first ones with the prompt;
+        of those that it rejected, nothing is left in the cache or remembered.
+        """
         given = (kwargs.get("inputs_embeds"), kwargs.get("input_ids"), *args)
         tokens: Tensor = next(one for one in given if one is not None)
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         rows, new = tokens.shape[:2]
+        self._settle(past)
         if past == 0 and self.span is not None:
-            self.prompt = KVPrompt.of_span(self.span, rows, new, kwargs.get("attention_mask"), tokens.device)
+            self.prompt = Columns.with_span(self.span, rows, new, kwargs.get("attention_mask"), tokens.device)
             self._groups = []
             for point in self.points:
-                point.state = None
-        self.total = 0
-        if self.prompt is None or new != 1 or past < self.prompt.width or self.prompt.most == 0:
+                point.states = {}
+        if self.prompt is None or past + new <= self.prompt.width or not any(self.prompt.visual_counts):
             return
-        self.prompt = self.prompt.for_rows(rows)
+        self.prompt = prompt = self.prompt.for_rows(rows)
         if not self._groups or len(self._groups[0].lengths) != rows:
-            self._groups = groups_of(self.prompt, self.held(), len(self.decoder.layers))
-        self.total, self.keep = past + 1, None
-        self._counts = [group.lengths for group in self._groups]
-        self._views = [None] * len(self._groups)
+            self._groups = _groups_of(prompt, self.held(), len(self.decoder.layers))
+        self._front = max(prompt.width - past, 0)
         entries = sum(len(group.layers) * sum(group.visual) for group in self._groups)
-        self._read, self._held = self._read + entries, self._held + entries
+        self.steps = [
+            _Step(
+                total=total,
+                keep=torch.ones_like(prompt.visual),
+                counts=[group.lengths for group in self._groups],
+                views=[None] * len(self._groups),
+                entries=entries,
+            )
+            for total in range(past + self._front + 1, past + new + 1)
+        ]
+        for point in self.points:
+            point.states = {total: state for total, state in point.states.items() if total == past}
+        self._cache = cache
         self._follow_beams(cache)
+
+    def _settle(self, past: int) -> None:
+        """Count the steps of the last pass whose tokens stayed among the `past` ones."""
+        for step in self.steps:
+            if step.total <= past:
+                self._read += step.entries
+                self._held += sum(len(group.layers) * sum(group.visual) for group in self._groups)
+        self.steps = []
 
     def _follow_beams(self, cache: Any) -> None:
         """Beam search permutes the cache's rows between steps; what stages remember must move along."""
@@ -113,70 +167,169 @@ class DecodeKV:
         def reorder(beam_idx: Tensor) -> None:
             original(beam_idx)
             for point in self.points:
-                point.state = _reordered(point.state, beam_idx)
+                point.states = {total: _reordered(state, beam_idx) for total, state in point.states.items()}
 
         cache.reorder_cache = reorder
         self._caches.append(cache)
 
     def _tap(self, call: AttentionCall) -> Any:
         """The attention of a layer at or behind a prune point."""
-        if not self.total:
+        if not self.steps:
             return call.run(call.key, call.value, call.mask)
-        view = self._views[self._group(call.layer)]
-        output = call.run(call.key, call.value, call.mask) if view is None else view.run(call)
-        for point in self.points:
-            if point.layer == call.layer:
-                self._decide(point, call)
+        number = self._group(call.layer)
+        views = [step.views[number] for step in self.steps]
+        points = [point for point in self.points if point.layer == call.layer]
+        alone = [call]
+        if call.query.shape[2] > 1 and (points or any(views)):
+            alone = [self._alone(call, step) for step in self.steps]
+        if any(views):
+            parts = [_read(one, view) for one, view in zip(alone, views, strict=True)]
+            output = _joined([*self._prompt_part(call), *parts])
+        else:
+            output = call.run(call.key, call.value, call.mask)
+        if points:
+            for one, step in zip(alone, self.steps, strict=True):
+                for point in points:
+                    self._decide(point, one, step)
         return output
 
     def _group(self, layer: int) -> int:
         return next(number for number, group in enumerate(self._groups) if layer in group.layers)
 
-    def _decide(self, point: _Point, call: AttentionCall) -> None:
+    def _alone(self, call: AttentionCall, step: _Step) -> AttentionCall:
+        """The part of a call for one decoded token: what a pass of that token alone would have been."""
+        place = self._front + step.total - self.steps[0].total
+        return _part(call, place, place + 1, self._groups[self._group(call.layer)].held.width + self._behind(step))
+
+    def _prompt_part(self, call: AttentionCall) -> list[Any]:
+        """The kernel's result for the tokens of the prompt that are in the pass, if any."""
+        if not self._front:
+            return []
+        part = _part(call, 0, self._front, self._groups[self._group(call.layer)].held.width)
+        return [part.run(part.key, part.value, part.mask)]
+
+    def _behind(self, step: _Step) -> int:
+        """Tokens behind the prompt that a step sees, its own included."""
+        assert self.prompt is not None
+        return step.total - self.prompt.width
+
+    def _decide(self, point: _Point, call: AttentionCall, step: _Step) -> None:
         """Ask the stage, and narrow what the layers behind read."""
         prompt = self.prompt
         assert prompt is not None
-        everything = torch.ones_like(prompt.visual) if self.keep is None else self.keep
         number = self._group(point.layer)
-        group, counts = self._groups[number], self._counts[number]
-        later = torch.ones(len(everything), self.total - prompt.width, dtype=torch.bool, device=everything.device)
-        attention = attention_row(call, torch.cat([group.reads(everything & prompt.real), later], dim=1))
+        group, counts, keep = self._groups[number], step.counts[number], step.keep
+        later = torch.ones(len(keep), self._behind(step), dtype=torch.bool, device=keep.device)
+        attention = attention_row(call, torch.cat([group.held.among(keep & prompt.mask.bool()), later], dim=1))
         visual = [seen - (all_ - left) for seen, all_, left in zip(group.visual, group.lengths, counts, strict=True)]
-        attention = group.spread(attention, prompt.width)
-        step = prompt.step(attention, group.has(everything), visual, point.layer, point.state)
-        plan = call_stage(point.where, point.stage, "prune_kv", step)
+        shown = _shown(prompt, group.held.spread(attention, prompt.width), group.held.has(keep))
+        record = DecodeStep(**shown, counts=tuple(visual), layer=point.layer, state=point.states.get(step.total - 1))
+        plan = call_stage(point.where, point.stage, "prune_kv", record)
         check_type(point.where, "prune_kv", plan)
-        check_keep_kv(point.where, plan, len(everything), step.attention)
-        point.state = plan.state
-        self._narrow(point, plan, step, everything)
+        check_keep_kv(point.where, plan, len(keep), record.attention)
+        point.states[step.total] = plan.state
+        self._narrow(point, plan, record, step)
 
-    def _narrow(self, point: _Point, plan: KeepKV, step: DecodeStep, before: Bool[Tensor, "rows prompt"]) -> None:
+    def _narrow(self, point: _Point, plan: KeepKV, record: DecodeStep, step: _Step) -> None:
         """The columns read from now on in this step. One read-back: counts for each row."""
         prompt = self.prompt
         assert prompt is not None
-        keep, fits = prompt.chosen(plan, step)
-        keep = before & keep
+        keep, fits = _chosen(prompt, plan, record)
+        step.keep = step.keep & keep
         behind = [number for number, group in enumerate(self._groups) if group.layers[-1] >= point.layer]
-        reads = {number: self._groups[number].reads(keep) for number in behind}
+        reads = {number: self._groups[number].held.among(step.keep) for number in behind}
         sums = torch.stack([one.sum(dim=1) for one in reads.values()])
         *counts, ok = torch.cat([sums.flatten(), fits.reshape(1)]).tolist()
         if not ok:
             raise PlanError(
-                f"{point.where}: KeepKV.index must hold numbers of the row's visual tokens (0 to {prompt.most - 1} at "
-                "most, -1 to fill up), got others."
+                f"{point.where}: KeepKV.index must hold numbers of the row's visual tokens (0 to "
+                f"{max(prompt.visual_counts) - 1} at most, -1 to fill up), got others."
             )
-        self.keep, rows = keep, len(keep)
+        rows = len(keep)
         for turn, number in enumerate(behind):
-            self._read_from_now(number, reads[number], counts[turn * rows : (turn + 1) * rows], point.layer)
+            group, left = self._groups[number], counts[turn * rows : (turn + 1) * rows]
+            step.entries -= group.behind(point.layer) * (sum(step.counts[number]) - sum(left))
+            step.counts[number] = left
+            whole = left == group.lengths
+            step.views[number] = None if whole else CachedColumns.read(reads[number], left, self._behind(step))
 
-    def _read_from_now(self, number: int, reads: Bool[Tensor, "rows held"], counts: list[int], layer: int) -> None:
-        """What the layers of a group that come after `layer` read in this step."""
-        group, prompt = self._groups[number], self.prompt
-        assert prompt is not None
-        self._read -= group.behind(layer) * (sum(self._counts[number]) - sum(counts))
-        self._counts[number] = counts
-        whole = counts == group.lengths
-        self._views[number] = None if whole else View.of(reads, counts, self.total - prompt.width)
+
+def _groups_of(prompt: Columns, held: Sequence[CachedColumns | None] | None, layers: int) -> list[_Group]:
+    """The layers of a decoder by what they hold. Reads counts back, once a request."""
+    rows = len(prompt.ids)
+    everything = CachedColumns.everything(rows, prompt.width, prompt.visual.device)
+    kinds: dict[int, tuple[CachedColumns | None, list[int]]] = {}
+    for layer in range(layers):
+        one = None if held is None else held[layer]
+        kinds.setdefault(id(one), (one, []))[1].append(layer)
+    groups = []
+    for one, own in kinds.values():
+        if one is None:
+            groups.append(_Group(tuple(own), everything, [prompt.width] * rows, list(prompt.visual_counts)))
+            continue
+        wide = one.for_rows(rows).on(prompt.visual.device)
+        lengths, visual = torch.stack([wide.real.sum(dim=1), wide.among(prompt.visual).sum(dim=1)]).tolist()
+        groups.append(_Group(tuple(own), wide, lengths, visual))
+    return groups
+
+
+def _shown(
+    prompt: Columns, attention: Float[Tensor, "rows heads prompt"], keep: Bool[Tensor, "rows prompt"]
+) -> dict[str, Tensor]:
+    """The attention to visual tokens that a stage is shown, and which of them are valid: those among `keep`."""
+    places = prompt.visual_places
+    valid = (prompt.visual_slots & keep.gather(1, places)).to(attention.device)
+    index = places.to(attention.device)[:, None, :].expand(-1, attention.shape[1], -1)
+    return {"attention": attention.gather(2, index) * valid[:, None], "valid": valid}
+
+
+def _chosen(prompt: Columns, plan: KeepKV, record: DecodeStep) -> tuple[Bool[Tensor, "rows prompt"], Bool[Tensor, ""]]:
+    """The columns a plan reads (all of an inactive row), and whether its indices are numbers of visual tokens."""
+    device, most = prompt.visual.device, prompt.visual_places.shape[1]
+    index = plan.index.long().to(device)
+    fits = ((index >= -1) & (index < prompt.visual_slots.sum(dim=1, keepdim=True))).all()
+    slot = torch.where((index < 0) | (index >= most), most, index)
+    picked = torch.zeros(len(index), most + 1, dtype=torch.bool, device=device).scatter(1, slot, True)[:, :most]
+    picked &= record.valid.to(device)
+    columns = torch.zeros_like(prompt.visual).scatter(1, prompt.visual_places, picked)
+    return ~prompt.visual | columns | ~plan.active.to(device)[:, None], fits
+
+
+def _part(call: AttentionCall, start: int, stop: int, keys: int) -> AttentionCall:
+    """A call for some of its new tokens over its first `keys` columns."""
+    mask, options = call.mask, dict(call.options)
+    if isinstance(mask, Tensor):
+        mask = mask[:, :keys] if mask.dim() == 2 else mask[:, :, start:stop, :keys]
+    places = options.get("position_ids")
+    if isinstance(places, Tensor) and places.shape[-1] == call.query.shape[2]:
+        options["position_ids"] = places[..., start:stop]
+    key, value = call.key[:, :, :keys], call.value[:, :, :keys]
+    return replace(call, query=call.query[:, :, start:stop], key=key, value=value, mask=mask, options=options)
+
+
+def _read(call: AttentionCall, view: CachedColumns | None) -> Any:
+    """The kernel's result for one token on what it reads."""
+    if view is None:
+        return call.run(call.key, call.value, call.mask)
+    mask = view.mask(call.mask, 1, call.implementation, call.query.dtype)
+    return call.run(view.taken(call.key), view.taken(call.value), mask)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Kernel results for the tokens of a pass, one after the other; attention weights of differing width are left
+    out."""
+    return parts[0] if len(parts) == 1 else (torch.cat([output for output, _ in parts], dim=1), None)
+
+
+def attention_row(call: AttentionCall, read: Bool[Tensor, "rows keys"]) -> Float[Tensor, "rows heads keys"]:
+    """Softmaxed attention of the newest token over all columns it reads, in float32, without repeating keys."""
+    rows, heads, _, dim = call.query.shape
+    key = call.key[:, :, : read.shape[1]].float()
+    query = call.query.float().view(rows, key.shape[1], -1, dim)
+    scaling = call.options.get("scaling")
+    logits = torch.einsum("bhgd,bhsd->bhgs", query, key) * (dim**-0.5 if scaling is None else scaling)
+    logits = logits.masked_fill(~read.to(key.device)[:, None, None, :], -torch.inf)
+    return logits.softmax(dim=-1).view(rows, heads, -1)
 
 
 def _points(decoder: Any, stages: Mapping[str, Stage]) -> list[_Point]:

@@ -19,6 +19,7 @@ from vidsieve.adapters.decoder.layer_prefill import Prefill, renumbered
 from vidsieve.adapters.decoder.layer_refusals import refuse_cache, refuse_layers
 from vidsieve.adapters.decoder.layer_rows import Row
 from vidsieve.adapters.prompt.positions import has_mrope
+from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.planning.layers import prune_points
 from vidsieve.framework.policy.policy import Policy
@@ -72,7 +73,7 @@ class LayerPrune:
         try:
             for number, layer in enumerate(layers):
                 handles.append(layer.register_forward_pre_hook(_Enter(self, number), with_kwargs=True))
-            with tapped(modules, self._tap), self._deepstack():
+            with uncompiled, tapped(modules, self._tap), self._deepstack():
                 yield self
         finally:
             for handle in handles:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int, Shaped
@@ -27,10 +29,39 @@ class Columns:
     visual: Bool[Tensor, "rows columns"]
     others: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def with_span(cls, span: tuple[int, int], rows: int, width: int, mask: Any, device: torch.device) -> "Columns":
+        """Prompts of `width` columns in which a span (start, length) is visual; a `mask` of other than two axes is
+        not read."""
+        place = torch.arange(width, device=device).expand(rows, -1)
+        two_axes = isinstance(mask, Tensor) and mask.dim() == 2
+        return cls(
+            ids=place,
+            mask=mask.bool() if two_axes else torch.ones_like(place, dtype=torch.bool),
+            positions=place,
+            visual=(place >= span[0]) & (place < sum(span)),
+        )
+
     @property
     def width(self) -> int:
         """Columns, padding included."""
         return self.ids.shape[1]
+
+    @cached_property
+    def visual_counts(self) -> tuple[int, ...]:
+        """Visual tokens of each row; read back from the device, once."""
+        return tuple(self.visual.sum(dim=1).tolist())
+
+    @cached_property
+    def visual_places(self) -> Int[Tensor, "rows visual"]:
+        """Column of each visual token; rows with fewer repeat columns that are not visual."""
+        most = max(self.visual_counts)
+        return torch.argsort((~self.visual).to(torch.int8), dim=1, stable=True)[:, :most]
+
+    @cached_property
+    def visual_slots(self) -> Bool[Tensor, "rows visual"]:
+        """Which of `visual_places` are visual tokens."""
+        return self.visual.gather(1, self.visual_places)
 
     def take(self, order: Int[Tensor, "rows kept"], real: Bool[Tensor, "rows kept"], pad_id: int) -> "Columns":
         """The columns in `order`; where `real` is False the column becomes padding."""
@@ -81,6 +112,11 @@ class Columns:
             visual=of(self.visual),
             others=others,
         )
+
+    def for_rows(self, rows: int) -> "Columns":
+        """The same, each prompt repeated for its beams."""
+        times = rows // len(self.ids)
+        return self if times == 1 else self.rows(torch.arange(len(self.ids)).repeat_interleave(times))
 
     def placed(self, positions: Int[Tensor, "*axes rows columns"]) -> "Columns":
         """The same tokens at other positions."""

@@ -1,14 +1,15 @@
 """Rotary positions: those of the uncompressed prompt, and the way they reach a model whose tokens have gaps.
 
-Models with M-RoPE take three position axes and are given the kept tokens' own. Models with one axis are given
-contiguous positions, and a pre-hook on the rotary module turns them into the original ones: a gap in `position_ids`
-would otherwise be read as a border between packed sequences (transformers `find_packed_sequence_indices`, and the
-variable-length path of FlashAttention).
+They are passed as `position_ids`, so that compiled code reads them too; `generate` counts on from the last one.
+Models with M-RoPE take three position axes behind a contiguous text axis. Models with one axis are given the gaps as
+they are, except where a gap would be read as a border between packed sequences: by masks made without a cache
+(transformers `find_packed_sequence_indices`), and by FlashAttention (`_is_packed_sequence`). There they are given
+contiguous positions, and a pre-hook on the rotary module turns them into the original ones.
 """
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.uncompiled import uncompiled
+
+_READS_MASKS_ONLY = ("sdpa", "eager", "flex_attention")
+"""Attention implementations that do not read `position_ids`."""
 
 
 def has_mrope(model: VideoModel) -> bool:
@@ -71,11 +76,19 @@ def _axes_of(given: Tensor, mrope: bool) -> Tensor:
     return given[1:] if mrope and given.shape[0] == 4 else given
 
 
-def model_positions(columns: Columns) -> Int[Tensor, "*axes rows columns"]:
-    """`position_ids` for the short prompt: contiguous ones, with the M-RoPE axes behind them where there are any."""
+def misreads_gaps(model: VideoModel, use_cache: Any) -> bool:
+    """Whether a gap in `position_ids` would be read as a border between packed sequences."""
+    return use_cache is False or decoder_of(model).config._attn_implementation not in _READS_MASKS_ONLY
+
+
+def model_positions(columns: Columns, *, contiguous: bool = False) -> Int[Tensor, "*axes rows columns"]:
+    """`position_ids` for the short prompt; with M-RoPE a contiguous text axis stands in front.
+
+    With `contiguous` a one-axis model is given contiguous positions, for use under `original_rotation`.
+    """
     flat = text_positions(columns.mask)
     if columns.positions.dim() == 2:
-        return flat
+        return flat if contiguous else columns.positions
     return torch.cat([flat[None], columns.positions.to(flat)], dim=0)
 
 
@@ -101,11 +114,8 @@ class _Original:
 
 
 @contextmanager
-def original_rotation(model: VideoModel, columns: Columns, gapped: bool) -> Iterator[None]:
-    """While open, the rotary module of a one-axis model sees original positions. Does nothing without gaps."""
-    if not gapped:
-        yield
-        return
+def original_rotation(model: VideoModel, columns: Columns) -> Iterator[None]:
+    """While open, the rotary module of a one-axis model turns contiguous positions into the original ones."""
     original = _Original(columns)
 
     def swap(
@@ -116,8 +126,6 @@ def original_rotation(model: VideoModel, columns: Columns, gapped: bool) -> Iter
         return (args[0], original(args[1]), *args[2:]), kwargs
 
     rotary = decoder_of(model).rotary_emb
-    handle = rotary.register_forward_pre_hook(swap, with_kwargs=True)
-    try:
+    with uncompiled, ExitStack() as stack:
+        stack.callback(rotary.register_forward_pre_hook(swap, with_kwargs=True).remove)
         yield
-    finally:
-        handle.remove()

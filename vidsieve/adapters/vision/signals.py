@@ -28,6 +28,7 @@ from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.decoder.attention_rows import scaling_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.adapters.vision.encoding import PIXELS, encode
 from vidsieve.adapters.vision.towers import Tower
 from vidsieve.framework.errors import InputError
@@ -110,6 +111,8 @@ def _listening(
 ) -> Iterator[None]:
     """While open, what a pass of the tower shows is added to `parts`, each [frames patches dim]."""
     with ExitStack() as stack:
+        if asked:
+            stack.enter_context(uncompiled)
         if tower is not None and "vision_attention" in asked:
             patches = None if tower.patches is None else tower.patches(model.config)
             listen = partial(_attention, parts["vision_attention"], patches)

@@ -2,7 +2,7 @@
 
 Things happen in a window of the picture first and only the window's tokens are given: 32 frame groups are then as cheap
 as 8 whole ones, so that time is learnt before the picture is large. A stage ends when every kind of question is
-answered well, or after its most steps.
+answered fairly well, or after its most steps.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from vidsieve.bundled.scene import Rung
 
-FLUENT: Final = 0.88
-"""A stage ends when the running accuracy of its worst kind of question is at least this."""
+FLUENT: Final = 0.8
+WORST: Final = 3
+"""A stage ends when the running accuracy of its three worst kinds of question is at least this on average."""
 FEWEST_STEPS: Final = 80
 MEMORY: Final = 0.95
 
@@ -81,8 +82,9 @@ class Position:
         self.step, self.since = self.step + 1, self.since + 1
         if sort == now.main:
             for kind, share in right.items():
-                self.skill[kind] = MEMORY * self.skill.get(kind, 0.0) + (1 - MEMORY) * share
-        fluent = self.since >= FEWEST_STEPS and min(self.skill.values(), default=0.0) >= FLUENT
+                self.skill[kind] = MEMORY * self.skill.get(kind, share) + (1 - MEMORY) * share
+        worst = sorted(self.skill.values())[:WORST]
+        fluent = self.since >= FEWEST_STEPS and bool(worst) and sum(worst) / len(worst) >= FLUENT
         if self.stage + 1 == len(stages) or not (fluent or self.since >= now.most_steps):
             return False
         self.stage, self.since = self.stage + 1, 0

@@ -78,7 +78,7 @@ class ClipReader:
 
     def _in_memory(self, example: Example) -> "Clip":
         from vidsieve.media import Clip
-        from vidsieve.media.sampling import sample_by_count
+        from vidsieve.media.frame_table import sample_by_count
 
         if example.frames is None or not example.fps:
             raise DataError(f"example {example.id!r}: has neither a video nor frames with fps; give one of them.")

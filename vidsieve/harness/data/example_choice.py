@@ -36,20 +36,23 @@ def choose_task(setup: Setup, choice: Choice) -> Task:
     from vidsieve.bundled.bundled_models import DEFAULT_RUNG
     from vidsieve.bundled.bundled_task import BundledTask
 
-    return BundledTask(setup.rung or DEFAULT_RUNG, frame_count=_frame_count(setup, choice))  # type: ignore[arg-type]
+    frames, shape = _frame_count(setup, choice), choice.bundled.shape
+    return BundledTask(setup.rung or DEFAULT_RUNG, frame_count=frames, shape=shape)
 
 
 def _frame_count(setup: Setup, choice: Choice) -> int:
     """Frames of a bundled clip: what the model was trained with, unless `frames` says."""
     assert choice.bundled is not None
+    most = choice.bundled.shape.frames
     if setup.fps is not None:
         raise UsageError(
-            "`fps`: the bundled task's clips are taken by count; give `frames` 16 or 8, or leave both out."
+            f"`fps`: the bundled task's clips are taken by count; give `frames` {most} or {most // 2}, or leave both "
+            "out."
         )
     if setup.frames is None:
         return choice.bundled.frame_count
-    if setup.frames not in (8, 16):
-        raise UsageError(f"`frames`: the bundled task has clips of 16 or 8 frames, got {setup.frames}.")
+    if setup.frames not in (most, most // 2):
+        raise UsageError(f"`frames`: the bundled task has clips of {most} or {most // 2} frames, got {setup.frames}.")
     return setup.frames
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any
 
 import yaml
@@ -11,8 +11,8 @@ from vidsieve.framework.errors import TuneError, VidsieveError
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
-from vidsieve.tuner.controls.smaller_input import SmallerInput
-from vidsieve.tuner.protocol import Intervention
+from vidsieve.framework.stage import cached_on_owner
+from vidsieve.tuner.protocol import Intervention, SmallerInput
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,17 @@ class PolicyDocument:
     homes: dict[str, str]
 
 
-@lru_cache(maxsize=64)
 def to_document(intervention: Intervention | None) -> PolicyDocument | SmallerInput | None:
-    """The form in which an intervention travels, without provenance. Kept, as a policy is timed hundreds of times."""
-    if intervention is None or isinstance(intervention, SmallerInput):
-        return intervention
-    text = yaml.safe_dump(intervention.to_dict(provenance=False), sort_keys=False, allow_unicode=True)
-    classes = {bound.use: type(bound.stage) for bound in intervention.stages}
+    """The form in which an intervention travels; provenance stays behind."""
+    return _written(intervention) if isinstance(intervention, Policy) else intervention
+
+
+@cached_on_owner(1)  # a policy is timed hundreds of times
+def _written(policy: Policy) -> PolicyDocument:
+    text = yaml.safe_dump(policy.to_dict(provenance=False), sort_keys=False, allow_unicode=True)
+    classes = {bound.use: type(bound.stage) for bound in policy.stages}
     homes = {use: f"{found.__module__}:{found.__qualname__}" for use, found in classes.items()}
-    return PolicyDocument(intervention.name, intervention.hash, text, homes)
+    return PolicyDocument(policy.name, policy.hash, text, homes)
 
 
 class PolicyReader:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vidsieve.tuner.controls.smaller_input import Kind
 from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.protocol import Kind
 
 
 @dataclass(frozen=True, kw_only=True)

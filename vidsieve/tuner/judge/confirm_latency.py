@@ -28,7 +28,6 @@ class Confirmed:
 
     policy: Policy
     latency: Latency
-    steps: int
     fresh: bool = False
 
 
@@ -47,7 +46,7 @@ def confirm_latency(measurement: Measurement, policy: Policy, *, fresh: bool = F
         measurement.listener.step("confirm latency", step, STEPS)
         latency = measurement.timer.measure(policy, _rules(measurement))
         if meets_target(measurement, latency):
-            fitting = Confirmed(policy, latency, step, fresh)
+            fitting = Confirmed(policy, latency, fresh)
         else:
             too_much = policy.retention_ratio
         if fitting is None:
@@ -67,7 +66,7 @@ def meets_target(measurement: Measurement, latency: Latency) -> bool:
 
     Where the uncompressed model meets the target itself, a policy must also be faster than it.
     """
-    if measurement.already_met and latency.ratio.high >= 1:
+    if measurement.target.already_met and latency.ratio.high >= 1:
         return False
     return _of_target(measurement, latency) <= 1
 
@@ -75,20 +74,20 @@ def meets_target(measurement: Measurement, latency: Latency) -> bool:
 def _rules(measurement: Measurement) -> TimingRules:
     """As for all that is told; with more pairs where the target binds, and none more once it is clearly missed."""
     rules = measurement.timings.final
-    if measurement.already_met:
+    if measurement.target.already_met:
         return rules
     precise = min(rules.half_width_ratio, HALF_WIDTH_RATIO)
     rules = replace(rules, half_width_ratio=precise, max_pairs=max(rules.max_pairs, MOST_PAIRS))
     if measurement.request.latency_ms is not None:
         return replace(rules, above_ms=measurement.request.latency_ms)
-    return replace(rules, above=measurement.target_ratio)
+    return replace(rules, above=measurement.target.ratio)
 
 
 def _of_target(measurement: Measurement, latency: Latency) -> float:
     """The upper end of the interval ÷ the target."""
     if measurement.request.latency_ms is not None:
         return latency.policy_ms.high / measurement.request.latency_ms
-    return latency.ratio.high / measurement.target_ratio
+    return latency.ratio.high / measurement.target.ratio
 
 
 def _solved(measurement: Measurement, policy: Policy, latency: Latency) -> float | None:
@@ -103,7 +102,7 @@ def _solved(measurement: Measurement, policy: Policy, latency: Latency) -> float
 
 def _shrunk(measurement: Measurement, policy: Policy, latency: Latency) -> Policy | None:
     """`policy` with the retention ratio its curve predicts to fit, or None at its floor."""
-    if measurement.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
+    if measurement.target.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
         return None
     ratio, low = policy.retention_ratio, policy.attainable(measurement.bench.shape)[0]
     if ratio <= low * (1 + 1e-6):
@@ -121,7 +120,7 @@ def _grown(measurement: Measurement, fitting: Confirmed, too_much: float | None)
     Never as much as what was measured not to fit: at most half-way there.
     """
     policy, latency = fitting.policy, fitting.latency
-    if measurement.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
+    if measurement.target.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
         return None
     ratio, (low, high) = policy.retention_ratio, policy.attainable(measurement.bench.shape)
     predicted = _solved(measurement, policy, latency)

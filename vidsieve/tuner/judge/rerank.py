@@ -13,7 +13,7 @@ from vidsieve.tuner.judge.statistics import clustered_error
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.search.trial import TrialResult
-from vidsieve.tuner.trial_failure import excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 LEADERS = 5
 FAR_AHEAD = 3.0
@@ -115,8 +115,8 @@ def rerank(measurement: Measurement, leaders: Sequence[TrialResult], fresh: Fres
             what = f"re-rank: {trial_result.policy.name}"
             ours = run_examples(fresh.bench, trial_result.policy, fresh.examples, what, measurement.listener.step)
             scored.append((trial_result, ours))
-        except Exception as error:
-            measurement.warn(f"{trial_result.policy.name} was passed over while re-ranking: {excuse(error)}")
+        except POLICY_FAULTS as error:
+            measurement.warn(f"{trial_result.policy.name} was passed over while re-ranking: {fault_reason(error)}")
             failed.add(trial_result.policy.hash)
     ranked = _ranked(scored, theirs, fresh)
     done = {id(one.trial_result) for one in ranked}

@@ -14,7 +14,7 @@ from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.protocol import Bench, Intervention
 
 Scorer = Literal["p_gold", "correct"]
-LOOKS = (0.2, 0.4, 0.6, 0.8)
+CHECKPOINTS = (0.2, 0.4, 0.6, 0.8)
 ONE_SIDED_90 = 1.28
 Step = Callable[[str, int, int], None]
 
@@ -107,7 +107,7 @@ def race(
     Clearly: the mean paired difference plus 1.28 standard errors lies below -margin (one-sided 90 %).
     """
     n = len(examples)
-    looks = sorted({round(share * n) for share in LOOKS if round(share * n) >= 4}) if rival is not None else []
+    looks = sorted({round(share * n) for share in CHECKPOINTS if round(share * n) >= 4}) if rival is not None else []
     outcomes: list[Outcome] = []
     for end in [*looks, n]:
         chunk = examples[len(outcomes) : end]

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Bounds
+from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_limits import find_retention
-from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
 from vidsieve.tuner.space.knobs import retention_window
 from vidsieve.tuner.space.search_space import PolicySpace, Space
-from vidsieve.tuner.trial_failure import excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 NO_TIME = "time budget used up"
 
@@ -42,7 +42,7 @@ def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
         raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
     floor_policy = min(lowest, key=lambda entry: entry[2].ratio.value)[1]
     floor = measurement.probe(floor_policy, measurement.timings.final)
-    _set_target(measurement, floor)
+    measurement.set_target(_target(measurement, floor))
     _refuse_unreachable(measurement, floor, floor_policy)
     space = _space(measurement, lowest, set_aside)
     if not space.entries:
@@ -50,11 +50,11 @@ def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
     curves = [measurement.curves[policy.name] for policy, _, _ in lowest if policy.name in measurement.curves]
     bounds = Bounds(
         metric=measurement.request.metric,
-        target_ms=measurement.request.target_ms(measurement.baseline_ms),
+        target_ms=measurement.target.target_ms,
         baseline=floor.baseline_ms,
         floor=floor.policy_ms,
         floor_policy=_told(floor_policy),
-        already_met=measurement.already_met,
+        already_met=measurement.target.already_met,
         policies=tuple(space.entries),
         limits={name: entry.retention[1] for name, entry in space.entries.items() if entry.retention},
         set_aside=set_aside,
@@ -71,10 +71,9 @@ def _lowest(
     """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
     found: list[tuple[Policy, Policy, Latency]] = []
     for index, policy in enumerate(policies):
-        (
-            PolicySpace.of(policy, None),
-            retention_window(policy),
-        )  # a faulty search section is the user's to mend, not a reason
+        # a faulty `search:` section is for the user to mend and no reason to set the policy aside
+        PolicySpace.of(policy, None)
+        retention_window(policy)
         missing = policy.needs() - measurement.bench.offers
         if found and _time_is_up(measurement):
             set_aside[policy.name] = NO_TIME
@@ -86,23 +85,24 @@ def _lowest(
             low = policy.attainable(measurement.bench.shape)[0]
             smallest = policy.with_(retention_ratio=low) if has_free_retention(policy) else policy
             found.append((policy, smallest, measurement.probe(smallest, measurement.timings.quick)))
-        except Exception as error:
-            set_aside[policy.name] = excuse(error)
+        except POLICY_FAULTS as error:
+            set_aside[policy.name] = fault_reason(error)
         measurement.listener.step("find the floor", index + 1, len(policies))
     return found
 
 
-def _set_target(measurement: Measurement, floor: Latency) -> None:
-    """Fix the reference: the uncompressed median as measured beside the floor."""
-    measurement.baseline_ms = floor.baseline_ms.value
-    measurement.target_ratio = measurement.request.target_ms(measurement.baseline_ms) / measurement.baseline_ms
-    measurement.already_met = (
-        measurement.request.latency_ms is not None and floor.baseline_ms.high <= measurement.request.latency_ms
+def _target(measurement: Measurement, floor: Latency) -> Target:
+    """Make the target, with the uncompressed median measured in pairs with the floor as reference."""
+    request, baseline = measurement.request, floor.baseline_ms
+    return Target(
+        baseline_ms=baseline.value,
+        target_ms=request.target_ms(baseline.value),
+        already_met=request.latency_ms is not None and baseline.high <= request.latency_ms,
     )
 
 
 def _refuse_unreachable(measurement: Measurement, floor: Latency, policy: Policy) -> None:
-    target = measurement.request.target_ms(measurement.baseline_ms)
+    target = measurement.target.target_ms
     name = f"{measurement.request.metric}_ms"
     told = (
         f"the floor, {_told(policy)}, takes {ms(floor.policy_ms.value)} ms "
@@ -128,8 +128,10 @@ def _space(
                 entries[policy.name] = PolicySpace.of(
                     policy, None, bench=measurement.bench, metric=measurement.request.metric
                 )
-            elif latency.ratio.low > measurement.target_ratio:
-                set_aside[policy.name] = f"takes {ms(latency.ratio.value * measurement.baseline_ms)} ms at its floor"
+            elif latency.ratio.low > measurement.target.ratio:
+                set_aside[policy.name] = (
+                    f"takes {ms(latency.ratio.value * measurement.target.baseline_ms)} ms at its floor"
+                )
             elif entries and _time_is_up(measurement):
                 set_aside[policy.name] = NO_TIME
             else:
@@ -141,15 +143,15 @@ def _space(
                     bench=measurement.bench,
                     metric=measurement.request.metric,
                 )
-        except Exception as error:
-            set_aside[policy.name] = excuse(error)
+        except POLICY_FAULTS as error:
+            set_aside[policy.name] = fault_reason(error)
         measurement.listener.step("find each policy's range", index + 1, len(lowest))
     for entry in entries.values():
-        _tell_left_out(measurement, entry)
+        _warn_left_out(measurement, entry)
     return Space(entries)
 
 
-def _tell_left_out(measurement: Measurement, entry: PolicySpace) -> None:
+def _warn_left_out(measurement: Measurement, entry: PolicySpace) -> None:
     """Warn of variants that the model has no inputs for."""
     for variant in PolicySpace.of(entry.policy, None).variants.values():
         missing = variant.policy.needs() - measurement.bench.offers

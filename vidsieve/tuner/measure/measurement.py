@@ -1,15 +1,19 @@
 """`Measurement`: a bench with a stopwatch, a listener, a deadline, and the latency target of a search."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from typing import TypeVar
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.measure.latency import Latency, PairedTimer, TimingRules
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
-from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +35,30 @@ class Timings:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The latency target beside the uncompressed model's median, both in milliseconds of the metric.
+
+    `already_met`: the uncompressed model is within the target, so the fastest policy is sought.
+    """
+
+    baseline_ms: float
+    target_ms: float
+    already_met: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """The target ÷ the uncompressed model's median."""
+        return self.target_ms / self.baseline_ms
+
+
 @dataclass
 class Measurement:
-    """What all phases share. `target_ratio` is the target ÷ the uncompressed median, known once that is measured."""
+    """A bench on one device with the stopwatch, retention curves, warnings and deadline of a search.
+
+    `target` is set once, when the uncompressed model has been timed; measurements of further devices are made after
+    that, by `on_device`, and share curves and warnings with the first.
+    """
 
     bench: Bench
     request: TuneRequest
@@ -41,26 +66,36 @@ class Measurement:
     timings: Timings
     timer: PairedTimer
     clock: Callable[[], float] = time.perf_counter
-    baseline_ms: float = 0.0
-    target_ratio: float = 0.0
-    already_met: bool = False
     curves: dict[str, RetentionCurve] = field(default_factory=dict)
     started_s: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    _target: Target | None = None
 
     @classmethod
     def open(
         cls, bench: Bench, request: TuneRequest, listener: Listener, timings: Timings | None, clock: Callable[[], float]
     ) -> "Measurement":
-        """A lab with its watch started."""
+        """Start the clock of a search; `timings` fit the bench's device where none are given."""
         timings = timings or Timings.for_device(bench.describe().get("device", "cpu"))
         timer = PairedTimer(bench, request.metric, clock)
         measurement = cls(bench, request, listener, timings, timer, clock, started_s=clock())
         measurement.timer.warn = measurement.warn
         return measurement
 
-    def beside(self, bench: Bench) -> "Measurement":
-        """A lab with another device, held to the same target and learning into the same curves; it works silently."""
+    @property
+    def target(self) -> Target:
+        """The target; reading it before it is known is a programming error."""
+        assert self._target is not None, "the target is known once the uncompressed model has been timed"
+        return self._target
+
+    def set_target(self, target: Target) -> None:
+        """Fix the target for the rest of the search; a second one is a programming error."""
+        assert self._target is None, "the target of a search is fixed"
+        self._target = target
+
+    def on_device(self, bench: Bench) -> "Measurement":
+        """Measure on a further device against the same target, into the same curves, without progress events."""
+        assert self._target is not None, "further devices join when the target is known"
         return replace(self, bench=bench, timer=self._timer(bench), listener=Listener())
 
     def _timer(self, bench: Bench) -> PairedTimer:
@@ -96,3 +131,69 @@ class Measurement:
             curve = self.curves.setdefault(policy.name, RetentionCurve())
             curve.add(policy.retention_ratio, latency.ratio.value, (latency.ratio.high - latency.ratio.low) / 2)
         return latency
+
+
+PARTS = ("video_ms", "preprocess_ms", "vision_ms", "compress_ms", "prefill_ms", "decode_step_ms", "e2e_ms")
+RULES = TimingRules(warmup=1, min_pairs=6, max_pairs=12, max_seconds=10.0, half_width_ratio=0.04)
+
+
+def measure_breakdown(measurement: Measurement, policy: Intervention) -> dict[str, dict[str, float]]:
+    """Median milliseconds of the parts, by "uncompressed" and "policy", over a few interleaved whole requests.
+
+    A bench that cannot run whole requests gives {} and a warning of the lab.
+    """
+    try:
+        timer = PairedTimer(measurement.bench, "e2e", measurement.clock)
+        timer.warn = measurement.warn
+        latency = timer.measure(policy, RULES)
+    except POLICY_FAULTS as error:
+        release_memory(error)
+        measurement.warn(f"the breakdown of a whole request could not be measured: {reason_of(error)}")
+        return {}
+    sides = {"uncompressed": latency.baseline_parts_ms, "policy": latency.parts_ms}
+    return {side: {part: parts[part] for part in PARTS if part in parts} for side, parts in sides.items()}
+
+
+T = TypeVar("T")
+
+
+class DevicePool:
+    """Runs work on labs: with one lab right here, with several on a thread each, which only waits for its device."""
+
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        self._measurements = list(measurements)
+        self._idle: SimpleQueue[Measurement] = SimpleQueue()
+        for measurement in measurements:
+            self._idle.put(measurement)
+        self._threads = ThreadPoolExecutor(len(measurements), "device") if len(measurements) > 1 else None
+
+    def __len__(self) -> int:
+        return len(self._measurements)
+
+    @property
+    def free(self) -> bool:
+        """Whether a lab has nothing to do."""
+        return not self._idle.empty()
+
+    def submit(self, work: Callable[[Measurement], T]) -> "Future[T]":
+        """Do `work` on a free lab. On a crew of one it is done when this returns, and what it raises is raised here."""
+        measurement = self._idle.get()
+        if self._threads is None:
+            future: Future[T] = Future()
+            try:
+                future.set_result(work(measurement))
+            finally:
+                self._idle.put(measurement)
+            return future
+        return self._threads.submit(self._on_thread, work, measurement)
+
+    def _on_thread(self, work: Callable[[Measurement], T], measurement: Measurement) -> T:
+        try:
+            return work(measurement)
+        finally:
+            self._idle.put(measurement)
+
+    def shutdown(self) -> None:
+        """Let the threads go; what they still wait for is given up."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)

@@ -3,16 +3,16 @@
 import math
 from dataclasses import dataclass, replace
 
+from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.measure.latency import TimingRules
+from vidsieve.tuner.measure.latency import Latency, TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.space.knobs import retention_window
+from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.space.knobs import has_free_retention, retention_window
 from vidsieve.tuner.space.search_space import RETENTION_DIGITS
 
 AIM = 0.975
 """Retention ratios are solved for this share of the target: room for noise to confirm in."""
-SLACK = 1.0
-"""1: retention is solved. Below: it is searched, from this share of the largest that meets the target up to that."""
 ROUNDS = 2
 CLOSE = 0.01
 """A prediction this near to what is then measured needs no second round."""
@@ -38,7 +38,7 @@ def find_retention(measurement: Measurement, policy: Policy) -> Retention:
     the lowest to the largest that was measured to fit is searched, and a warning says so.
     """
     lowest, highest = policy.attainable(measurement.bench.shape)
-    if measurement.already_met:
+    if measurement.target.already_met:
         return _within(policy, lowest, LEAST, highest, solved=False)
     limit = _measured_limit(measurement, policy)
     curve = measurement.curves[policy.name]
@@ -46,8 +46,8 @@ def find_retention(measurement: Measurement, policy: Policy) -> Retention:
         measurement.warn(
             f"latency of {policy.name} is not monotone in retention within its error: retention is searched"
         )
-        return _within(policy, lowest, lowest, curve.largest_within(measurement.target_ratio) or lowest, solved=False)
-    return _within(policy, lowest, SLACK * limit, limit, solved=SLACK >= 1)
+        return _within(policy, lowest, lowest, curve.largest_within(measurement.target.ratio) or lowest, solved=False)
+    return _within(policy, lowest, limit, limit, solved=True)
 
 
 def _measured_limit(measurement: Measurement, policy: Policy) -> float:
@@ -59,7 +59,7 @@ def _measured_limit(measurement: Measurement, policy: Policy) -> float:
     rules = careful(measurement.timings.quick)
     for ratio in (highest, round_down((lowest + highest) / 2, lowest)):
         measurement.probe(policy.with_(retention_ratio=ratio), rules)
-    curve, aim = measurement.curves[policy.name], AIM * measurement.target_ratio
+    curve, aim = measurement.curves[policy.name], AIM * measurement.target.ratio
     for _ in range(ROUNDS):
         solved = curve.solve(aim)
         ratio = lowest if solved is None else round_down(solved, lowest)
@@ -90,3 +90,45 @@ def round_down(ratio: float, lowest: float) -> float:
     """`ratio` cut to the digits that a candidate has, and no lower than `lowest`."""
     scale = 10**RETENTION_DIGITS
     return max(lowest, math.floor(ratio * scale + 1e-6) / scale)
+
+
+class RetentionSolver:
+    """Solves candidates by the curves of the lab, and lets these learn from every candidate that was timed.
+
+    A variant (a policy of another name, with a stage switched off or exchanged) has a curve of its own, of the shape of
+    the published policy's. Settings shift latency too, but less than noise does as a rule: they share a curve.
+    """
+
+    def __init__(self, measurement: Measurement) -> None:
+        self._measurement = measurement
+
+    def __call__(self, base: str, candidate: Policy) -> float:
+        """The retention ratio for `candidate`, a variant of the policy named `base`.
+
+        Raises:
+            TuneError: with these settings even the fewest tokens it can keep are predicted to miss the target.
+        """
+        low, high = candidate.attainable(self._measurement.bench.shape)
+        curve = self._curve(base, candidate.name)
+        solved = curve.solve(AIM * self._measurement.target.ratio)
+        wanted = curve.measured[0] if solved is None else solved
+        if low > wanted and curve.predict(low) > self._measurement.target.ratio:
+            raise TuneError(
+                f"too slow by construction: with these settings {candidate.name} keeps {low:.3g} of the tokens at "
+                f"least, and {wanted:.3g} is the most predicted to meet the target"
+            )
+        return round_down(min(wanted, high, retention_window(candidate)[1]), low)
+
+    def learn(self, base: str, candidate: Policy, latency: Latency) -> None:
+        """Let later candidates be solved with what this one took."""
+        if candidate.retention_ratio is None or not has_free_retention(candidate):
+            return
+        half_width = (latency.ratio.high - latency.ratio.low) / 2
+        self._curve(base, candidate.name).add(candidate.retention_ratio, latency.ratio.value, half_width)
+
+    def _curve(self, base: str, name: str) -> RetentionCurve:
+        """The curve of a policy, made like its base's if it has none."""
+        curves = self._measurement.curves
+        if name not in curves and name != base and base in curves:
+            curves[name] = RetentionCurve(like=curves[base])
+        return curves.setdefault(name, RetentionCurve())

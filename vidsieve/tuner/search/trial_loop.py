@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.measure.bounds import Explored
-from vidsieve.tuner.measure.device_pool import DevicePool
-from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.search.retention_solver import RetentionSolver
+from vidsieve.tuner.measure.measurement import DevicePool, Measurement
+from vidsieve.tuner.measure.retention_limits import RetentionSolver
+from vidsieve.tuner.result import TrialEvent
 from vidsieve.tuner.search.stopping import Stop
 from vidsieve.tuner.search.trial import Evaluator, TrialResult
 from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.study.storage import storage_errors
 from vidsieve.tuner.study.store import Study, quiet
-from vidsieve.tuner.trial_failure import excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 MOST_REPEATS = 5
 
@@ -61,8 +61,8 @@ class TrialLoop:
         search: Search,
         stop: Stop,
     ) -> None:
-        self._study, self._lab, self._explored = study, measurement, explored
-        self._judge, self._search, self._stop = evaluator, search, stop
+        self._study, self._measurement, self._explored = study, measurement, explored
+        self._evaluator, self._search, self._stop = evaluator, search, stop
         self._durations: list[float] = []
         self._pending: dict[Future[TrialResult], tuple[Any, float]] = {}
         self._number = len(search.trial_results)
@@ -76,7 +76,7 @@ class TrialLoop:
         The first trial runs whatever the budget. An interruption passes through; `search` keeps what was found, and
         the trials that ran are asked again when the search is resumed.
         """
-        enqueue_presets(self._study, self._lab, self._explored)
+        enqueue_presets(self._study, self._measurement, self._explored)
         try:
             while True:
                 ended = self._ended(reserve_s)
@@ -105,7 +105,7 @@ class TrialLoop:
     def _ended(self, reserve_s: float) -> str | None:
         """Why no further trial is to start, or None."""
         self._take_in_others()
-        request, search = self._lab.request, self._search
+        request, search = self._measurement.request, self._search
         if len(search.trial_results) + len(self._pending) >= request.trials:
             return "trials"
         if search.since_best >= request.patience + len(self._pending):
@@ -113,7 +113,7 @@ class TrialLoop:
         last = search.trial_results[-MOST_REPEATS:]
         if len(last) == MOST_REPEATS and all(trial_result.repeats for trial_result in last):
             return "nothing new"
-        left = self._lab.seconds_left(reserve_s)
+        left = self._measurement.seconds_left(reserve_s)
         # what runs already on other devices ends while the next trial would run
         if left is not None and (self._durations or self._pending) and left < mean(self._durations or [left + 1]):
             return "time budget"
@@ -124,8 +124,8 @@ class TrialLoop:
         if not self._study.shared:
             return
         known = len(self._search.trial_results)
-        self._search.trial_results[:] = self._study.trial_results(self._explored.space, self._judge.examples)
-        self._judge.remember(self._search.trial_results[known:])
+        self._search.trial_results[:] = self._study.trial_results(self._explored.space, self._evaluator.examples)
+        self._evaluator.remember(self._search.trial_results[known:])
 
     def _start(self, pool: DevicePool) -> None:
         """Ask for a candidate and hand it to a free device."""
@@ -133,22 +133,24 @@ class TrialLoop:
         trial = self._study.ask()
         self._number += 1
         number, best = self._number, self._search.best
-        start = self._lab.clock()
+        start = self._measurement.clock()
         try:
             candidate = self._suggest(trial)
-        except Exception as error:
+        except POLICY_FAULTS as error:
             future: Future[TrialResult] = Future()
-            future.set_result(self._judge.failed(number, None, excuse(error)))
+            future.set_result(self._evaluator.failed(number, None, fault_reason(error)))
         else:
             # registered first: an interruption in a trial that runs right here must find it
             placeholder: Future[TrialResult] = Future()
             self._pending[placeholder] = (trial, start)
-            future = pool.submit(lambda measurement: self._judge.beside(measurement).evaluator(number, candidate, best))
+            future = pool.submit(
+                lambda measurement: self._evaluator.on_device(measurement).evaluate(number, candidate, best)
+            )
             del self._pending[placeholder]
         self._pending[future] = (trial, start)
 
     def _suggest(self, trial: Any) -> Candidate:
-        with quiet():
+        with storage_errors(self._study.place), quiet():
             return self._explored.space.suggest(trial, self._solver)
 
     def _learn(self, trial_result: TrialResult) -> None:
@@ -164,12 +166,13 @@ class TrialLoop:
         del self._pending[future]
         self._search.trial_results.append(trial_result)
         self._learn(trial_result)
-        self._durations.append(self._lab.clock() - start)
+        self._durations.append(self._measurement.clock() - start)
         self._stop.busy = bool(self._pending)
         eta_s = (
-            mean(self._durations) * (self._lab.request.trials - len(self._search.trial_results)) / devices + reserve_s
+            mean(self._durations) * (self._measurement.request.trials - len(self._search.trial_results)) / devices
+            + reserve_s
         )
-        self._lab.listener.trial(event_of(self._lab, self._judge, trial_result, eta_s))
+        self._measurement.listener.trial(event_of(self._measurement, self._evaluator, trial_result, eta_s))
 
     def _abandon(self) -> None:
         """What ran ends without a result, to be asked again."""
@@ -195,7 +198,7 @@ def presets(measurement: Measurement, explored: Explored) -> Iterator[dict[str, 
     points = [(entry, entry.retention[1] if entry.retention else None) for entry in entries]
     halves = [(entry, max(entry.retention[0], (ratio or 1) / 2)) for entry, ratio in published if entry.retention]
     milder = [(entry, (1 + ratio) / 2) for entry, ratio in published if ratio is not None]
-    for entry, ratio in [*published, *milder, *halves] if measurement.already_met else [*points, *published]:
+    for entry, ratio in [*published, *milder, *halves] if measurement.target.already_met else [*points, *published]:
         params = entry.preset(ratio)
         if params is not None:
             yield params
@@ -213,7 +216,7 @@ def event_of(
         policy=candidate.policy.name if candidate else "",
         retention_ratio=candidate.policy.retention_ratio if candidate else None,
         settings=dict(candidate.settings) if candidate else {},
-        latency=latency.ratio.scaled(measurement.baseline_ms) if latency else None,
+        latency=latency.ratio.scaled(measurement.target.baseline_ms) if latency else None,
         score=score.mean if score else None,
         change_points=100 * trial_result.change if trial_result.change is not None else None,
         scored=len(score.outcomes) if score else 0,

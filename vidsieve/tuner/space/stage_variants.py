@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidsieve.framework.errors import PolicyError, UsageError, suggest
-from vidsieve.framework.policy.alternatives import WORDS
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.composition import BoundStage
+from vidsieve.framework.policy.file import CHOICES
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.space.knobs import STAGES, Knob, knobs_of
 
 OFF = "(off)"
@@ -128,7 +129,7 @@ def _place(policy: Policy, bound: BoundStage, wanted: Any) -> Place:
         return Place(bound.label, bound.use, (bound.use, OFF), asked=True)
     where = f"policy {policy.name!r}, search: stages: {bound.label}"
     if not isinstance(wanted, list | tuple) or not wanted or len(set(map(str, wanted))) < len(wanted):
-        raise UsageError(f"{where}: expected {', '.join(WORDS)} or a list of different stages, got {wanted!r}.")
+        raise UsageError(f"{where}: expected {', '.join(CHOICES)} or a list of different stages, got {wanted!r}.")
     known = (bound.use, *(other.use for other in policy.alternatives.get(bound.label, ())))
     for name in wanted:
         if name not in known:

@@ -1,14 +1,22 @@
 """Opening a study's storage, and saying in plain words what a disk or a database refused."""
 
+import contextlib
+import json
+import os
+import platform
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+
 from vidsieve.framework.errors import TuneError, UsageError, VidsieveError
+from vidsieve.tuner.trial_failure import StudyFailedError
 
 T = TypeVar("T")
 BUSY_SECONDS = 60
@@ -28,7 +36,7 @@ def open_storage(place: Any) -> Any:
     if place is None or not isinstance(place, str | Path):
         return place
     url = f"{SQLITE}{place}" if isinstance(place, Path) else place
-    with told(place):
+    with storage_errors(place):
         if url.startswith("grpc://"):
             return _grpc(url)
         if "://" not in url:
@@ -43,11 +51,11 @@ def open_storage(place: Any) -> Any:
             raise UsageError(f"`storage` {url.split('://')[0]}: its driver is not installed ({error}).") from None
         except Exception as error:
             if type(error).__name__ in ("NoSuchModuleError", "ArgumentError"):
-                raise UsageError(f"`storage` {shown(url)}: no such engine: {first_line(error)}.") from None
+                raise UsageError(f"`storage` {without_password(url)}: no such engine: {first_line(error)}.") from None
             raise
 
 
-def shown(place: Any) -> str:
+def without_password(place: Any) -> str:
     """A place as it may be printed: without the password of its URL."""
     return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", str(place))
 
@@ -79,8 +87,8 @@ def _grpc(url: str) -> Any:
 
 
 @contextmanager
-def told(place: Any) -> Iterator[None]:
-    """Turn what a storage raises into a TuneError that says what happened to the file and what to do."""
+def storage_errors(place: Any) -> Iterator[None]:
+    """Turn what a storage raises into a StudyFailedError that says what happened to the file and what to do."""
     import optuna
 
     try:
@@ -88,19 +96,21 @@ def told(place: Any) -> Iterator[None]:
     except VidsieveError:
         raise
     except (optuna.exceptions.StorageInternalError, sqlite3.Error) as error:
-        raise TuneError(_sentence(place, error)) from None
+        raise StudyFailedError(_sentence(place, error)) from None
     except RuntimeError as error:
         # what Optuna says of a table made by another version
         if "version" not in str(error).lower():
             raise
-        raise TuneError(f"study {shown(place)}: was made by another version of Optuna: {first_line(error)}.") from None
+        raise StudyFailedError(
+            f"study {without_password(place)}: was made by another version of Optuna: {first_line(error)}."
+        ) from None
     except Exception as error:
         if _sql_cause(error) is None and not _of_grpc(error):
             raise
-        raise TuneError(_sentence(place, error)) from None
+        raise StudyFailedError(_sentence(place, error)) from None
 
 
-def patiently(work: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
+def with_retries(work: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
     """Do `work`; where a storage is busy or away for a moment, wait and do it again. The last failure is raised."""
     for pause_s in PAUSES_S:
         try:
@@ -119,7 +129,7 @@ def _passing(error: BaseException) -> bool:
 
 
 def _sentence(place: Any, error: BaseException) -> str:
-    text, place = _all_text(error), shown(place)
+    text, place = _all_text(error), without_password(place)
     resume = "Nothing that was finished is lost: run the same command again"
     if _of_grpc(error):
         return f"study {place}: the storage server no longer answers ({_grpc_told(error)}). Start it again. {resume}."
@@ -168,3 +178,44 @@ def _all_text(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """An error in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class StudyLock:
+    """Holds `<study>.lock` from construction to `release`; `<study>.holder` tells others who has it.
+
+    Raises:
+        TuneError: another process holds it (the message says which), or the folder cannot be written to.
+    """
+
+    def __init__(self, study: Path) -> None:
+        if not study.parent.is_dir():
+            raise TuneError(f"study {study}: the folder {study.parent} does not exist. Make it first.")
+        self._holder = study.with_name(f"{study.name}.holder")
+        self._lock = FileLock(study.with_name(f"{study.name}.lock"), timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise TuneError(
+                f"study {study}: {self._told()} is working on it. Wait for it, stop it, or name another `study`."
+            ) from None
+        except OSError as error:
+            raise TuneError(f"study {study}: cannot be locked: {error.strerror or error}.") from None
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"pid": os.getpid(), "host": platform.node(), "since": now}
+        # who holds it is a courtesy: a full disk must not keep the holder from working
+        with contextlib.suppress(OSError):
+            self._holder.write_text(json.dumps(about), encoding="utf-8")
+
+    def _told(self) -> str:
+        """The holder in words, as far as it is known."""
+        try:
+            about = json.loads(self._holder.read_text(encoding="utf-8"))
+            return f"another tuner (process {about['pid']} on {about['host']}, since {about['since']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another tuner"
+
+    def release(self) -> None:
+        """Let others in."""
+        with contextlib.suppress(OSError):
+            self._holder.unlink()
+        self._lock.release()
