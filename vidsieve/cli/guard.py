@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 
 def guarded(verb: Callable[..., None]) -> Callable[..., None]:
-    """`verb` with its failures told on standard error and turned into an exit code (see `errors`, and 130)."""
+    """Wrap `verb`: print its failures on standard error and turn them into an exit code (see `errors`, and 130)."""
 
     @functools.wraps(verb)
     def run(**given: Any) -> None:

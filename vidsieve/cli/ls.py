@@ -58,7 +58,7 @@ def ls(
 
 
 def _cell(value: object) -> str:
-    """A value for the eye."""
+    """Format a value for a table."""
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return "" if value is None else str(value)

@@ -120,23 +120,23 @@ def _search(
     outputs: "Outputs",
     listener: "Listener",
 ) -> "TuneResult":
-    """Run the search; what an interruption or an error leaves is written before it goes on up."""
+    """Run the search; write what an interruption or an error leaves, then raise it."""
     from vidsieve.harness.search_entry import search as run
     from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError
 
     try:
         return run(opened, request, registry, names=names, listener=listener)  # type: ignore[arg-type]
     except Interrupted as interruption:
-        _tell_best(interruption.result, setup, outputs)
+        _write_best(interruption.result, setup, outputs)
         raise typer.Exit(interruption.exit_code) from None
     except SearchFailedError as failure:
-        _tell_best(failure.result, setup, outputs, why="ended by an error")
+        _write_best(failure.result, setup, outputs, why="ended by an error")
         # a mistake in the code is reported as one, with its kind
         raise failure if isinstance(failure.__cause__, VidsieveError) else failure.__cause__ or failure from None
 
 
 def _check_names(names: list[str] | None, registry: "Registry") -> None:
-    """Unknown policies are told before a model is loaded."""
+    """Refuse unknown policies before a model is loaded."""
     if not names:
         return
     from vidsieve.tuner.space.policy_catalog import expand_policies
@@ -160,8 +160,8 @@ def _finish(result: "TuneResult", outputs: "Outputs", setup: Setup, *, json: boo
     _print_use(setup, outputs.policy)
 
 
-def _tell_best(result: "TuneResult | None", setup: Setup, outputs: "Outputs", why: str = "interrupted") -> None:
-    """The best so far goes to the file, with how to look at it and how to go on."""
+def _write_best(result: "TuneResult | None", setup: Setup, outputs: "Outputs", why: str = "interrupted") -> None:
+    """Write the best so far, and print how to see it and how to resume."""
     if result is None:
         complain("interrupted before any policy was found; no policy was written.", kind="")
         complain("  go on:      the same command", kind="")

@@ -25,7 +25,7 @@ def evaluate(
     """Score a policy and the uncompressed model on the examples, then time them in turn.
 
     Gives plain types: `accuracy` (see `PairedAccuracy`), `latency` (milliseconds) and what they were measured on.
-    `warn` hears what makes the timings doubtful.
+    `warn` is called with what makes the timings doubtful.
     """
     from vidsieve.tuner.judge.paired_accuracy import paired_accuracy, rates_by_kind
     from vidsieve.tuner.measure.latency import PairedTimer

@@ -208,7 +208,7 @@ class Runners:
         if intervention.ratio == 1:
             return self.full
         if self._smaller is None or self._smaller[0] != intervention:
-            self._smaller = None  # lets go of the old one's caches before the new one fills its own
+            self._smaller = None  # frees the old one's caches before the new one fills its own
             make: dict[Kind, Callable[[float], Runner]] = {"frames": self._fewer_frames, "pixels": self._fewer_pixels}
             self._smaller = (intervention, make[intervention.kind](intervention.ratio))
         return self._smaller[1]

@@ -44,7 +44,7 @@ def tune(
         study: a file that keeps the search, and resumes it in a later call, or the URL of a server; none if left out.
         devices: several alike devices to search on at once, such as ["cuda:0", "cuda:1"].
         in_process: evaluate a named model in this process instead of a child; a loaded one always is.
-        listener: listener what happens while it works.
+        listener: is called with progress and results while it works.
         settings: the fields of `TuneRequest` (`latency_ms` or `speedup`, `metric`, `max_drop_points`, `trials`, ...)
             and of `Setup` (`checkpoint`, `frames`, `dtype`, `device`, ...). `inspect.signature` lists them all.
 

@@ -67,7 +67,7 @@ def readable(
 ) -> Task:
     """Open the video of every example of `wanted(task)`; with `skip_bad`, leave out those that cannot be read.
 
-    `step` hears (what, done, total), `notice` a sentence for each video left out.
+    `step` is called with (what, done, total), `notice` with a sentence for each video left out.
 
     Raises:
         MediaError: videos that cannot be read, all of them at once; not with `skip_bad`.

@@ -17,7 +17,7 @@ CACHE_BYTES = 512 << 20
 
 
 class FrameCache:
-    """Keeps what was used last, up to a number of bytes; what is larger than that alone is not kept."""
+    """Keep the most recently used items, up to a number of bytes; a larger item is not kept."""
 
     def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
         self._most_bytes, self._bytes = most_bytes, 0
@@ -31,7 +31,7 @@ class FrameCache:
         return self._items[key][0]
 
     def put(self, key: Hashable, item: Any, size_bytes: int) -> None:
-        """Keep an item that is not here yet, and let go of the longest unused."""
+        """Keep an item that is not here yet, and drop the least recently used ones."""
         if size_bytes > self._most_bytes or key in self._items:
             return
         self._items[key] = (item, size_bytes)

@@ -1,4 +1,4 @@
-"""`Child`: one worker process as its parent sees it; started, spoken to, and told of when it dies."""
+"""`Child`: one worker process, as its parent starts it, exchanges messages with it and learns how it ended."""
 
 import contextlib
 import os

@@ -273,7 +273,7 @@ class RemoteBench:
             warnings.warn_explicit(warned.text, warned.category, warned.file, warned.line, registry=self._warned)
 
     def _death(self) -> WorkerError:
-        """What became of the child, which is let go."""
+        """Drop a child that ended; the error says how it ended."""
         assert self._child is not None
         child, closed = self._child, self._closed
         reason = child.died_of()
