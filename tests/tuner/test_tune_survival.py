@@ -9,7 +9,7 @@ from tuner.searching import Recorder, quality, search
 
 from vidsieve.framework.errors import MediaError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.harness.process.worker_errors import WorkerCannotStart
+from vidsieve.harness.process.failures import WorkerCannotStart
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import TrialEvent
 from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from vidsieve.cli.output import with_flags
-from vidsieve.cli.told import minutes
+from vidsieve.cli.formatting import minutes
+from vidsieve.cli.options import with_flags
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.result import Bounds, TrialEvent, TuneResult
+from vidsieve.tuner.result import Bounds, TrialEvent
 
 QUIET_S = 20.0
 
@@ -76,26 +76,20 @@ class SearchProgress(Listener):
             self._print(f"warning: {warning}")
 
     def trial(self, event: TrialEvent) -> None:
-        """One line a trial."""
+        """Print a line."""
         self._print(trial_line(event))
 
     def confirming(self, policy: Policy) -> None:
-        """The end has begun."""
+        """Print what is measured last."""
         self._print(f"confirming {policy.name} on fresh latency runs and on the held-out examples")
 
     def notice(self, text: str) -> None:
-        """As it is."""
+        """Print the sentence."""
         self._print(text)
 
     def stopping(self) -> None:
-        """The user waits: say for what."""
+        """Print what the search still waits for."""
         self._print("stopping after the running trial, then the best so far is written; Ctrl-C again stops now")
-
-    def finished(self, result: TuneResult) -> None:
-        """The verdict is printed by the verb."""
-
-    def interrupted(self, result: TuneResult | None) -> None:
-        """Likewise."""
 
     def _print(self, text: str) -> None:
         self._console.print(with_flags(text), markup=False, highlight=False, soft_wrap=True)
@@ -117,3 +111,8 @@ def trial_line(event: TrialEvent) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def search_progress(quiet: bool) -> SearchProgress:
+    """A listener that draws on standard output, or on standard error where that is for a document."""
+    return SearchProgress(Console(stderr=quiet))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vidsieve.cli.output import complain, note, say, say_json
-from vidsieve.cli.study_options import StudyOptions
-from vidsieve.cli.told import first_line
+from vidsieve.cli.formatting import workload_line
+from vidsieve.cli.options import StudyOptions
+from vidsieve.cli.output import complain, note, say, say_json, write_policy
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
 
@@ -29,16 +29,16 @@ def confirm_file(
     force: bool,
     json: bool,
 ) -> None:
-    """Measure the policy in `path` beside the uncompressed model; exit code 3 where it misses its target.
+    """Measure the policy in `path` against the uncompressed model; exit code 3 where it misses its target.
 
     Model, workload and target come from its provenance where the options leave them out.
     """
-    from vidsieve.cli.tune import progress, write
+    from vidsieve.cli.progress import search_progress
     from vidsieve.framework.policy.file import load_policy
-    from vidsieve.harness.open_benches import open_benches
+    from vidsieve.harness.model_choice import choose
     from vidsieve.harness.output_files import Outputs
-    from vidsieve.harness.plugins import add_plugins
-    from vidsieve.harness.session import as_measured, differences
+    from vidsieve.harness.session import as_measured, differences, open_benches
+    from vidsieve.harness.setup import add_plugins
     from vidsieve.tuner.request import TuneRequest
     from vidsieve.tuner.tuning import reconfirm
 
@@ -48,10 +48,12 @@ def confirm_file(
     policy = load_policy(path, registry=registry)
     outputs = Outputs(out, force=force, resumable=False) if out is not None else None
     request = TuneRequest(**_as_tuned(search, policy))
+    setup = as_measured(setup, policy)
     with (
-        progress(json) as listener,
+        search_progress(json) as listener,
         open_benches(
-            as_measured(setup, policy),
+            setup,
+            choose(setup.model, setup.checkpoint, registry),
             registry,
             request=request,
             devices=None,
@@ -60,12 +62,12 @@ def confirm_file(
             step=listener.step,
         ) as opened,
     ):
-        (note if json else say)(first_line(opened))
+        (note if json else say)(workload_line(opened))
         for sentence in differences(policy, dict(opened.bench.describe())):
             complain(f"measured elsewhere: {sentence}", kind="warning")
         result = reconfirm(opened.bench, opened.task, request, policy, listener=listener)
     if outputs is not None:
-        write(result, outputs)
+        write_policy(result, outputs)
         for sentence in outputs.write_report(result):
             complain(sentence, kind="warning")
     if json:
@@ -83,8 +85,8 @@ def _as_tuned(search: Mapping[str, Any], policy: "Policy") -> dict[str, Any]:
     """The options, with a target and counts left out taken from the policy's provenance."""
     from vidsieve.tuner.request import TuneRequest
 
-    told: Mapping[str, Any] = policy.provenance
-    target = told.get("target") or {}
+    provenance: Mapping[str, Any] = policy.provenance
+    target = provenance.get("target") or {}
     changes: dict[str, Any] = {}
     if search["latency_ms"] is None and search["speedup"] is None:
         if target.get("speedup") is not None:
@@ -97,7 +99,7 @@ def _as_tuned(search: Mapping[str, Any], policy: "Policy") -> dict[str, Any]:
             )
         if target.get("metric") == "e2e_ms":
             changes["metric"] = "e2e"
-    heldout = ((told.get("data") or {}).get("splits") or {}).get("heldout") or {}
+    heldout = ((provenance.get("data") or {}).get("splits") or {}).get("heldout") or {}
     # half as many chose as judge; a count that was given stands
     if search["examples"] == TuneRequest.examples and heldout.get("examples"):
         changes["examples"] = max(2, round(int(heldout["examples"]) / 2))

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 from vidsieve.framework.settings_field import flag_of
 
 if TYPE_CHECKING:
-    from vidsieve.harness.open_benches import OpenBenches
-    from vidsieve.harness.session import Session
+    from vidsieve.harness.session import OpenBenches, Session
     from vidsieve.harness.setup import Setup
 
 
-def first_line(session: "Session | OpenBenches", data: str | None = None) -> str:
+def workload_line(session: "Session | OpenBenches", data: str | None = None) -> str:
     """Workload, device and data, in one line."""
     facts = session.bench.describe()
     sampled = _frames(session.bench.frames_taken, facts)
@@ -23,7 +22,7 @@ def first_line(session: "Session | OpenBenches", data: str | None = None) -> str
     return (
         f"workload: {facts['checkpoint']}, {sampled}{pixels} ({shape.frames} x {shape.tokens} visual tokens), "
         f"{facts['batch_size']} video(s) a request, {facts['max_new_tokens']} new tokens | device: {facts['device']} "
-        f"({facts['device_name']}{threads}, {facts['dtype']}, {facts['attn']}) | data: {data or data_told(session)}"
+        f"({facts['device_name']}{threads}, {facts['dtype']}, {facts['attn']}) | data: {data or data_summary(session)}"
     )
 
 
@@ -36,7 +35,7 @@ def _frames(taken: tuple[int, int], facts: Mapping[str, str]) -> str:
     return given if str(least) == str(most) == facts["frames"] else f"{given} (of {facts['frames']} asked)"
 
 
-def data_told(session: "Session | OpenBenches") -> str:
+def data_summary(session: "Session | OpenBenches") -> str:
     """The task in a few words."""
     facts = session.task.describe()
     size = f", {facts['examples']} questions" if "examples" in facts else ""
@@ -44,7 +43,7 @@ def data_told(session: "Session | OpenBenches") -> str:
     return f"{session.task.name} ({session.task.metric}{size})"
 
 
-def options_told(setup: "Setup", **more: Any) -> list[str]:
+def given_options(setup: "Setup", **more: Any) -> list[str]:
     """The options as given, ready to be typed again."""
     given = {field.name: getattr(setup, field.name) for field in fields(setup)}
     words = []
