@@ -21,8 +21,8 @@ from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.fastv_prune import FastV
-from vidsieve.policies.pyramiddrop_prune import PyramidDrop
+from vidsieve.policies.fastv import FastV
+from vidsieve.policies.pyramiddrop import PyramidDrop
 from vidsieve.policies.sparsevlm import SparseVLM, density_peaks, leading_heads, raters, relevance
 from vidsieve.testing import rank_layer
 

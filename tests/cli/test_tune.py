@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import re
 import shlex
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +13,12 @@ import yaml
 from checkpoint_fixtures import Invoke
 
 import vidsieve
-from vidsieve.framework.errors import TuneError, UsageError
+from vidsieve import load_policy
+from vidsieve.framework.errors import MediaError, TuneError, UsageError
 from vidsieve.harness.gpu_clocks import NEIGHBOUR
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.search.stopping import SearchFailedError
 
 SMALL = ("--trials", 2, "--examples", 4, "--policies", "vidcom2", "--frames", 8, "--in-process")
 BUNDLED = ("tune", "--model", "qwen2-vl", *SMALL)
@@ -152,6 +156,28 @@ def test_an_interruption_writes_the_best_so_far(invoke: Invoke, monkeypatch: pyt
     assert "vidsieve show policy.yaml" in result.stderr
     assert invoke("check", "policy.yaml").exit_code == 0
     assert vidsieve.load_policy(Path("policy.yaml")).provenance["confirmed"] is False
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(MediaError("a.mp4: ends after 3 of 16 frames."), "`skip_bad`|--skip-bad"), (KeyError("x"), "This is a bug")],
+)
+def test_a_late_error_writes_the_best_so_far_and_says_how_to_go_on(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def search(*_: object, **__: object) -> None:
+        best = replace(load_policy("vidcom2"), provenance={"confirmed": False})
+        result = TuneResult(
+            policy=best, target_ms=60.0, already_met=False, latency=None, accuracy=None, confirmed=False
+        )
+        raise SearchFailedError(result, error) from error
+
+    monkeypatch.setattr("vidsieve.harness.search_entry.search", search)
+    result = invoke(*BUNDLED, "--latency-ms", 60)
+    assert result.exit_code == 1
+    assert "ended by an error: the best so far, vidcom2, is in policy.yaml" in result.stderr
+    assert re.search(words, result.stderr)
+    assert load_policy(Path("policy.yaml")).name == "vidcom2"
 
 
 def test_an_interruption_before_anything_was_found_writes_nothing(

@@ -21,6 +21,7 @@ from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load
 from vidsieve.harness.session import with_task
 from vidsieve.harness.setup import Setup
+from vidsieve.tuner.protocol import SmallerInput
 
 FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 WORK = ("--frames", 4, "--max-new-tokens", 2)

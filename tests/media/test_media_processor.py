@@ -326,6 +326,11 @@ def test_a_batch_of_unequal_videos_holds_its_rows_as_built_alone(family: str) ->
         assert torch.equal(batch["input_ids"][row, -alone.shape[1] :], alone[0])
 
 
+def test_without_a_template_glms_video_still_stands_between_its_start_and_end() -> None:
+    prompter = replace(of_family("glm4v").prompter, template=None)
+    assert prompter.text(QUESTION, 1) == f"<|begin_of_video|><|video|><|end_of_video|>{QUESTION}"
+
+
 def test_visual_tokens_in_a_question_are_refused() -> None:
     with pytest.raises(InputError, match="4 runs of visual tokens, but 5 tokens '<IMG_CONTEXT>'"):
         of_family("internvl3").build_inputs(["what is <IMG_CONTEXT>?"], [[clip()]])

@@ -4,8 +4,8 @@ import pytest
 
 from vidsieve.framework.stage import Stage
 from vidsieve.policies.dycoke import DynamicKV, TemporalMerge
-from vidsieve.policies.fastv_prune import FastV
-from vidsieve.policies.pyramiddrop_prune import PyramidDrop
+from vidsieve.policies.fastv import FastV
+from vidsieve.policies.pyramiddrop import PyramidDrop
 from vidsieve.policies.random_scores import RandomScores
 from vidsieve.policies.sparsevlm import SparseVLM, SparseVLMByRank
 from vidsieve.policies.top_k import TopK

@@ -11,8 +11,8 @@ from vidsieve.framework.plans import Budget
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
-from vidsieve.policies.fastv_prune import FastV
-from vidsieve.policies.pyramiddrop_prune import PyramidDrop
+from vidsieve.policies.fastv import FastV
+from vidsieve.policies.pyramiddrop import PyramidDrop
 from vidsieve.policies.shared.prune_depth import prune_after
 from vidsieve.policies.sparsevlm import SparseVLM, SparseVLMByRank, density_peaks, raters
 from vidsieve.testing import rank_layer

@@ -16,9 +16,19 @@ from vidsieve.adapters.decoder.layer_pruning import LayerPrune
 from vidsieve.adapters.decoder.layer_refusals import refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
 from vidsieve.adapters.generate_arguments import GenerateArguments
-from vidsieve.adapters.multi_turn import Past, cached_columns, cached_layers, extending, new_part, recall, remember
+from vidsieve.adapters.multi_turn import (
+    Past,
+    cached_columns,
+    cached_layers,
+    check_room,
+    extending,
+    new_part,
+    recall,
+    remember,
+)
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns
+from vidsieve.adapters.prompt.new_pictures import new_inputs
 from vidsieve.adapters.prompt.positions import misreads_gaps, model_positions, original_rotation, reads_types
 from vidsieve.adapters.prompt.reading import placeholders_of, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
@@ -57,7 +67,7 @@ class GenerateCall:
         """Run `original` on the shortened inputs; its output as the caller would have had it, and the Report."""
         asked, past = self.asked, recall(self.asked.cache)
         if asked.ids is None or (past is None and self._passes_untouched(asked.ids)):
-            return original(**self._cached_left_out(), **self._types()), empty_report(self.policy)
+            return self._untouched(original), empty_report(self.policy)
         asked.refuse(self.model)
         asked.refuse_second_runs(self.model, continued=past is not None)
         decode = self._decode_kv()
@@ -80,6 +90,7 @@ class GenerateCall:
                 stack.enter_context(decode.attached())
             if short.columns.ids is not asked.ids:
                 stack.enter_context(view.shown(self.model))
+            check_room(asked.cache, short.columns.width + (asked.setting("max_new_tokens") or 1) - 1)
             broken_off = partial(self._past, prompt, short, prune)
             stack.enter_context(extending(asked.cache, past, broken_off))
             output = original(**self._inputs(prompt, short, view, contiguous=hooked))
@@ -148,11 +159,22 @@ class GenerateCall:
             )
         return True
 
+    def _untouched(self, original: Any) -> Any:
+        """The uncompressed call; what it leaves in its cache is remembered for a later turn with a video."""
+        ids, cache, first = self.asked.ids, self.asked.cache, self.asked.cached_length == 0
+        output = original(**self._cached_left_out(), **self._types())
+        cache = getattr(output, "past_key_values", None) if cache is None else cache
+        if ids is None or cache is None or not first or not bool(self.asked.mask()[:, -1].all()):
+            return output
+        prompt = self._prompt(ids, None)
+        return self._restore(prompt, self._shorten(prompt, None), None, output)
+
     def _cached_left_out(self) -> Mapping[str, Any]:
         """The call's inputs without videos that an uncompressed cache holds; transformers would refuse them."""
         if self.asked.cache is None or not self.asked.video:
             return self.asked.named
-        return self._new_inputs(self.asked.behind_cache())
+        assert self.asked.ids is not None
+        return new_inputs(self.adapter, self.model, self.asked.named, self.asked.ids, self.asked.behind_cache())
 
     def _prompt(self, ids: Int[Tensor, "rows columns"], past: Past | None) -> _Prompt:
         """What is to be shortened: all of the prompt, or what the cache does not hold yet."""
@@ -162,7 +184,8 @@ class GenerateCall:
             cached, seen = cached_columns(past, self.asked.cache)
             new, mask = new_part(past, seen, ids, self.asked.named.get("attention_mask"))
             whole = torch.cat([past.ids[:, :seen].to(new), new], dim=1)
-            prompt = _Prompt(ids=new, mask=mask, inputs=self._new_inputs(new), whole=whole, cached=cached)
+            inputs = new_inputs(self.adapter, self.model, self.asked.named, whole, new)
+            prompt = _Prompt(ids=new, mask=mask, inputs=inputs, whole=whole, cached=cached)
         refuse_right_padding(prompt.mask)
         return prompt
 
@@ -186,17 +209,6 @@ class GenerateCall:
             return new
         gapped = new.gapped or past.gapped
         return replace(new, columns=cached.join(new.columns), gapped=gapped, start=cached.width)
-
-    def _new_inputs(self, new_ids: Int[Tensor, "rows columns"]) -> dict[str, Any]:
-        """The call's inputs without the pictures of earlier turns, whose tokens the cache already holds."""
-        config, videos = self.model.config, placeholders_of(self.adapter, self.model.config, new_ids)
-        places = {"image": new_ids.eq(config.image_token_id) & ~videos} | {self.adapter.modality: videos}
-        spent = {name for modality in places for name in vision_names(self.model, modality)} | self.adapter.spent
-        needed = {
-            name for modality, found in places.items() if found.any() for name in vision_names(self.model, modality)
-        }
-        needed |= self.adapter.spent if videos.any() else set()
-        return {name: value for name, value in self.asked.named.items() if name not in spent - needed}
 
     def _inputs(self, prompt: _Prompt, short: Shortened, view: CallerView, *, contiguous: bool) -> dict[str, Any]:
         """Arguments for the original `generate`."""

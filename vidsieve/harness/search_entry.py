@@ -52,6 +52,8 @@ def tune(
         UnknownNameError: a setting that neither has.
         UsageError: settings that do not go together.
         TargetUnreachableError: no policy is fast enough here.
+        Interrupted: Ctrl-C; its `result` is the best policy so far, or None.
+        SearchFailedError: an error after a policy was found; its `result` is the best so far, the error its cause.
         VidsieveError: whatever else is wrong with model, data or policies.
     """
     from vidsieve.harness.model_choice import choose

@@ -57,7 +57,8 @@ def load_processor(
     if max_pixels is not None and max_pixels < 1:
         raise UsageError(f"max_pixels: pixels of a frame, at least 1, got {max_pixels}")
     revision = revision or getattr(model_config, "_commit_hash", None)
-    settings = load_settings(model_dir_or_id, revision=revision)
+    is_ernie = model_config.model_type.startswith("ernie")
+    settings = load_settings(model_dir_or_id, revision=revision, with_font=is_ernie)
     tokenizer = _tokenizer(model_dir_or_id, revision)
     prompter = Prompter.build(tokenizer, model_config, settings.chat_template)
     encoder: Encoder | None = None

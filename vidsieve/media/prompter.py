@@ -72,14 +72,16 @@ class Prompter:
         """
         if self.video_token in question:
             return self._checked(question, question, video_count)
+        before, after = self.spelling.around
+        videos = f"{before}{self.video_token}{after}" * video_count
         if self._template(video_count) is None:
-            return self._checked(self.video_token * video_count + question, question, video_count)
+            return self._checked(videos + question, question, video_count)
         content: list[dict[str, Any]] = [{"type": "video"}] * video_count
         rich = self._render([*content, {"type": "text", "text": question}], video_count)
         if rich is not None and rich.count(self.video_token) == video_count and question.strip() in rich:
             return rich
         # A template made for text alone knows no list of contents: write the placeholders out for it.
-        plain = self._render(self.video_token * video_count + "\n" * bool(video_count) + question, video_count)
+        plain = self._render(videos + "\n" * bool(video_count) + question, video_count)
         return self._checked(plain or "", question, video_count)
 
     def token_ids(self, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""The chosen policy and the controls side by side, as rows of a table: time as a share, which does not drift."""
+"""Rows of the table of policy and controls: time as a share of the uncompressed model's, which does not drift."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class ControlRow:
 
 
 def control_rows(result: TuneResult) -> list[ControlRow]:
-    """The policy, then every control; one that failed has its reason as remark. Empty where there are no controls."""
+    """List the policy, then every control, a failed one with its reason; empty without controls."""
     rows = [_control_row(control, result.latency) for control in result.controls]
     return [_policy_row(result), *rows] if rows else []
 
@@ -54,7 +54,7 @@ def _control_row(control: Control, winner: Latency | None) -> ControlRow:
 
 
 def _name(control: Control) -> str:
-    """The control, and of a smaller input how small."""
+    """Name the control, and of a smaller input how small."""
     if control.kind is None or control.input_ratio is None:
         return control.name
     return f"{control.name} ({percent(control.input_ratio)} of the {control.kind})"
@@ -69,7 +69,7 @@ def _remark(control: Control) -> str:
 
 
 def _pace(control: Control, winner: Latency | None) -> str:
-    """Where a control is clearly faster or slower than the policy, the comparison is not quite fair."""
+    """Remark where a control is clearly faster or slower than the policy: that comparison is not quite fair."""
     if control.latency is None or winner is None:
         return ""
     if control.latency.ratio.high < winner.ratio.low:

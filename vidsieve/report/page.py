@@ -37,7 +37,7 @@ NOT_PROVENANCE = (
 
 
 def report_html(result: TuneResult) -> str:
-    """The report as HTML: no scripts, nothing loaded from elsewhere. Parts that were not measured say so."""
+    """Write the report as HTML: no scripts, nothing loaded from elsewhere. Parts that were not measured say so."""
     return _template().render(
         **_verdict(result),
         figure=pareto_inline(result),
@@ -69,7 +69,7 @@ def write_report(result: TuneResult, path: str | Path, *, force: bool = False) -
 
 
 def _verdict(result: TuneResult) -> dict[str, Any]:
-    """What the top of the page shows."""
+    """Collect what the top of the page shows."""
     metric = metric_of(result)
     sentences = result.sentences()
     return {
@@ -102,13 +102,13 @@ def _confirmed_retention(result: TuneResult) -> str:
 
 
 def _provenance(result: TuneResult) -> dict[str, Any]:
-    """Where it comes from, and the policy itself."""
-    told = result.policy.provenance
+    """Collect the provenance and the policy itself."""
+    section = result.policy.provenance
     yaml = visible(replace(result.policy, provenance={}).to_yaml())
     return {
-        "bounds": facts(told.get("bounds", {})),
-        "target_facts": facts(told.get("target", {}), "target"),
-        "provenance": facts({key: value for key, value in told.items() if key not in NOT_PROVENANCE}),
+        "bounds": facts(section.get("bounds", {})),
+        "target_facts": facts(section.get("target", {}), "target"),
+        "provenance": facts({key: value for key, value in section.items() if key not in NOT_PROVENANCE}),
         "hash": result.policy.hash,
         "yaml": yaml if len(yaml) <= LONGEST_YAML else f"{yaml[:LONGEST_YAML]}\n(cut; see the policy file)",
     }

@@ -1,4 +1,4 @@
-"""The Pareto picture: what each trial costs in milliseconds and in score, beside target and uncompressed model."""
+"""The Pareto picture: what each trial costs in milliseconds and in score, with target and uncompressed model."""
 
 import io
 import threading
@@ -38,12 +38,12 @@ _SETTINGS_LOCK = threading.Lock()
 
 
 def pareto_figure(result: TuneResult) -> "Figure":
-    """The picture of a search; one that says so where there are no trials. No global state of matplotlib is used."""
+    """Draw the picture of a search, or that there are no trials. No global state of matplotlib is used."""
     return Drawing(result).figure
 
 
 def pareto_inline(result: TuneResult) -> str:
-    """The picture as an SVG element for a page: no background, text in the colour of the page around it."""
+    """Draw the picture as an SVG element for a page: no background, text in the colour of the page around it."""
     text = _rendered(result, "svg", background="none").decode("utf-8")
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
@@ -84,7 +84,7 @@ SMALL, NORMAL, BIG = 3.5, 7.0, 13.0
 
 
 class Drawing:
-    """Builds `figure`: a panel of trials, and one at its right for an uncompressed model far away from them."""
+    """Build `figure`: a panel of trials, and one at its right for an uncompressed model far away from them."""
 
     def __init__(self, result: TuneResult) -> None:
         from matplotlib.figure import Figure
@@ -100,15 +100,15 @@ class Drawing:
             self._say_nothing()
 
     def _say_nothing(self) -> None:
-        """No trial was timed."""
-        told = "No trial was timed: there is nothing to draw."
-        self.figure.text(0.5, 0.5, told, ha="center", va="center", color=INK, fontsize=11)
+        """Write that no trial was timed."""
+        text = "No trial was timed: there is nothing to draw."
+        self.figure.text(0.5, 0.5, text, ha="center", va="center", color=INK, fontsize=11)
 
     def _draw(self) -> None:
         self._main, self._star_panel = self._panels()
-        looks = marks_of(self._result)
-        for name, look in looks.items():
-            self._trials([point for point in self._points if point.policy == name], name, look)
+        marks = marks_of(self._result)
+        for name, mark in marks.items():
+            self._trials([point for point in self._points if point.policy == name], name, mark)
         self._front()
         self._mark_target()
         self._uncompressed()
@@ -118,7 +118,7 @@ class Drawing:
         self._dress()
 
     def _panels(self) -> tuple[Any, Any]:
-        """The panel of trials, and the one that holds the uncompressed model; often the same."""
+        """Make the panel of trials and the one of the uncompressed model; often the same."""
         at = [point.latency_ms for point in self._points] + self._heldout_ms()
         low, high = min(at), max(at)
         span = max(high - low, 0.05 * high)
@@ -141,7 +141,7 @@ class Drawing:
         return left, right
 
     def _break(self, axes: Any, at: float) -> None:
-        """Slanted strokes where the axis is broken."""
+        """Draw slanted strokes where the axis is broken."""
         mark = {
             "marker": [(-0.6, -1), (0.6, 1)],
             "markersize": 8,
@@ -151,15 +151,15 @@ class Drawing:
         }
         axes.plot([at], [0], transform=axes.transAxes, **mark)
 
-    def _trials(self, points: Sequence[Point], name: str, look: Mark) -> None:
-        """One policy: filled where it fits, hollow where it does not, small where it was stopped early."""
-        hollow = {"markerfacecolor": "none", "markeredgecolor": look.colour, "markersize": NORMAL}
+    def _trials(self, points: Sequence[Point], name: str, mark: Mark) -> None:
+        """Draw one policy: filled where it fits, hollow where it does not, small where it was stopped early."""
+        hollow = {"markerfacecolor": "none", "markeredgecolor": mark.colour, "markersize": NORMAL}
         styles: dict[str, dict[str, Any]] = {
-            "fits": {"color": look.colour, "markersize": NORMAL},
-            "pruned": {"color": look.colour, "markersize": SMALL},
+            "fits": {"color": mark.colour, "markersize": NORMAL},
+            "pruned": {"color": mark.colour, "markersize": SMALL},
             "misses": hollow,
         }
-        line = {"marker": look.marker, "linestyle": "none"}
+        line = {"marker": mark.marker, "linestyle": "none"}
         for kind, style in styles.items():
             chosen = [point for point in points if point.kind == kind]
             if chosen:
@@ -170,10 +170,10 @@ class Drawing:
             place = self._main.get_xaxis_transform()
             self._main.plot(unscored, [0.03] * len(unscored), transform=place, zorder=3, **line, **hollow)
         if points:
-            self._name(plain(name, 32) or "no name", color=look.colour, markersize=NORMAL, **line)
+            self._name(plain(name, 32) or "no name", color=mark.colour, markersize=NORMAL, **line)
 
     def _name(self, label: str, **style: Any) -> None:
-        """An entry of the legend."""
+        """Add an entry to the legend."""
         from matplotlib.lines import Line2D
 
         self._handles.append((Line2D([], [], **style), label))
@@ -245,7 +245,7 @@ class Drawing:
         return [latency.ratio.value * base for latency in (result.latency, *controls) if latency is not None]
 
     def _heldout(self) -> None:
-        """The winner and the controls where the held-out examples put them: these are accuracies."""
+        """Draw winner and controls by their held-out results: these are accuracies."""
         result, base = self._result, self._baseline
         if result.accuracy is None or result.latency is None or base is None:
             return
@@ -266,7 +266,7 @@ class Drawing:
             self._name(f"{plain(control.name, 24)}, held-out", **style)
 
     def _kinds(self) -> None:
-        """What hollow and small mean, where they occur."""
+        """Explain hollow and small marks, where they occur."""
         kinds = {point.kind for point in self._points}
         hollow = {"marker": "o", "markersize": NORMAL, "markerfacecolor": "none", "markeredgecolor": FAINT}
         if "misses" in kinds:
@@ -277,7 +277,7 @@ class Drawing:
             self._name("stopped early", marker="o", markersize=SMALL, color=FAINT, linestyle="none")
 
     def _dress(self) -> None:
-        """Axes, labels and legend."""
+        """Set axes, labels and legend."""
         metric = metric_of(self._result)
         scorer = next((trial.scorer for trial in self._result.trials), "")
         of = "p(gold answer)" if scorer == "p_gold" else "right answers"

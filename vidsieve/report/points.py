@@ -22,7 +22,7 @@ class Point:
 
 
 def points_of(trials: Sequence[TrialEvent]) -> list[Point]:
-    """All trials that were timed; failed ones have no place."""
+    """Make the points of all trials that were timed."""
     return [
         Point(
             number=trial.number,
@@ -45,7 +45,7 @@ def _kind(trial: TrialEvent) -> Kind:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """Points fully scored that no other beats in both latency and change, fastest first."""
+    """Find the fully scored points that no other beats in both latency and change, fastest first."""
     found: list[Point] = []
     full = [point for point in points if point.kind in ("fits", "misses")]
     for point in sorted(full, key=lambda p: (p.latency_ms, -(p.change_points or 0.0))):
@@ -55,7 +55,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def most_telling(trials: Sequence[TrialEvent], most: int) -> list[TrialEvent]:
-    """At most `most` trials, in their order: every new best that fits in, then those of the highest change."""
+    """Choose at most `most` trials, in their order: new bests first, then those of the highest change."""
     if len(trials) <= most:
         return list(trials)
 
@@ -67,7 +67,7 @@ def most_telling(trials: Sequence[TrialEvent], most: int) -> list[TrialEvent]:
 
 
 def chosen_trial(result: TuneResult) -> TrialEvent | None:
-    """The trial that the result's policy came from: same policy and settings, nearest retention ratio.
+    """Find the trial that the result's policy came from: same policy and settings, nearest retention ratio.
 
     None where there is none, as for the floor policy, or the policy that removes nothing.
     """
@@ -89,7 +89,7 @@ def _same_settings(result: TuneResult, settings: Mapping[str, Any]) -> bool:
 
 
 def metric_of(result: TuneResult) -> str:
-    """'ttft' or 'e2e'."""
+    """Return 'ttft' or 'e2e'."""
     if result.latency is not None:
         return result.latency.metric
     target = result.policy.provenance.get("target", {})
@@ -97,7 +97,7 @@ def metric_of(result: TuneResult) -> str:
 
 
 def baseline_ms(result: TuneResult) -> float | None:
-    """The uncompressed median that trials are told against, milliseconds; None where nothing was measured."""
+    """Return the uncompressed median of the trials, milliseconds; None where nothing was measured."""
     measured = result.policy.provenance.get("bounds", {}).get("uncompressed_ms")
     if measured:
         return float(measured["value"])
@@ -121,8 +121,8 @@ class Mark:
 
 
 def marks_of(result: TuneResult) -> dict[str, Mark]:
-    """A look for each policy with a trial. Colours and markers cycle at different lengths: 42 differ."""
+    """Assign a mark to each policy with a trial. Colours and markers cycle at different lengths: 42 differ."""
     searched: Iterable[str] = result.search.get("policies", ())
     names = dict.fromkeys([*searched, *(trial.policy for trial in result.trials)])
-    looks = {name: Mark(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
-    return {name: looks[name] for name in names if any(trial.policy == name for trial in result.trials)}
+    marks = {name: Mark(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    return {name: marks[name] for name in names if any(trial.policy == name for trial in result.trials)}

@@ -1,5 +1,6 @@
 """Laws of a call: what callers of `generate` get back, go on from, and are refused."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -126,10 +127,14 @@ class CallLaws(ModelKit):
         whole = torch.cat([output.sequences, third["input_ids"]], dim=1)
         new = third | self.token_types(model, whole)
         new |= {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        full = new | self.join([[self.make_video(0), self.make_video(40)]])
+        cache = copy.deepcopy(output.past_key_values)
         warm, report = run(model, HALF, new | {"past_key_values": output.past_key_values})
         assert len(report.keeps) == 1
         assert report.attained_ratio == 0.5
-        full = new | self.join([[self.make_video(0), self.make_video(40)]])
+        both, other = run(model, HALF, full | {"past_key_values": cache})
+        assert torch.equal(logits(both), logits(warm))
+        assert torch.equal(other.keeps[0], report.keeps[0])
         keep = kept_columns(model, full, Report.combine([self._first(model), report]))
         assert torch.allclose(logits(warm)[0], rows_removed(model, full, keep, STEPS), atol=self.tolerance)
 

@@ -5,28 +5,28 @@ from vidsieve.tuner.result import Bounds, TrialEvent, TuneResult
 
 
 class Listener:
-    """Hears what happens; override what you care about. An exception raised here ends the search."""
+    """Receive the events of a search; override what is needed. An exception raised here ends the search."""
 
     def step(self, what: str, done: int, total: int) -> None:
-        """Progress inside one piece of work, such as ("score uncompressed", 40, 200)."""
+        """Receive progress inside one piece of work, such as ("score uncompressed", 40, 200)."""
 
     def started(self, bounds: Bounds) -> None:
-        """The bounds are measured; the search begins."""
+        """Receive the measured bounds when the search begins."""
 
     def trial(self, event: TrialEvent) -> None:
-        """A trial is over."""
+        """Receive a finished trial."""
 
     def confirming(self, policy: Policy) -> None:
-        """This policy goes to latency confirmation and then to the held-out examples."""
+        """Receive the policy that goes to latency confirmation and then to the held-out examples."""
 
     def finished(self, result: TuneResult) -> None:
-        """The result stands."""
+        """Receive the result."""
 
     def notice(self, text: str) -> None:
-        """A sentence worth knowing: a search that goes on where it stopped, a check that was made."""
+        """Receive a sentence for the user, such as that a study is resumed."""
 
     def stopping(self) -> None:
-        """Ctrl-C came while a trial runs: it is finished first. A second one stops at once."""
+        """Receive Ctrl-C during a trial: the trial is finished first; a second Ctrl-C stops at once."""
 
     def interrupted(self, result: TuneResult | None) -> None:
-        """Ctrl-C came; `result` is the best so far, unconfirmed, or None if there was none yet."""
+        """Receive the best result so far, or None, when Ctrl-C or an error ends the search."""

@@ -36,7 +36,7 @@ class Data:
         return {"search": self.search, "rerank": self.rerank, "heldout": self.heldout}
 
     def to_dict(self) -> dict[str, Any]:
-        """For provenance: counts, content of the id lists as SHA-256, and the held-out ids themselves."""
+        """Return counts, SHA-256 of the id lists, and the held-out ids, for provenance."""
         described: dict[str, Any] = {
             name: {
                 "examples": len(examples),
@@ -55,7 +55,7 @@ def list_name(digests: Sequence[str]) -> str:
 
 
 def ids_hash(ids: Sequence[str]) -> str:
-    """SHA-256 of the ids in order, written as JSON."""
+    """Hash the ids in order, written as JSON, with SHA-256."""
     return hashlib.sha256(json.dumps(list(ids), ensure_ascii=False).encode()).hexdigest()
 
 
@@ -111,12 +111,12 @@ def _by_digest(task: Task, request: TuneRequest, counts: Mapping[Split, int]) ->
 
 
 def _counts(request: TuneRequest) -> tuple[tuple[Split, int], ...]:
-    """How many examples of each split are asked for."""
+    """Count the examples requested of each split."""
     return (("search", request.examples), ("heldout", request.heldout_count), ("rerank", request.rerank_count))
 
 
 def _checked(task: Task, request: TuneRequest, splits: Mapping[Split, tuple[Example, ...]]) -> Data:
-    """The splits as `Data`. Raises DataError as `choose_examples` does."""
+    """Check the splits and make them `Data`. Raises DataError as `choose_examples` does."""
     search, heldout = (_enough(task, split, splits[split]) for split in ("search", "heldout"))
     rerank = splits["rerank"] if len(splits["rerank"]) >= LEAST else ()
     _refuse_shared(task, "search", search, "held-out", heldout)
@@ -137,7 +137,7 @@ def _refuse_shared(task: Task, one: str, ours: Sequence[Example], other: str, th
 
 
 def _enough(task: Task, split: Split, examples: tuple[Example, ...]) -> tuple[Example, ...]:
-    """The examples, if there are any to speak of. Raises DataError."""
+    """Refuse a split with fewer than two examples. Raises DataError."""
     if len(examples) < LEAST:
         raise DataError(
             f"data {task.name!r}, {split} examples: {len(examples)} found; at least {LEAST} are needed. Give more "
@@ -147,7 +147,7 @@ def _enough(task: Task, split: Split, examples: tuple[Example, ...]) -> tuple[Ex
 
 
 def _split(task: Task, split: Split, count: int, seed: int) -> tuple[Example, ...]:
-    """The examples of one split, checked."""
+    """Read and check the examples of one split."""
     examples = tuple(task.examples(split, count, seed=seed))
     where = f"data {task.name!r}, {split} examples"
     ids = [example.id for example in examples]

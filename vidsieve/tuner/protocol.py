@@ -18,7 +18,7 @@ NAMES: dict[Kind, str] = {"frames": "fewer-frames", "pixels": "lower-resolution"
 
 @dataclass(frozen=True, kw_only=True)
 class SmallerInput:
-    """The same request with fewer frames, or with frames of fewer pixels; stands where a policy may stand.
+    """The same request with fewer frames, or with frames of fewer pixels, in place of a policy.
 
     `ratio` is the share of the frames, or of the pixels of each frame, that is left; above 0, at most 1.
     """
@@ -28,12 +28,12 @@ class SmallerInput:
 
     @property
     def name(self) -> str:
-        """How reports call it."""
+        """Its name in reports."""
         return NAMES[self.kind]
 
     @property
     def hash(self) -> str:
-        """Tells two treatments apart, as a policy's hash does."""
+        """Identifies the intervention, as a policy's hash does."""
         return f"{self.kind}-{self.ratio:.6g}"
 
 
@@ -59,20 +59,20 @@ class Bench(Protocol):
     smaller: frozenset[str]
 
     def describe(self) -> Mapping[str, str]:
-        """Facts for provenance, as text: model, checkpoint, revision, device, dtype, attn, threads, frames, ...
+        """Return facts for provenance, as text: model, checkpoint, revision, device, dtype, attn, threads, frames, ...
 
         Versions of the libraries belong here too. Two benches with equal descriptions must give equal accuracies.
         """
         ...
 
     def clip_shape(self, clip_index: int) -> Hashable:
-        """The token shape of a clip, cheaply: clips of equal shape share their warm-up."""
+        """Return the token shape of a clip, cheaply: clips of equal shape share their warm-up."""
         ...
 
     def timed(self, policy: Intervention | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
         """Run one request and time it: wall clock, device synchronised on both sides.
 
-        The answer must hold `ttft_ms` for metric "ttft" and `e2e_ms` for "e2e". Parts are welcome beside it: any of
+        The answer must hold `ttft_ms` for metric "ttft" and `e2e_ms` for "e2e". Parts are welcome too: any of
         video_ms (decoding), preprocess_ms, vision_ms, compress_ms, prefill_ms, decode_step_ms. `clock_ratio`, where
         it is known, is the device's clock right after the run ÷ its nominal one: throttled runs are dropped.
         """
@@ -81,10 +81,10 @@ class Bench(Protocol):
     def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterable[Outcome]:
         """Answer the examples in their order, one outcome each; lazily if possible, so that progress shows.
 
-        Deterministic: the same policy and example give the same outcome whatever stands beside it.
+        Deterministic: the same policy and example give the same outcome whatever else is scored.
         """
         ...
 
     def renew(self) -> bool:
-        """Go on in a fresh process, with nothing warm; False where the bench shares the caller's process."""
+        """Restart in a fresh process with nothing warm; False where the bench shares the caller's process."""
         ...

@@ -1,4 +1,4 @@
-"""What a tuned policy file says about how it came to be, so that a sceptic can measure it again."""
+"""The provenance of a tuned policy: what was measured, on what, and how the policy was found."""
 
 import datetime
 import logging
@@ -35,9 +35,9 @@ def provenance(
     warnings: Sequence[str],
     confirmed: bool,
 ) -> dict[str, Any]:
-    """The provenance section. The held-out ids come last, because they are long."""
-    told = data.to_dict()
-    ids = told.pop("heldout_ids")
+    """Make the provenance section. The held-out ids come last, because they are long."""
+    described = data.to_dict()
+    ids = described.pop("heldout_ids")
     return {
         **_head(measurement, confirmed),
         "target": _target(measurement, bounds.target_ms) | {"already_met": bounds.already_met},
@@ -51,7 +51,7 @@ def provenance(
         "controls": [control.to_dict() for control in controls],
         "search": dict(search),
         "warnings": list(warnings),
-        "data": told,
+        "data": described,
         "heldout_ids": ids,
     }
 
@@ -67,7 +67,7 @@ def confirmation(
     *,
     confirmed: bool,
 ) -> dict[str, Any]:
-    """The provenance of a policy measured again: what was measured is new, how it was found stays as it was."""
+    """Make the provenance of a policy measured again: the measurements are new, the search stays as it was."""
     described = data.to_dict()
     ids = described.pop("heldout_ids")
     return {
@@ -86,7 +86,7 @@ def confirmation(
 
 
 def _head(measurement: Measurement, confirmed: bool) -> dict[str, Any]:
-    """By whom, when, on what."""
+    """State by what version, when and on what it was measured."""
     return {
         "schema": SCHEMA,
         "made_by": f"vidsieve {vidsieve.__version__}",
@@ -97,20 +97,20 @@ def _head(measurement: Measurement, confirmed: bool) -> dict[str, Any]:
 
 
 def _target(measurement: Measurement, target_ms: float) -> dict[str, Any]:
-    """What was asked, in milliseconds, and as a speed-up where it was one."""
+    """State the target in milliseconds, and as a speed-up where it was one."""
     target: dict[str, Any] = {"metric": f"{measurement.request.metric}_ms", "value_ms": _digits(target_ms)}
     return target | ({"speedup": measurement.request.speedup} if measurement.request.speedup is not None else {})
 
 
 def rounded(breakdown: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Milliseconds with as many digits as they deserve."""
+    """Round milliseconds to six significant digits."""
     return {side: {part: _digits(value) for part, value in parts.items()} for side, parts in breakdown.items()}
 
 
 def search_summary(
     measurement: Measurement, bounds: Bounds, evaluator: Evaluator, search: Search, proxy: Proxy | None = None
 ) -> dict[str, Any]:
-    """How the policy was found; the score of the winner on the search examples is left out on purpose."""
+    """Summarise the search; the score of the winner on the search examples is left out on purpose."""
     import optuna
 
     verdicts = [trial_result.verdict for trial_result in search.trial_results]
@@ -125,7 +125,7 @@ def search_summary(
         "trials_resumed": search.resumed,
         "verdicts": {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)},
         "stopped_by": search.stopped,
-        "examples_scored": evaluator.examples_scored,
+        "examples_scored": len(evaluator.baseline.outcomes) + search.examples_scored,
         "seconds": round(measurement.elapsed_s(), 1),
         "policies": list(bounds.policies),
         "set_aside": dict(bounds.set_aside),
@@ -143,7 +143,7 @@ TOP_TRIALS = 5
 
 
 def importance_of(study: Any) -> dict[str, float]:
-    """How much of the score each searched setting explains, largest first, as fractions that add up to 1.
+    """Estimate the share of the score that each searched setting explains, largest first; shares add up to 1.
 
     `policy` is the share of the variance of the change in score that lies between policies (adjusted for their
     number). The rest is shared out among the settings, named `policyname/stage.setting`, by Optuna's conditional
@@ -174,12 +174,12 @@ def _importance(study: Any) -> dict[str, float]:
 
 
 def _change(trial: Any) -> float:
-    """The paired change in score, NaN where the trial was not scored: its value is then a mark, no score."""
+    """Return the paired change in score, NaN where the trial was not scored: its value is then no score."""
     return float(trial.user_attrs.get("change_points", math.nan))
 
 
 def _between_policies(trials: list[Any]) -> float:
-    """Share of the variance between policies, adjusted so that many policies explain nothing by their number."""
+    """Compute the share of variance between policies, adjusted for their number."""
     groups: dict[str, list[float]] = defaultdict(list)
     for trial in trials:
         groups[str(trial.params.get("policy", ""))].append(_change(trial))
@@ -192,7 +192,7 @@ def _between_policies(trials: list[Any]) -> float:
 
 
 def _settings(study: Any, scored: int) -> dict[str, float]:
-    """Optuna's importance of everything searched but the policy itself."""
+    """Ask Optuna for the importance of everything searched but the policy itself."""
     import optuna
 
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, TOP_TRIALS / scored)))

@@ -20,7 +20,7 @@ pruned: scored on a part of the examples and clearly worse; failed: it raised, s
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What is possible here, measured before the search: milliseconds of the metric, medians with intervals.
+    """What can be reached, measured before the search: milliseconds of the metric, medians with intervals.
 
     `already_met`: the uncompressed model meets the target. `set_aside` gives, for each policy that takes no part,
     the reason. `limits` holds the largest retention ratio predicted to meet the target, by policy. `model_error` is the
@@ -43,7 +43,7 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEvent:
-    """One finished trial. Score and change are of the search examples: they choose, they are no accuracy claim.
+    """One finished trial. Score and change are on the search examples, which choose: they are no accuracy claim.
 
     `number` counts from 1. `score` is the mean over `scored` examples, `change_points` the paired difference to the
     uncompressed model in percentage points, `scorer` says of what: "p_gold" or "correct". None: not measured.
@@ -103,13 +103,13 @@ class TuneResult:
         return write_atomically(path, self.yaml, force=force)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers and text, for `json`."""
+        """Return everything as plain numbers and text, for JSON."""
         return self.policy.to_dict()
 
     def sentences(self) -> list[str]:
-        """The verdict in plain words: target, latency, accuracy, certificate, then each warning."""
-        told = [self._target_sentence(), self._latency_sentence(), *self._accuracy_sentences()]
-        return [line for line in told if line] + [f"warning: {text}" for text in self.warnings]
+        """Write the verdict in sentences: target, latency, accuracy, certificate, then each warning."""
+        lines = [self._target_sentence(), self._latency_sentence(), *self._accuracy_sentences()]
+        return [line for line in lines if line] + [f"warning: {text}" for text in self.warnings]
 
     def _target_sentence(self) -> str:
         if self.already_met and self.policy.is_empty:
@@ -147,5 +147,5 @@ class TuneResult:
 
 
 def _reached(latency: Latency) -> float:
-    """The half-width that was reached, as a fraction."""
+    """Return the half-width that was reached, as a fraction."""
     return max(latency.policy_ms.half_width_ratio, latency.ratio.half_width_ratio)

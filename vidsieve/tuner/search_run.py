@@ -33,7 +33,7 @@ SECONDS_AN_EXAMPLE = "seconds an example"
 
 
 class Run:
-    """One search; its attributes say how far it got, so that an interruption can still tell what there is."""
+    """The phases of one search; its attributes hold what was found, also when a phase is interrupted."""
 
     def __init__(
         self, measurement: Measurement, data: Data, study: Study, stop: Stop, others: Sequence[Bench] = ()
@@ -58,24 +58,24 @@ class Run:
         self.breakdown: dict[str, dict[str, float]] = {}
 
     def all(self, policies: Sequence[Policy], controls: Sequence[Policy]) -> TuneResult:
-        """Every phase in turn; what the study holds already is taken from there."""
+        """Run every phase in turn; what the study holds already is taken from there."""
         self.explored = self._explore(policies)
         self.measurement.listener.started(self.explored.bounds)
         self.evaluator, per_example_s = self._score_uncompressed()
         self._take_up()
-        beside = controls_for(self.measurement.bench, controls)
-        reserve_s = self._reserve(per_example_s, len(beside))
+        interventions = controls_for(self.measurement.bench, controls)
+        reserve_s = self._reserve(per_example_s, len(interventions))
         self._run_trials(reserve_s)
         if self.measurement.request.join:
             self.measurement.warn(
                 "joined: the tuner that started this search confirms its result and writes the policy"
             )
             return self.result(confirmed=False)
-        self._conclude(beside, per_example_s, reserve_s)
+        self._conclude(interventions, per_example_s, reserve_s)
         return self.result(confirmed=True)
 
     def _explore(self, policies: Sequence[Policy]) -> Explored:
-        """Measure what is possible, or take it from the study: a search goes on in the very space it began in."""
+        """Measure bounds and space, or read them from the study: a resumed search keeps the space it began with."""
         stored = self.study.get(SPACE)
         if stored is not None:
             return explored_from_dict(self.measurement, policies, stored)
@@ -84,7 +84,7 @@ class Run:
         return explored
 
     def _score_uncompressed(self) -> tuple[Evaluator, float]:
-        """The uncompressed model on the search examples, and the seconds an example takes."""
+        """Score the uncompressed model on the search examples; return the evaluator and the seconds an example."""
         start = self.measurement.clock()
         examples, step = self.data.search, self.measurement.listener.step
         known = self.study.get(SECONDS_AN_EXAMPLE)
@@ -97,7 +97,7 @@ class Run:
         return Evaluator(self.measurement, self.data, Score(baseline, scorer)), float(per_example_s)
 
     def _take_up(self) -> None:
-        """Trials that an earlier session or another tuner finished."""
+        """Read the trials that an earlier session or another tuner finished."""
         assert self.explored is not None and self.evaluator is not None
         stored = self.study.trial_results(self.explored.space, self.data.search)
         found = [self.evaluator.rated(trial_result) for trial_result in stored]
@@ -119,7 +119,7 @@ class Run:
             pool.shutdown()
 
     def _conclude(self, controls: Sequence[Intervention], per_example_s: float, reserve_s: float) -> None:
-        """Rank the leaders anew, confirm, judge once on held-out examples, and put controls and parts beside it."""
+        """Rank the leaders anew, confirm, judge once on held-out examples, then measure parts and controls."""
         assert self.explored is not None and self.evaluator is not None
         self.proxy = proxy_of(self.search.trial_results, self.evaluator.baseline)
         if self.evaluator.scorer == "p_gold":
@@ -147,14 +147,14 @@ class Run:
             self.controls.append(run_control(self.measurement, self.heldout, control, chosen.latency, outcomes))
 
     def _allow_for_looks(self, outcomes: Sequence[Outcome]) -> None:
-        """Policies judged in earlier sessions count too: each was a chance to be lucky."""
+        """Widen the interval for policies judged in earlier sessions: each was a chance to be lucky."""
         assert self.finals is not None
         looks = len(self._caching.looks)
         if self.finals.accuracy is not None and looks > self.finals.accuracy.looks and self.finals.chosen is not None:
             self.finals.accuracy = self.heldout.accuracy(outcomes, looks=looks)
 
     def _reserve(self, per_example_s: float, controls: int) -> float:
-        """Seconds to keep for the end: a leader or two ranked anew; winner and controls on held-out examples, timed."""
+        """Estimate the seconds the end needs: re-ranking two leaders; winner and controls timed and scored."""
         rules = self.measurement.timings.final
         timing = min(rules.max_seconds, 4 * rules.min_pairs * self.measurement.target.baseline_ms / 1e3)
         ranking = 0.0 if self.measurement.target.already_met else LEAST_RANKED * len(self.data.rerank)
@@ -162,7 +162,7 @@ class Run:
 
     @property
     def accuracy(self) -> Accuracy | None:
-        """The held-out judgement, once there is one."""
+        """The held-out accuracy; None before it is measured."""
         return self.finals.accuracy if self.finals is not None else None
 
     def best_so_far(self, stopped: str, reason: str = "") -> TuneResult | None:
@@ -178,7 +178,7 @@ class Run:
         return self.result(confirmed=False) if self._best_so_far() is not None else None
 
     def _best_so_far(self) -> tuple[Policy, Latency | None] | None:
-        """The finalist at work, else the best trial that no final look has ruled out."""
+        """Return the finalist being judged, else the best trial that has not been rejected."""
         if self.finals is not None and self.finals.running is not None:
             return self.finals.running.policy, self.finals.running.latency
         rejected = self.finals.rejected if self.finals is not None else set()
@@ -187,7 +187,7 @@ class Run:
         return (left[0].policy, left[0].latency) if left else None
 
     def result(self, *, confirmed: bool) -> TuneResult:
-        """What there is, as a result; the policy carries it as provenance."""
+        """Make the result of what was measured; the policy carries it as provenance."""
         assert self.explored is not None and self.evaluator is not None
         policy, latency = self._policy()
         warnings = [*self.measurement.warnings, *(control.warning for control in self.controls if control.warning)]
@@ -196,17 +196,17 @@ class Run:
             warnings.append(f"{ended}: latency as in the search, held-out examples not scored")
         bounds = self.explored.bounds
         summary = search_summary(self.measurement, bounds, self.evaluator, self.search, self.proxy)
-        told = provenance(
+        section = provenance(
             self.measurement, self.data, bounds, summary, latency, self.accuracy, self.controls, warnings, confirmed
         )
-        if told["latency"] is not None and self.finals is not None and self.finals.chosen is not None:
-            told["latency"] |= {"fresh_process": self.finals.chosen.fresh}
-        told |= {"rerank": self.finals.rerank if self.finals is not None else {"skipped": "not reached"}}
-        told |= {"breakdown_ms": rounded(self.breakdown)}
+        if section["latency"] is not None and self.finals is not None and self.finals.chosen is not None:
+            section["latency"] |= {"fresh_process": self.finals.chosen.fresh}
+        section |= {"rerank": self.finals.rerank if self.finals is not None else {"skipped": "not reached"}}
+        section |= {"breakdown_ms": rounded(self.breakdown)}
         # the ids are long, and what is long comes last
-        told["heldout_ids"] = told.pop("heldout_ids")
+        section["heldout_ids"] = section.pop("heldout_ids")
         return TuneResult(
-            policy=replace(policy, provenance=told),
+            policy=replace(policy, provenance=section),
             target_ms=bounds.target_ms,
             already_met=bounds.already_met,
             latency=latency,
@@ -223,7 +223,7 @@ class Run:
         )
 
     def _policy(self) -> tuple[Policy, Latency | None]:
-        """The policy to hand out and its latency: the confirmed one, the best so far, or the one that does nothing."""
+        """Return the policy and its latency: the confirmed one, the best so far, or the empty one."""
         if self.finals is not None and self.finals.chosen is not None:
             return self.finals.chosen.policy, self.finals.chosen.latency
         best = self._best_so_far() if self.accuracy is None else None

@@ -42,7 +42,7 @@ def tune(
 
     `controls` (those not searched) are measured at the winner's latency and reported. `others` are benches of the same
     model on further devices of the same kind; trials run on all at once. `clock` gives seconds. A study that
-    `request.storage` holds already is gone on with.
+    `request.storage` holds already is resumed.
 
     Raises:
         TargetUnreachableError: the floor lies above the target.
@@ -153,9 +153,11 @@ def reconfirm(
     )
     accuracy = heldout.accuracy(heldout.outcomes(policy))
     breakdown: dict[str, Any] = measure_breakdown(measurement, policy)
-    told = confirmation(measurement, data, policy.provenance, target_ms, latency, accuracy, breakdown, confirmed=fits)
+    section = confirmation(
+        measurement, data, policy.provenance, target_ms, latency, accuracy, breakdown, confirmed=fits
+    )
     result = TuneResult(
-        policy=replace(policy, provenance=told),
+        policy=replace(policy, provenance=section),
         target_ms=target_ms,
         already_met=False,
         latency=latency,
@@ -169,7 +171,7 @@ def reconfirm(
 
 
 def _missed(request: TuneRequest, target_ms: float, latency: Latency) -> str:
-    """What was asked beside what came, in the unit that was asked."""
+    """State target and measurement in the unit of the request."""
     if request.speedup is None:
         ours = latency.policy_ms
         return (

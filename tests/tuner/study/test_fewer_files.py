@@ -44,13 +44,15 @@ OPTIONS: dict[str, Any] = {"trials": 8, "examples": 60, "heldout_examples": 120,
 def test_a_study_goes_on_without_the_files_that_were_taken_away_when_told_so(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     first = search(FakeBench(quality), task=Folder(), storage=path, **OPTIONS | {"trials": 5})
-    with pytest.raises(StudyMismatchError, match=r"`skip_bad`.*1 of 60 search examples.*1 of 120 heldout examples"):
+    with pytest.raises(StudyMismatchError, match=r"`skip_bad`.*1 of 60 search examples gone, .*1 of 120 heldout"):
         search(FakeBench(quality), task=Folder(GONE), storage=path, **OPTIONS)
+    with pytest.raises(StudyMismatchError, match=r"`skip_bad`.*\(all of them\)"):
+        search(FakeBench(quality), task=Folder(["video-299"]), storage=path, **OPTIONS)
     bench, task, listener = FakeBench(quality), Folder(GONE), Recorder()
     result = search(bench, listener, task=task, storage=path, skip_bad=True, **OPTIONS)
     assert [event.number for event in listener.trials] == [6, 7, 8]
     assert result.search["trials_resumed"] == 5
-    assert any("taken away" in text and "1 of 60 search examples" in text for text in result.warnings)
+    assert any("lost files" in text and "1 of 60 search examples" in text for text in result.warnings)
     # every split is what it was, less what is gone: nothing that chose may judge
     before = {e.group for e in Folder().examples("heldout", 120)}
     assert result.accuracy is not None and first.accuracy is not None

@@ -60,11 +60,13 @@ class LongBatch:
     sort: Sort
     tokens: Float[Tensor, "batch kept dim"]
     index: Int[Tensor, "batch kept"]
+    shown: Int[Tensor, "batch kept"]
     role: Int[Tensor, "batch kept"]
     group: Int[Tensor, "batch kept"]
     direction: Int[Tensor, "batch kept"]
     lines: Lines
     after_time: bool
+    guided: bool
 
 
 @torch.no_grad()
@@ -164,11 +166,13 @@ class ClipPool:
             sort=sort,
             tokens=torch.stack([clip.tokens.flatten(0, 1)[kept] for clip, kept in rows]),
             index=index,
+            shown=torch.stack([clip.shown.flatten()[kept] for clip, kept in rows]),
             role=role,
             group=group,
             direction=torch.stack([clip.direction for clip in clips]).gather(1, group),
             lines=training_lines(self.shape, [clip.facts for clip in clips], after, choice, seen=seen),
             after_time=after_time,
+            guided=self.stages[position.stage].guided,
         )
 
 

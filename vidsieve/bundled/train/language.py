@@ -9,7 +9,7 @@ from vidsieve.bundled.shapes import ModelShape
 from vidsieve.bundled.train.batches import Batch
 from vidsieve.bundled.train.configs import Model
 from vidsieve.bundled.train.lines import Lines
-from vidsieve.bundled.train.packed import frame_of, packed_hidden, positions
+from vidsieve.bundled.train.packed import Probe, frame_of, packed_hidden, positions
 
 RATE = 1.5e-3
 FLOOR_RATE = 2e-5
@@ -26,11 +26,11 @@ def line_logits(
     *,
     after_time: bool = False,
     without: int | None = None,
-    taps: dict[int, Tensor] | None = None,
+    probe: Probe | None = None,
 ) -> Float[Tensor, "batch lines length vocabulary"]:
     """Next-word logits at every place of every line. Kept tokens stay at their original positions.
 
-    after_time: see `positions`.  without, taps: see `packed_hidden`; taps come back for the visual tokens alone.
+    after_time: see `positions`.  without, probe: see `packed_hidden`; the probe comes back for the visual tokens alone.
     """
     batch, lines = line_ids.shape[:2]
     frame, words = frame_of(model), model.get_input_embeddings()
@@ -51,11 +51,10 @@ def line_logits(
         here,
         text_positions,
         without=without,
-        taps=taps,
+        probe=probe,
     )
-    for layer, states in (taps or {}).items():
-        assert taps is not None
-        taps[layer] = states[:, before : before + index.shape[1]]
+    if probe is not None:
+        probe.only(before, before + index.shape[1])
     return model.lm_head(hidden)
 
 
@@ -71,7 +70,7 @@ def language_loss(model: Model, shape: ModelShape, batch: Batch) -> tuple[Tensor
 
 def accuracy_by_kind(logits: Float[Tensor, "batch lines length vocabulary"], lines: Lines) -> dict[str, float]:
     """Share of lines whose first asked word is right, for every kind that occurs (captions as `caption`)."""
-    first = (lines.targets >= 0).long().argmax(-1, keepdim=True)
+    first = lines.first_asked[..., None]
     target = lines.targets.gather(-1, first)[..., 0]
     guess = logits.argmax(-1).gather(-1, first)[..., 0]
     right = guess == target

@@ -29,13 +29,20 @@ class Lines:
     """Input ids, target ids (−100 where nothing is asked), loss weights, and the kind of each line.
 
     A kind is −1 where a line is unused, else its place in `names`, where captions come last.
+    `about`: numbers of the things that the answer is read from (0: none).
     """
 
     ids: Int[Tensor, "batch lines length"]
     targets: Int[Tensor, "batch lines length"]
     weights: Float[Tensor, "batch lines length"]
     kinds: Int[Tensor, "batch lines"]
+    about: Int[Tensor, "batch lines 2"]
     names: tuple[str, ...]
+
+    @property
+    def first_asked(self) -> Int[Tensor, "batch lines"]:
+        """The place in each line whose next word is the first that is asked."""
+        return (self.targets >= 0).long().argmax(-1)
 
 
 def question_ids(after: Sequence[int], question: str) -> list[int]:
@@ -70,7 +77,7 @@ def evaluation_lines(shape: ModelShape, asked: Sequence[Sequence[Asked]], after:
     return _tensors(rows, max(map(len, rows)), shape.kinds)
 
 
-Row = tuple[str, list[int], list[int], list[float]]
+Row = tuple[str, list[int], list[int], list[float], tuple[int, ...]]
 CAPTION: Final = "caption"
 
 
@@ -92,9 +99,9 @@ def _pick(
         if kind in ("exist", "order"):
             pool = _as_many_of_each(pool, slots[kind])
         rows += [_question_row(one, after) for one in pool[: slots.get(kind, 1)]]
-    told = [text for text, number in captions(clip) if seen is None or number in seen]
+    told = [(text, number) for text, number in captions(clip) if seen is None or number in seen]
     rng.shuffle(told)
-    return rows + [_caption_row(text, after) for text in told[:CAPTIONS]]
+    return rows + [_caption_row(text, number, after) for text, number in told[:CAPTIONS]]
 
 
 def _as_many_of_each(pool: Sequence[Asked], most: int) -> list[Asked]:
@@ -108,14 +115,14 @@ def _question_row(asked: Asked, after: Sequence[int]) -> Row:
     ids = [*question_ids(after, asked.question), TOKEN_ID[asked.answer]]
     quiet = len(ids) - 2
     targets = [-100] * quiet + [TOKEN_ID[asked.answer], TOKEN_ID["<|end|>"]]
-    return asked.kind, ids, targets, [0.0] * quiet + [ANSWER_WEIGHT, END_WEIGHT]
+    return asked.kind, ids, targets, [0.0] * quiet + [ANSWER_WEIGHT, END_WEIGHT], asked.about
 
 
-def _caption_row(text: str, after: Sequence[int]) -> Row:
+def _caption_row(text: str, number: int, after: Sequence[int]) -> Row:
     words = token_ids(text)
     ids, quiet = [*after, *words[:-1]], len(after) + 1
     targets = [-100] * quiet + words[2:]
-    return CAPTION, ids, targets, [0.0] * quiet + [CAPTION_WEIGHT] * (len(ids) - quiet)
+    return CAPTION, ids, targets, [0.0] * quiet + [CAPTION_WEIGHT] * (len(ids) - quiet), (number,)
 
 
 def _tensors(clips: Sequence[Sequence[Row]], lines: int, names: Sequence[str]) -> Lines:
@@ -123,12 +130,14 @@ def _tensors(clips: Sequence[Sequence[Row]], lines: int, names: Sequence[str]) -
     ids = torch.full((batch, lines, LENGTH), TOKEN_ID["<|endoftext|>"])
     targets = torch.full((batch, lines, LENGTH), -100)
     weights = torch.zeros(batch, lines, LENGTH)
+    about = torch.zeros(batch, lines, 2, dtype=torch.long)
     kinds = torch.full((batch, lines), -1)
     number = {kind: place for place, kind in enumerate((*names, CAPTION))}
     for clip, rows in enumerate(clips):
-        for line, (kind, row, target, weight) in enumerate(rows):
+        for line, (kind, row, target, weight, things) in enumerate(rows):
             kinds[clip, line] = number[kind]
+            about[clip, line, : len(things)] = torch.tensor(things, dtype=torch.long)
             ids[clip, line, : len(row)] = torch.tensor(row)
             targets[clip, line, : len(row)] = torch.tensor(target)
             weights[clip, line, : len(row)] = torch.tensor(weight)
-    return Lines(ids, targets, weights, kinds, (*names, CAPTION))
+    return Lines(ids, targets, weights, kinds, about, (*names, CAPTION))

@@ -91,7 +91,7 @@ class LongRun(Run):
     def losses(self, batch: LongBatch) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         """The losses of lines and of single tokens, and the share of right answers by kind."""
         lines = batch.lines
-        taps = {self.marks.early: torch.empty(0), self.marks.late: torch.empty(0)}
+        probe = self.marks.probe(batch)
         logits = line_logits(
             self.model,
             self.shape,
@@ -100,13 +100,13 @@ class LongRun(Run):
             batch.sort.groups,
             lines.ids,
             after_time=batch.after_time,
-            taps=taps,
+            probe=probe,
         )
         asked = lines.targets >= 0
         by_kind = torch.tensor([HARD_WEIGHTS.get(name, 1.0) for name in lines.names])[lines.kinds][..., None]
         weights = (lines.weights * by_kind)[asked]
         each = cross_entropy(logits[asked], lines.targets[asked], reduction="none")
-        marks = {name: MARK_WEIGHT * loss for name, loss in self.marks.losses(taps, batch).items()}
+        marks = {name: MARK_WEIGHT * loss for name, loss in self.marks.losses(probe, batch).items()}
         return {"loss": (each * weights).sum() / weights.sum(), **marks}, accuracy_by_kind(logits.detach(), lines)
 
     @property

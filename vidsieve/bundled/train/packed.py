@@ -32,6 +32,24 @@ def frame_of(model: Model) -> Frame:
     return Frame(tuple(token_ids("<|user|>")), (), True)
 
 
+@dataclass
+class Probe:
+    """What a pass gives back besides its result; the layers are asked for by keys, the values come in.
+
+    hidden: output for the video after a layer, [batch, video, dim].  attention: from one place of every line to the
+    video, [batch, heads, lines, video].  asked: that place.
+    """
+
+    hidden: dict[int, Tensor]
+    attention: dict[int, Tensor]
+    asked: Int[Tensor, "batch lines"]
+
+    def only(self, start: int, stop: int) -> None:
+        """Leave out all of the video but the places from `start` to `stop`."""
+        self.hidden = {layer: states[:, start:stop] for layer, states in self.hidden.items()}
+        self.attention = {layer: weights[..., start:stop] for layer, weights in self.attention.items()}
+
+
 def positions(
     model: Model, shape: ModelShape, groups: int, lines: int, length: int, *, after_time: bool = False
 ) -> tuple[Int[Tensor, "axes video"], Int[Tensor, "axes text"]]:
@@ -61,11 +79,11 @@ def packed_hidden(
     text_positions: Int[Tensor, "axes text"],
     *,
     without: int | None = None,
-    taps: dict[int, Tensor] | None = None,
+    probe: Probe | None = None,
 ) -> Float[Tensor, "batch lines length dim"]:
     """Last hidden states of the text lines. `video` holds the prefix and the visual tokens that are left.
 
-    The layer `without` is left out. The keys of `taps` are layers, whose output for the video becomes the values.
+    The layer `without` is left out.
     """
     batch, lines, length, dim = text.shape
     rope_video = _rope(language, video, video_positions)
@@ -77,15 +95,18 @@ def packed_hidden(
             continue
         normed_text, normed_video = layer.input_layernorm(flat), layer.input_layernorm(video)
         from_video = _keys_values(layer, normed_video, rope_video)
-        mixed = _attend_text(
+        mixed, seen = _attend_text(
             _queries(layer, normed_text, rope_text), *_keys_values(layer, normed_text, rope_text), *from_video, lines
         )
         flat = _finish(layer, flat, mixed)
+        if probe is not None and index in probe.attention:
+            place = probe.asked[:, None, :, None, None].expand(-1, seen.shape[1], -1, 1, seen.shape[-1])
+            probe.attention[index] = seen.unflatten(2, (lines, length)).gather(3, place).squeeze(3)
         if index < final:  # nobody reads the last layer's video rows
             queries = _queries(layer, normed_video, rope_video)
             video = _finish(layer, video, scaled_dot_product_attention(queries, *from_video, is_causal=True, scale=1.0))
-        if taps is not None and index in taps:
-            taps[index] = video
+        if probe is not None and index in probe.hidden:
+            probe.hidden[index] = video
     return language.norm(flat).view(batch, lines, length, dim)
 
 
@@ -120,8 +141,8 @@ def _keys_values(layer: Model, normed: Tensor, rope: tuple[Tensor, Tensor]) -> t
 
 def _attend_text(
     query: Tensor, key: Tensor, value: Tensor, key_video: Tensor, value_video: Tensor, lines: int
-) -> Tensor:
-    """Each line attends to the whole video and causally to itself, in one softmax."""
+) -> tuple[Tensor, Tensor]:
+    """Each line attends to the whole video and causally to itself, in one softmax; and its weights on the video."""
     seq = query.shape[2]
     length, video = seq // lines, key_video.shape[2]
     own_query, own_key, own_value = (part.unflatten(2, (lines, length)) for part in (query, key, value))
@@ -130,7 +151,7 @@ def _attend_text(
     scores = torch.cat([query @ key_video.transpose(-1, -2), to_self], dim=-1)
     seen, own = torch.softmax(scores, dim=-1).split([video, length], dim=-1)
     mixed = own.unflatten(2, (lines, length)) @ own_value
-    return seen @ value_video + mixed.flatten(2, 3)
+    return seen @ value_video + mixed.flatten(2, 3), seen
 
 
 def _finish(layer: Model, hidden: Tensor, mixed: Tensor) -> Tensor:

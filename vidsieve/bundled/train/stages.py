@@ -37,6 +37,7 @@ class Stage:
 
     flashes: most events in the crowded half of the clips.  rungs: share of each.  drop: share of batches that lose
     tokens.  fewest: smallest share of tokens left.  tokens: of a batch, text and all.
+    guided: whether attention is shown where to look.
     """
 
     main: Sort
@@ -48,13 +49,14 @@ class Stage:
     drop: float = 0.0
     fewest: float = 0.05
     tokens: int = 3000
+    guided: bool = False
 
 
 _STATIC: Mapping[Rung, float] = {"static": 1.0}
 _ALL: Mapping[Rung, float] = {"static": 0.45, "jitter": 0.3, "cuts": 0.25}
 STAGES: Final = (
-    Stage(Sort(4, 4), (), _STATIC, 500),
-    Stage(Sort(8, 4), (Sort(4, 8),), _STATIC, 500),
+    Stage(Sort(4, 4), (), _STATIC, 500, guided=True),
+    Stage(Sort(8, 4), (Sort(4, 8),), _STATIC, 500, guided=True),
     Stage(Sort(12, 4), (Sort(4, 4), Sort(8, 8)), {"static": 0.6, "jitter": 0.4}, 400, drop=0.2, fewest=0.3),
     Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 500, drop=0.3, fewest=0.3),
     Stage(Sort(32, 4), (Sort(12, 4), Sort(8, 8)), _ALL, 700, drop=0.4, fewest=0.2, tokens=4000),

@@ -109,4 +109,11 @@ def kept(tokens: Float[Tensor, "clips groups cells dim"], how: str, rng: torch.G
 
 
 def _first(lines: Lines, videos: int) -> Lines:
-    return Lines(lines.ids[:videos], lines.targets[:videos], lines.weights[:videos], lines.kinds[:videos], lines.names)
+    return Lines(
+        lines.ids[:videos],
+        lines.targets[:videos],
+        lines.weights[:videos],
+        lines.kinds[:videos],
+        lines.about[:videos],
+        lines.names,
+    )

@@ -1,4 +1,4 @@
-"""Does the winner beat dropping tokens at random, frames evenly, or simply giving the model less video?"""
+"""Measure controls at the winner's latency: random tokens, even frames, or less video."""
 
 import bisect
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memor
 
 
 def controls_for(bench: Bench, policies: Sequence[Policy]) -> list[Intervention]:
-    """`policies`, then each kind of smaller input that the bench can give, its size to be found by `run_control`."""
+    """List `policies`, then each kind of smaller input that the bench can give; `run_control` finds its size."""
     kinds: tuple[Kind, ...] = get_args(Kind)
     return [*policies, *(SmallerInput(kind=kind, ratio=1.0) for kind in kinds if kind in bench.smaller)]
 
@@ -50,7 +50,7 @@ def run_control(
 
 
 def _matched(measurement: Measurement, control: Intervention, winner: Latency) -> tuple[Intervention, Latency]:
-    """`control` at the winner's latency, and the latency it has there."""
+    """Match `control` to the winner's latency; return it with its latency."""
     if isinstance(control, SmallerInput):
         return match_smaller(measurement, control.kind, winner)
     policy = match_latency(measurement, control, winner.ratio.value)
@@ -62,7 +62,7 @@ def _kind(control: Intervention) -> Kind | None:
 
 
 def _retention(control: Intervention, outcomes: Sequence[Outcome]) -> float | None:
-    """As asked of a policy; of a smaller input as its outcomes tell it."""
+    """Return the retention ratio: requested of a policy, counted in the outcomes of a smaller input."""
     if isinstance(control, Policy):
         return control.retention_ratio
     kept = [outcome.retention_ratio for outcome in outcomes if outcome.retention_ratio is not None]
@@ -70,7 +70,7 @@ def _retention(control: Intervention, outcomes: Sequence[Outcome]) -> float | No
 
 
 def match_latency(measurement: Measurement, control: Policy, latency_ratio: float) -> Policy:
-    """`control` with the largest retention ratio predicted to be as fast as `latency_ratio` ÷ baseline."""
+    """Solve the largest retention ratio of `control` predicted to be as fast as `latency_ratio` ÷ baseline."""
     missing = control.needs() - measurement.bench.offers
     if missing:
         raise ValueError(f"needs {', '.join(sorted(missing))}")
@@ -94,13 +94,13 @@ MOST_STEPS_DOWN = 2
 
 
 def sizes(kind: Kind, shape: VideoShape) -> list[float]:
-    """The ratios below 1 that may give an input of another size, ascending: whole frames, whole tokens of a frame."""
+    """List the ratios below 1 that may give another input size, ascending: whole frames, whole tokens of a frame."""
     whole = shape.frames if kind == "frames" else shape.tokens
     return [part / whole for part in range(1, whole)]
 
 
 def match_smaller(measurement: Measurement, kind: Kind, winner: Latency) -> tuple[SmallerInput, Latency]:
-    """The largest input of `kind` that is as fast as the winner within tolerance, and its latency.
+    """Find the largest input of `kind` that is as fast as the winner within tolerance, and its latency.
 
     On a noisy machine the latency that is returned may still be somewhat higher: it says what was reached.
 
@@ -119,14 +119,14 @@ def match_smaller(measurement: Measurement, kind: Kind, winner: Latency) -> tupl
             break
         if at == 0:
             raise _too_slow(latency.ratio.value, limit)
-        # the quick look was lucky
+        # the quick measurement was lucky
         wanted = bisect.bisect_right(ratios, ratios[at] * limit / latency.ratio.value) - 1
         at = max(0, min(at - 1, wanted))
     return chosen, latency
 
 
 def _bracket(measurement: Measurement, kind: Kind, ratios: list[float], aim: float, limit: float) -> int:
-    """Index of the largest size found within `limit`, by a few quick looks where a line through the ends points.
+    """Find the index of the largest size within `limit`, by regula falsi with a few quick measurements.
 
     Raises TuneError if the smallest is slower.
     """
@@ -153,7 +153,7 @@ class _Point(NamedTuple):
 
 
 def _time(measurement: Measurement, kind: Kind, ratios: list[float], index: int, rules: TimingRules) -> _Point:
-    """One quick measurement."""
+    """Time one size quickly."""
     latency = measurement.timer.measure(SmallerInput(kind=kind, ratio=ratios[index]), rules)
     return _Point(index, ratios[index], latency.ratio.value)
 

@@ -1,4 +1,4 @@
-"""After the search: the leaders are ranked once more, have their latency confirmed, then meet the held-out examples."""
+"""The end of a search: leaders are ranked once more, their latency is confirmed, and held-out examples judge."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ FINALISTS = 3
 
 
 class Finals:
-    """Chooses among the leaders of a search; the attributes say how far that got.
+    """Choose among the leaders of a search; the attributes hold what was found, also when interrupted.
 
     `running` is the finalist whose latency is confirmed and whose held-out examples are being scored; `chosen` with
     `accuracy` the one that made it (`chosen` stays None when nothing beat the uncompressed model).
@@ -45,19 +45,19 @@ class Finals:
 
     @property
     def leaders(self) -> list[TrialResult]:
-        """Who is tried, in turn: as ranked anew, else as the search had them."""
+        """The leaders in the order they are tried: as ranked anew, else as the search ranked them."""
         return self._search.leaders() if self._reranking is None else list(self._reranking.order)
 
     @property
     def rerank(self) -> dict[str, Any]:
-        """What came of ranking anew, for provenance: `skipped` with the reason, or examples, estimates and order."""
+        """The re-ranking for provenance: `skipped` with the reason, or examples, estimates and order."""
         if self._measurement.target.already_met:
             # speed is measured already, and the drop is tested on held-out examples, every look allowed for
             return {"skipped": "the fastest policy is sought, which answers do not rank"}
         return {"skipped": "not reached"} if self._reranking is None else self._reranking.to_dict()
 
     def most_accurate(self) -> tuple[Outcome, ...]:
-        """The best trial whose latency can be confirmed, else the floor; one look at the held-out examples.
+        """Choose the best trial whose latency can be confirmed, else the floor; one look at the held-out examples.
 
         With `fresh` examples the leaders are ranked on them first.
 
@@ -85,7 +85,7 @@ class Finals:
         )
 
     def fastest_accurate(self) -> tuple[Outcome, ...]:
-        """The fastest of a few finalists whose held-out drop is allowed; else the uncompressed model's outcomes."""
+        """Choose the fastest finalist whose held-out drop is allowed; else return the uncompressed outcomes."""
         margin = self._measurement.request.max_drop_points / 100
         leaders = fast_finalists(self._search.leaders(), margin)
         looks = len(leaders)
@@ -103,7 +103,7 @@ class Finals:
         return self._heldout.baseline
 
     def _try(self, policy: Policy) -> tuple[Outcome, ...] | None:
-        """Held-out outcomes of a finalist with its latency confirmed (`running`); None, and a warning if it raised."""
+        """Confirm the latency of a finalist (`running`), then score it on held-out examples; None if it fails."""
         self._measurement.listener.confirming(policy)
         # scored first and outside: what the uncompressed model raises is no fault of the policy
         _ = self._heldout.baseline
@@ -119,7 +119,7 @@ class Finals:
 
 
 def fast_finalists(leaders: Sequence[TrialResult], margin: float) -> list[TrialResult]:
-    """Up to three of `leaders` (fastest first): the fastest, the fastest that is safe, the most accurate.
+    """Choose up to three of `leaders` (fastest first): the fastest, the fastest that is safe, the most accurate.
 
     The fastest policy that passed on the search examples often passed by luck. Safe means that its change less one
     standard error is within `margin`. Where two of these are one, the leader half-way between the ends joins.
@@ -128,8 +128,8 @@ def fast_finalists(leaders: Sequence[TrialResult], margin: float) -> list[TrialR
         return []
     safe = [f for f in leaders if (f.change or 0.0) - (f.change_error or 0.0) >= -margin]
     accurate = max(leaders, key=lambda f: f.change or 0.0)
-    picked = [leaders[0], *safe[:1], accurate]
-    between = [f for f in leaders[: list(leaders).index(accurate)] if f not in picked]
-    if len({trial_result.number for trial_result in picked}) < FINALISTS and between:
-        picked.append(between[len(between) // 2])
-    return [trial_result for trial_result in leaders if trial_result in picked]
+    chosen = [leaders[0], *safe[:1], accurate]
+    between = [f for f in leaders[: list(leaders).index(accurate)] if f not in chosen]
+    if len({trial_result.number for trial_result in chosen}) < FINALISTS and between:
+        chosen.append(between[len(between) // 2])
+    return [trial_result for trial_result in leaders if trial_result in chosen]

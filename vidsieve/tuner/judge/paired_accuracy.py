@@ -1,4 +1,4 @@
-"""A policy beside the uncompressed model on the same examples: rates, paired change and certificate.
+"""Paired accuracy of a policy and the uncompressed model: rates, change and certificate.
 
 `vidsieve tune` and `vidsieve eval` both judge by these.
 """
@@ -19,7 +19,7 @@ from vidsieve.tuner.judge.statistics import (
 from vidsieve.tuner.protocol import Bench, Intervention
 
 MOST_TOLD = 1_000_000
-"""An interval that would need more examples than this knows nothing."""
+"""An interval that would need more examples than this is no estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Accuracy(PairedAccuracy):
 
     @property
     def needed(self) -> int | None:
-        """About how many examples would certify every other time, if the measured drop were the true one."""
+        """About how many examples would certify in every second study, if the measured drop were the true one."""
         return examples_needed(self.drop, self.max_drop_points / 100, changed=self.lost + self.won > 0)
 
     @property
@@ -148,7 +148,7 @@ def rates_by_kind(ours: Sequence[Outcome], base: Sequence[Outcome]) -> dict[str,
 
 
 class Heldout:
-    """The held-out examples and what has been seen of them; the uncompressed model is scored once."""
+    """Score and judge policies on the held-out examples; the uncompressed model is scored once."""
 
     def __init__(
         self,
@@ -181,6 +181,6 @@ class Heldout:
         return change_interval(ours, theirs, seed=self._seed)
 
     def accuracy(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
-        """Judge a policy's outcomes beside the uncompressed model's."""
+        """Judge a policy's outcomes against the uncompressed model's."""
         paired = paired_accuracy(self._metric, outcomes, self.baseline, looks=looks, seed=self._seed)
         return Accuracy(**vars(paired), max_drop_points=self._max_drop_points, looks=looks)

@@ -17,7 +17,7 @@ ROUNDS = 2
 CLOSE = 0.01
 """A prediction this near to what is then measured needs no second round."""
 CAREFUL = 4
-"""Retention is solved from few configurations, so each is timed with this many times the pairs of a quick look."""
+"""Retention is solved from few configurations, so each is timed with this many times the quick rules' pairs."""
 LEAST = 0.01
 """The lowest retention ratio searched where the uncompressed model meets the target."""
 
@@ -32,7 +32,7 @@ class Retention:
 
 
 def find_retention(measurement: Measurement, policy: Policy) -> Retention:
-    """What the search does about the retention of `policy`, which has been timed at its lowest.
+    """Solve the retention of `policy`, which has been timed at its lowest, or find the range to search.
 
     Where latency is not monotone in retention, the largest ratio predicted to fit means little: then the range from
     the lowest to the largest that was measured to fit is searched, and a warning says so.
@@ -51,7 +51,7 @@ def find_retention(measurement: Measurement, policy: Policy) -> Retention:
 
 
 def _measured_limit(measurement: Measurement, policy: Policy) -> float:
-    """The largest retention ratio of `policy` predicted to meet the target: bracket, solve, measure there, solve.
+    """Find the largest retention ratio predicted to meet the target: bracket, solve, measure there, solve again.
 
     A point half-way shows where latency falls as retention grows, and mends the first guess where it bends.
     """
@@ -74,26 +74,26 @@ def _measured_limit(measurement: Measurement, policy: Policy) -> float:
 
 
 def careful(quick: TimingRules) -> TimingRules:
-    """A quick look with more pairs, and an interval half as wide if the seconds allow it."""
+    """Make timing rules with more pairs, and an interval half as wide if the seconds allow it."""
     more = {"min_pairs": 2 * quick.min_pairs, "max_pairs": CAREFUL * quick.max_pairs}
     return replace(quick, **more, half_width_ratio=quick.half_width_ratio / 2)
 
 
 def _within(policy: Policy, lowest: float, low: float, high: float, *, solved: bool) -> Retention:
-    """The range within what the policy's `search:` section allows and what it can reach."""
+    """Clip a range to what the policy's `search:` section allows and what it can reach."""
     allowed_low, allowed_high = retention_window(policy)
     high = round_down(max(min(high, allowed_high), lowest), lowest)
     return Retention(high if solved else min(max(low, allowed_low, lowest), high), high, solved)
 
 
 def round_down(ratio: float, lowest: float) -> float:
-    """`ratio` cut to the digits that a candidate has, and no lower than `lowest`."""
+    """Cut `ratio` to the digits that a candidate has, but not below `lowest`."""
     scale = 10**RETENTION_DIGITS
     return max(lowest, math.floor(ratio * scale + 1e-6) / scale)
 
 
 class RetentionSolver:
-    """Solves candidates by the curves of the lab, and lets these learn from every candidate that was timed.
+    """Solve the retention of candidates by the measured curves, and add every timed candidate to them.
 
     A variant (a policy of another name, with a stage switched off or exchanged) has a curve of its own, of the shape of
     the published policy's. Settings shift latency too, but less than noise does as a rule: they share a curve.
@@ -103,7 +103,7 @@ class RetentionSolver:
         self._measurement = measurement
 
     def __call__(self, base: str, candidate: Policy) -> float:
-        """The retention ratio for `candidate`, a variant of the policy named `base`.
+        """Solve the retention ratio of `candidate`, a variant of the policy named `base`.
 
         Raises:
             TuneError: with these settings even the fewest tokens it can keep are predicted to miss the target.
@@ -120,14 +120,14 @@ class RetentionSolver:
         return round_down(min(wanted, high, retention_window(candidate)[1]), low)
 
     def learn(self, base: str, candidate: Policy, latency: Latency) -> None:
-        """Let later candidates be solved with what this one took."""
+        """Add a timed candidate to its curve."""
         if candidate.retention_ratio is None or not has_free_retention(candidate):
             return
         half_width = (latency.ratio.high - latency.ratio.low) / 2
         self._curve(base, candidate.name).add(candidate.retention_ratio, latency.ratio.value, half_width)
 
     def _curve(self, base: str, name: str) -> RetentionCurve:
-        """The curve of a policy, made like its base's if it has none."""
+        """Return the curve of a policy, made like its base's if it has none."""
         curves = self._measurement.curves
         if name not in curves and name != base and base in curves:
             curves[name] = RetentionCurve(like=curves[base])

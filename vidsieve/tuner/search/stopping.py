@@ -44,19 +44,19 @@ class SearchFailedError(TuneError):
 class Stop:
     """Whether the user asked to stop. `busy` is true while a trial runs, which a first Ctrl-C lets finish."""
 
-    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
-        self.asked, self.busy, self._told = False, False, told
+    def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
+        self.asked, self.busy, self._notify = False, False, notify
 
     def on_signal(self, *_: Any) -> None:
-        """A signal came. Raises KeyboardInterrupt where nothing runs that is worth finishing, or the second time."""
+        """Handle a signal: raise KeyboardInterrupt where no trial runs, or the second time."""
         if self.asked or not self.busy:
             raise KeyboardInterrupt
         self.asked = True
-        self._told()
+        self._notify()
 
     @contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Hear Ctrl-C here, and SIGTERM, which stops at once.
+        """Handle Ctrl-C here, and SIGTERM, which stops at once.
 
         Elsewhere than in the main thread, or where someone else listens already, nothing changes.
         """
@@ -73,7 +73,7 @@ def _stop_now(*_: Any) -> None:
 
 @contextmanager
 def _handler(number: int, expected: Any, handler: Any) -> Iterator[None]:
-    """`handler` in place of `expected`; nothing if another stands there, or outside the main thread."""
+    """Install `handler` in place of `expected`; do nothing where another is installed or outside the main thread."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is not expected:
         yield
         return

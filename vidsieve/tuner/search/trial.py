@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ REPEATS = "same as trial"
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrialResult:
-    """What one trial found. `value` is what the study maximises, `violation` its constraints (positive: broken).
+    """The result of one trial. `value` is what the study maximises, `violation` its constraints (positive: broken).
 
     `change` is the mean paired difference to the uncompressed model on the search examples, with its standard error.
     """
@@ -45,7 +45,7 @@ class TrialResult:
 
     @property
     def repeats(self) -> bool:
-        """Whether it is an earlier trial over again, and was not measured."""
+        """Whether it repeats an earlier trial and was not measured."""
         return self.reason.startswith(REPEATS)
 
     @property
@@ -55,16 +55,8 @@ class TrialResult:
         return self.candidate.policy
 
 
-@dataclass
-class Memory:
-    """What judges of one search share: findings by what was chosen, and how many examples they took."""
-
-    seen: dict[str, TrialResult] = field(default_factory=dict)
-    examples_scored: int = 0
-
-
 class Evaluator:
-    """Evaluates candidates on the search examples, paired with the uncompressed model (`baseline`).
+    """Evaluate candidates on the search examples, paired with the uncompressed model (`baseline`).
 
     Where the target binds, the study maximises the score with latency as constraint. Where the uncompressed model
     meets the target already, it maximises speed with the accuracy drop as constraint.
@@ -73,26 +65,19 @@ class Evaluator:
     def __init__(self, measurement: Measurement, data: Data, baseline: Score) -> None:
         self._measurement, self._data, self.baseline = measurement, data, baseline
         self._margin = measurement.request.max_drop_points / 100
-        self._memory = Memory(examples_scored=len(baseline.outcomes))
+        self._seen: dict[str, TrialResult] = {}
 
     def on_device(self, measurement: Measurement) -> "Evaluator":
-        """A judge that works in another lab and shares this one's memory."""
+        """Evaluate on another device, with the results seen so far in common."""
         other = copy.copy(self)
         other._measurement = measurement
         return other
 
     def remember(self, trial_results: Iterable[TrialResult]) -> None:
-        """Take over what an earlier session or another tuner found."""
+        """Add the results of an earlier session or of another tuner."""
         for trial_result in trial_results:
             if trial_result.candidate is not None and trial_result.verdict != "failed":
-                self._memory.seen[trial_result.candidate.key] = trial_result
-            if trial_result.score is not None and not trial_result.repeats:
-                self._memory.examples_scored += len(trial_result.score.outcomes)
-
-    @property
-    def examples_scored(self) -> int:
-        """Examples evaluated so far, those of the uncompressed model included."""
-        return self._memory.examples_scored
+                self._seen[trial_result.candidate.key] = trial_result
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -106,7 +91,7 @@ class Evaluator:
 
     def evaluate(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
         """Evaluate a candidate. What its policy may be blamed for becomes a failed trial with the reason."""
-        repeated = self._memory.seen.get(candidate.key)
+        repeated = self._seen.get(candidate.key)
         # what was too slow comes back with fewer tokens, now that the latency curve has learnt from it
         again = (
             repeated is not None and repeated.verdict == "too slow" and repeated.policy.hash != candidate.policy.hash
@@ -119,7 +104,7 @@ class Evaluator:
             trial_result = self._evaluate(number, candidate, best)
         except POLICY_FAULTS as error:
             return self.failed(number, candidate, fault_reason(error))
-        self._memory.seen[candidate.key] = trial_result
+        self._seen[candidate.key] = trial_result
         return trial_result
 
     def rated(self, trial_result: TrialResult) -> TrialResult:
@@ -137,7 +122,7 @@ class Evaluator:
         return replace(trial_result, value=value, violation=violation, change=change, change_error=error)
 
     def failed(self, number: int, candidate: Candidate | None, reason: str) -> TrialResult:
-        """A trial that could not be measured: infeasible by far, so that the sampler turns away from it."""
+        """Make the result of a trial that could not be measured: infeasible by far, so that the sampler avoids it."""
         value = -2.0 if self._measurement.target.already_met else 0.0
         violation = dict.fromkeys(self._constraints(), 1.0)
         return TrialResult(
@@ -169,11 +154,11 @@ class Evaluator:
         return self._weigh(number, candidate, best, latency, score, violation)
 
     def _score(self, candidate: Candidate, best: TrialResult | None) -> Score:
-        """Score, stopping early: against the best where accuracy decides, else against the allowed drop."""
+        """Score with early stopping: against the best where accuracy decides, else against the allowed drop."""
         rival, margin = (best.score if best is not None else None), 0.0
         if self._measurement.target.already_met:
             rival, margin = self.baseline, self._margin
-        score = race(
+        return race(
             self._measurement.bench,
             candidate.policy,
             self._data.search,
@@ -182,8 +167,6 @@ class Evaluator:
             margin=margin,
             step=self._measurement.listener.step,
         )
-        self._memory.examples_scored += len(score.outcomes)
-        return score
 
     def _weigh(
         self,
@@ -194,7 +177,7 @@ class Evaluator:
         score: Score,
         violation: dict[str, float],
     ) -> TrialResult:
-        """Value, constraints and verdict of a measured candidate."""
+        """Give a measured candidate its value, constraints and verdict."""
         trial_result = self.rated(
             TrialResult(
                 number=number,

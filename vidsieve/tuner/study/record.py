@@ -1,4 +1,4 @@
-"""Outcomes and findings as JSON, exact to the last digit, so that a resumed search goes on from the same numbers."""
+"""Outcomes, trial results and bounds as JSON, exact to the last digit, for a study that is resumed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -24,7 +24,7 @@ LATENCY = TypeAdapter(Latency)
 
 
 def outcomes_to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The numbers of `outcomes`, column by column; examples are known by their order."""
+    """Return the numbers of `outcomes`, column by column; examples are known by their order."""
     return {
         "correct": [outcome.correct for outcome in outcomes],
         "p_gold": [outcome.p_gold for outcome in outcomes],
@@ -62,7 +62,7 @@ def outcomes_from_json(
 
 
 def trial_result_to_json(trial_result: TrialResult) -> dict[str, Any]:
-    """Everything about a finding but its parameters, which the trial itself holds."""
+    """Return everything of a trial result but its parameters, which the trial itself holds."""
     return {
         "number": trial_result.number,
         "verdict": trial_result.verdict,
@@ -107,14 +107,14 @@ def trial_result_from_json(
 
 
 def explored_to_dict(measurement: Measurement, explored: Explored) -> dict[str, Any]:
-    """Bounds, space, floor and what the lab has learnt, as JSON can hold it; every number in full."""
+    """Return bounds, space, floor and curves as JSON can hold them; every number in full."""
     bounds = explored.bounds
-    told = {field.name: getattr(bounds, field.name) for field in fields(bounds)}
-    told |= {"baseline": asdict(bounds.baseline), "floor": asdict(bounds.floor)}
-    told |= {"limits": dict(bounds.limits), "set_aside": dict(bounds.set_aside)}
-    told |= {"policies": list(bounds.policies), "warnings": list(bounds.warnings)}
+    plain = {field.name: getattr(bounds, field.name) for field in fields(bounds)}
+    plain |= {"baseline": asdict(bounds.baseline), "floor": asdict(bounds.floor)}
+    plain |= {"limits": dict(bounds.limits), "set_aside": dict(bounds.set_aside)}
+    plain |= {"policies": list(bounds.policies), "warnings": list(bounds.warnings)}
     return {
-        "bounds": told,
+        "bounds": plain,
         # a list: Optuna needs the policies in the very same order, and a mapping may come back sorted
         "space": [
             {
@@ -140,7 +140,7 @@ def explored_to_dict(measurement: Measurement, explored: Explored) -> dict[str, 
 
 
 def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], data: Mapping[str, Any]) -> Explored:
-    """The same `Explored` again; sets the measurement's target, curves and warnings as they were.
+    """Rebuild `Explored`; sets the measurement's target, curves and warnings as they were.
 
     Raises:
         TuneError: a policy of the study is not among `policies`, or is another one under that name.
@@ -159,14 +159,14 @@ def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], dat
             policy, retention, solved=entry["solved"], bench=measurement.bench, metric=measurement.request.metric
         )
     floor = _policy(by_name, data["floor"]["policy"])
-    told = dict(data["bounds"])
-    told |= {"baseline": Interval(**told["baseline"]), "floor": Interval(**told["floor"])}
-    told |= {"policies": tuple(told["policies"]), "warnings": tuple(told["warnings"])}
+    plain = dict(data["bounds"])
+    plain |= {"baseline": Interval(**plain["baseline"]), "floor": Interval(**plain["floor"])}
+    plain |= {"policies": tuple(plain["policies"]), "warnings": tuple(plain["warnings"])}
     measurement.set_target(Target(**data["target"]))
     measurement.warnings[:] = dict.fromkeys([*data["warnings"], *measurement.warnings])
     measurement.curves = _curves(data["curves"])
     floor = floor.with_(retention_ratio=data["floor"]["retention_ratio"])
-    return Explored(Bounds(**told), Space(entries), floor)
+    return Explored(Bounds(**plain), Space(entries), floor)
 
 
 def _policy(by_name: Mapping[str, Policy], name: str) -> Policy:
@@ -175,10 +175,10 @@ def _policy(by_name: Mapping[str, Policy], name: str) -> Policy:
     return by_name[name]
 
 
-def _curves(told: Sequence[Mapping[str, Any]]) -> dict[str, RetentionCurve]:
-    """The curves; those like another are tied to it again."""
-    curves = {each["name"]: RetentionCurve(each["points"]) for each in told}
-    for each in told:
+def _curves(plain: Sequence[Mapping[str, Any]]) -> dict[str, RetentionCurve]:
+    """Rebuild the curves; those like another are tied to it again."""
+    curves = {each["name"]: RetentionCurve(each["points"]) for each in plain}
+    for each in plain:
         if each["like"] is not None:
             curves[each["name"]].like = curves[each["like"]]
     return curves

@@ -21,7 +21,7 @@ STUDY_FORMAT = 2
 
 
 def fingerprint(measurement: Measurement, data: Data, policies: Sequence[Policy]) -> dict[str, str]:
-    """Model, machine, data, target and policies as flat text; budgets (trials, patience, time) are no part of it."""
+    """State model, machine, data, target and policies as flat text; budgets (trials, patience, time) are left out."""
     request = measurement.request
     target = f"{request.latency_ms:g} ms" if request.latency_ms is not None else f"{request.speedup:g} times faster"
     fields = {
@@ -43,7 +43,7 @@ def fingerprint(measurement: Measurement, data: Data, policies: Sequence[Policy]
 
 
 def _foreign_code(policy: Policy) -> list[str]:
-    """Hashes of the files of stages that are not part of the package: their code is no part of the policy's hash."""
+    """Hash the files of stages outside the package: their code is no part of the policy's hash."""
     files = set()
     for bound in policy.stages:
         if type(bound.stage).__module__.startswith("vidsieve."):
@@ -82,26 +82,26 @@ def claim(study: Study, measurement: Measurement, task: Task, data: Data, polici
         except DataError:
             raise mismatch from None
         if not request.skip_bad:
-            raise StudyMismatchError(study.place, mismatch.fields, gone=_gone(kept, left)) from None
+            raise StudyMismatchError(study.place, mismatch.fields, _gone(kept, left) or "all of them") from None
         study.claim(fingerprint(measurement, left, policies), anew=True)
         if gone := _gone(kept, left):
-            measurement.warn(f"left out, because they were taken away since the search began: {gone}")
+            measurement.warn(f"the data lost files since the search began: {gone}")
         data = left
     study.keep_examples({split: digests(examples) for split, examples in data.splits.items()})
     return data
 
 
 def _gone(kept: Mapping[str, Sequence[str]], left: Data) -> str:
-    """How many examples of each split are no longer there, in words; empty if none."""
+    """Say how many examples of each split are missing; empty if none."""
     counts = {split: (len(names), len(names) - len(left.splits[split])) for split, names in kept.items()}  # type: ignore[index]
-    return ", ".join(f"{lost} of {of} {split} examples" for split, (of, lost) in counts.items() if lost)
+    return ", ".join(f"{lost} of {of} {split} examples gone" for split, (of, lost) in counts.items() if lost)
 
 
 LOOKS = "held-out looks"
 
 
 class CachingBench:
-    """A bench that looks into the study before it scores, and writes there what it scored to the end.
+    """A bench whose outcomes on whole splits are cached in the study.
 
     While it is `counting`, every policy scored on the `judging` examples is a look at them, also across sessions.
     """
@@ -113,14 +113,14 @@ class CachingBench:
 
     @property
     def looks(self) -> list[str]:
-        """The hashes of the policies that were scored on the judging examples."""
+        """Hashes of the policies that were scored on the judging examples."""
         return list(self._study.get(LOOKS) or [])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bench, name)
 
     def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
-        """As the bench; outcomes known from before come at once."""
+        """Score as the bench does, or yield the cached outcomes."""
         intervention = policy.hash if policy is not None else "uncompressed"
         names = digests(examples)
         asked = list_name(names)

@@ -28,7 +28,7 @@ from vidsieve.tuner.study.storage import (
 )
 
 SQLITE_TAILS = ("-journal", "-wal", "-shm")
-"""What a killed process leaves beside a SQLite file, and what that file is broken without."""
+"""What a killed process leaves next to a SQLite file, and what that file is broken without."""
 RETRIES = 3
 WAIT_S = 1.0
 SPACE = "explored"
@@ -37,22 +37,22 @@ ALIVE_S = 900.0
 HOLDER = "holder"
 LISTS, SPLITS = "example lists", "example splits"
 BLOB = "vidsieve"
-"""The attribute of a trial that holds its finding; the others are for people who look into the study."""
+"""The attribute of a trial that holds its result; the others are for people who open the study."""
 
 
 class StudyMismatchError(UsageError):
     """The study that is there belongs to another search. `fields` holds one line a difference.
 
-    `gone` says which examples are missing where nothing else is wrong.
+    `left` says which of its examples are left where nothing but the data differs.
     """
 
-    def __init__(self, place: Any, fields: Sequence[str], gone: str = "") -> None:
+    def __init__(self, place: Any, fields: Sequence[str], left: str = "") -> None:
         self.fields = list(fields)
         elsewhere = "name another `study`, or start anew with `fresh` (the old file is kept)."
         if "://" in str(place) and sqlite_path(place) is None:
             elsewhere = "or name another `study_name`."
-        if gone:
-            elsewhere = f"or give `skip_bad` to go on without what was taken away ({gone}), {elsewhere}"
+        if left:
+            elsewhere = f"or give `skip_bad` to go on with the examples that are left ({left}), {elsewhere}"
         super().__init__(
             f"study {place}: holds another search, and going on with it would mix two:\n"
             + "\n".join(fields)
@@ -61,7 +61,7 @@ class StudyMismatchError(UsageError):
 
 
 class Study:
-    """Asks and tells, and keeps what a search must not lose. `resumed`: it held something when it was opened.
+    """The trials and records of a search in an Optuna study. `resumed`: it held some when it was opened.
 
     `shared` studies live on a server: several tuners add trials, and trials that run may be another's.
 
@@ -90,7 +90,7 @@ class Study:
             raise
 
     def _open(self, request: TuneRequest) -> Any:
-        """The study, made if need be; a joining tuner must find it there."""
+        """Open or create the study; a joining tuner must find it there."""
         import optuna
 
         with storage_errors(self.place), quiet():
@@ -156,7 +156,7 @@ class Study:
             self._reap()
 
     def _wait_for(self, key: str) -> None:
-        """Until the tuner that started a shared search has put `key` there: both must search the very same space."""
+        """Wait until the tuner that started a shared search has put `key` there: both must search the same space."""
         while self.get(key) is None:
             holder = self.get(HOLDER)
             if not holder or not _alive(holder):
@@ -167,7 +167,7 @@ class Study:
             time.sleep(WAIT_S)
 
     def _reap(self) -> None:
-        """Under the lock no one else is at work: a trial that still runs died with its tuner, and is asked again."""
+        """Queue trials again that were running when their tuner died: under the lock no other tuner is at work."""
         for trial in self.optuna.get_trials(deepcopy=False):
             if trial.state.name == "RUNNING":
                 self.abandon(trial.number, trial.params, trial.user_attrs.get("retry", 0))
@@ -177,7 +177,7 @@ class Study:
         with storage_errors(self.place):
             trial = with_retries(lambda: self.optuna.get_trials(deepcopy=False))[number]
             if trial.state.is_finished():
-                return  # told in the very moment of the interruption: nothing is lost
+                return  # recorded at the very moment of the interruption: nothing is lost
             # what was asked for is known before the space has suggested it, or all of it
             params = {**trial.system_attrs.get("fixed_params", {}), **params}
             if params and retry < RETRIES:
@@ -186,7 +186,7 @@ class Study:
             with_retries(lambda: self.optuna.tell(number, state=_state("FAIL"), skip_if_finished=True))
 
     def get(self, key: str) -> Any:
-        """What was put under `key`, or None."""
+        """Return what was put under `key`, or None."""
         with storage_errors(self.place):
             return with_retries(lambda: self.optuna.user_attrs).get(key)
 
@@ -212,21 +212,21 @@ class Study:
         self._search_list = splits["search"]
 
     def example_lists(self) -> dict[str, list[str]]:
-        """All lists of examples that outcomes in the study were made on, by name."""
+        """Return all lists of examples that outcomes in the study were made on, by name."""
         return self._lists
 
     def example_digests(self) -> dict[str, list[str]] | None:
-        """Which examples each split had when the study was last at work; None before it was."""
+        """Return which examples each split had in the last session; None before the first."""
         splits = self.get(SPLITS)
         return None if splits is None else {split: self.get(f"examples {name}") for split, name in splits.items()}
 
     def enqueue(self, params: Mapping[str, Any]) -> None:
-        """Ask for these parameters soon, once."""
+        """Queue these parameters, once."""
         with storage_errors(self.place), quiet():
             with_retries(lambda: self.optuna.enqueue_trial(dict(params), skip_if_exists=True))
 
     def ask(self) -> Any:
-        """The next trial."""
+        """Ask the sampler for the next trial."""
         with storage_errors(self.place), quiet():
             return with_retries(self.optuna.ask)
 
@@ -239,16 +239,16 @@ class Study:
                 with_retries(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
             blob = trial_result_to_json(trial_result) | {"examples": self._search_list}
             with_retries(lambda: trial.set_user_attr(BLOB, blob))
-            # told twice is told once: the first answer of a server may have got lost
+            # recording twice is harmless: the first answer of a server may have got lost
             with_retries(lambda: self.optuna.tell(trial, trial_result.value, skip_if_finished=True))
         if self._holding:
             self._heartbeat()
 
     def trial_results(self, space: Space, examples: Sequence[Example]) -> list[TrialResult]:
-        """All finished trials as findings, in their order, numbered from 1.
+        """Rebuild the results of all finished trials, in their order, numbered from 1.
 
         Raises:
-            TuneError: a trial makes another policy now than it did when it was told.
+            TuneError: a trial makes another policy now than it did when it ran.
         """
         found: list[TrialResult] = []
         with storage_errors(self.place):
@@ -274,7 +274,7 @@ class Study:
         return candidate
 
     def _hold(self) -> None:
-        """On a server there is no lock: whoever started the search says so, and is believed while it shows life."""
+        """Claim a study on a server, where there is no lock, by a heartbeat; refuse while another's is recent."""
         holder = self.get(HOLDER)
         me = {"pid": os.getpid(), "host": platform.node()}
         if holder and not _same(holder, me) and _alive(holder):
@@ -289,7 +289,7 @@ class Study:
         self.put(HOLDER, {"pid": os.getpid(), "host": platform.node(), "beat_s": time.time()})
 
     def close(self) -> None:
-        """Let others in. Twice is once."""
+        """Release the study; safe to call twice."""
         if self._holding:
             self._holding = False
             # once is enough: where the server has gone, others see that nobody shows life
@@ -301,7 +301,7 @@ class Study:
 
 
 def rebuilt(space: Space, params: Mapping[str, Any], retention_ratio: float | None) -> Candidate:
-    """The candidate that a finished trial's parameters make, at the retention ratio it ran with."""
+    """Rebuild the candidate of a finished trial's parameters, at the retention ratio it ran with."""
     import optuna
 
     with quiet():
@@ -329,7 +329,7 @@ def set_aside(path: Path) -> Path | None:
 
 
 def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """One line a field that differs; empty if the two searches are one."""
+    """List the fields that differ, a line each; empty if the two searches are one."""
     names = [*stored, *(name for name in now if name not in stored)]
     return [
         f"  {name}: {stored.get(name, 'not there')} in the study, {now.get(name, 'not there')} now"
@@ -339,18 +339,18 @@ def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def _readable(trial_result: TrialResult) -> dict[str, Any]:
-    """What someone who looks into the study with another program wants to see of a trial."""
-    told_of: dict[str, Any] = {"verdict": trial_result.verdict}
+    """Return what a person who opens the study with another program wants to see of a trial."""
+    columns: dict[str, Any] = {"verdict": trial_result.verdict}
     if trial_result.reason:
-        told_of["reason"] = trial_result.reason
+        columns["reason"] = trial_result.reason
     if trial_result.candidate is not None:
-        told_of["policy"] = trial_result.policy.name
-        told_of["retention_ratio"] = trial_result.policy.retention_ratio
+        columns["policy"] = trial_result.policy.name
+        columns["retention_ratio"] = trial_result.policy.retention_ratio
     if trial_result.latency is not None:
-        told_of["latency_ratio"] = trial_result.latency.ratio.value
+        columns["latency_ratio"] = trial_result.latency.ratio.value
     if trial_result.change is not None:
-        told_of["change_points"] = 100 * trial_result.change
-    return told_of
+        columns["change_points"] = 100 * trial_result.change
+    return columns
 
 
 def _same(holder: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
@@ -382,7 +382,7 @@ def _state(name: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna marks `multivariate` and `group` experimental; that is our choice and not news for the user."""
+    """Silence Optuna's notices that `multivariate` and `group` are experimental."""
     import optuna
 
     with warnings.catch_warnings():
