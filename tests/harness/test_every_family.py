@@ -11,7 +11,6 @@ from adapters.kits import kits
 from checkpoint_fixtures import Invoke
 from media.checkpoints import SPECIAL, write_checkpoint
 from safetensors.torch import save_file
-from vidsieve.tuner.controls.smaller_input import SmallerInput
 
 from vidsieve import load_policy
 from vidsieve.framework.registry import default
