@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vidsieve.cli.formatting import workload_line
 from vidsieve.cli.options import StudyOptions
-from vidsieve.cli.output import complain, note, say, say_json, write_policy
+from vidsieve.cli.output import complain, say, say_json, write_policy
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
 
@@ -33,11 +32,11 @@ def confirm_file(
 
     Model, workload and target come from its provenance where the options leave them out.
     """
-    from vidsieve.cli.progress import search_progress
+    from vidsieve.cli.progress import opened_with_progress
     from vidsieve.framework.policy.file import load_policy
     from vidsieve.harness.model_choice import choose
     from vidsieve.harness.output_files import Outputs
-    from vidsieve.harness.session import as_measured, differences, open_benches
+    from vidsieve.harness.session import as_measured, differences
     from vidsieve.harness.setup import add_plugins
     from vidsieve.tuner.request import TuneRequest
     from vidsieve.tuner.tuning import reconfirm
@@ -49,20 +48,9 @@ def confirm_file(
     outputs = Outputs(out, force=force, resumable=False) if out is not None else None
     request = TuneRequest(**_as_tuned(search, policy))
     setup = as_measured(setup, policy)
-    with (
-        search_progress(json) as listener,
-        open_benches(
-            setup,
-            choose(setup.model, setup.checkpoint, registry),
-            registry,
-            request=request,
-            devices=None,
-            in_process=study.in_process,
-            notice=note,
-            step=listener.step,
-        ) as opened,
-    ):
-        (note if json else say)(workload_line(opened))
+    choice = choose(setup.model, setup.checkpoint, registry)
+    where: dict[str, Any] = {"devices": None, "in_process": study.in_process}
+    with opened_with_progress(setup, choice, registry, request, **where, json=json) as (listener, opened):
         for sentence in differences(policy, dict(opened.bench.describe())):
             complain(f"measured elsewhere: {sentence}", kind="warning")
         result = reconfirm(opened.bench, opened.task, request, policy, listener=listener)

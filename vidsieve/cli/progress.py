@@ -1,15 +1,22 @@
 """What a search prints while it works: one line a trial, and on a terminal a bar for the step it is at."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from vidsieve.cli.formatting import minutes
+from vidsieve.cli.formatting import minutes, workload_line
 from vidsieve.cli.options import with_flags
+from vidsieve.cli.output import note, say
 from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.registry import Registry
+from vidsieve.harness.model_choice import Choice
+from vidsieve.harness.session import OpenBenches, open_benches
+from vidsieve.harness.setup import Setup
 from vidsieve.tuner.events import Listener
+from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import Bounds, TrialEvent
 
 QUIET_S = 20.0
@@ -111,6 +118,35 @@ def trial_line(event: TrialEvent) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def opened_with_progress(
+    setup: Setup,
+    choice: Choice,
+    registry: Registry,
+    request: TuneRequest,
+    *,
+    devices: list[str] | None,
+    in_process: bool,
+    json: bool,
+) -> Iterator[tuple[SearchProgress, OpenBenches]]:
+    """Open the benches of a search and print its workload; with `json` standard output is left alone."""
+    with (
+        search_progress(json) as listener,
+        open_benches(
+            setup,
+            choice,
+            registry,
+            request,
+            devices=devices,
+            in_process=in_process,
+            notice=note,
+            step=listener.step,
+        ) as opened,
+    ):
+        (note if json else say)(workload_line(opened))
+        yield listener, opened
 
 
 def search_progress(quiet: bool) -> SearchProgress:

@@ -1,13 +1,13 @@
 """`vidsieve tune`: search, confirm, write; or measure once more what was found before."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidsieve.cli.formatting import command, given_options, workload_line
+from vidsieve.cli.formatting import command, given_options
 from vidsieve.cli.options import Json, SearchSettings, StudyOptions, option
-from vidsieve.cli.output import complain, note, say, say_json, write_policy
+from vidsieve.cli.output import complain, say, say_json, write_policy
 from vidsieve.framework.errors import VidsieveError
 from vidsieve.harness.setup import Setup
 
@@ -65,50 +65,44 @@ def tune(
 
         confirm_file(setup, search, study, policies, confirm, out, force=force, json=json)
         return
+    result, outputs = _searched(setup, search, study, policies, out or DEFAULT_OUT, force=force, json=json)
+    if study.join:
+        say(f"the search is complete: {len(result.trials)} trials; who started it confirms and writes the policy")
+        return
+    _finish(result, outputs, setup, json=json)
+
+
+def _searched(
+    setup: Setup,
+    search: dict[str, Any],
+    study: StudyOptions,
+    policies: list[str] | None,
+    out: Path,
+    *,
+    force: bool,
+    json: bool,
+) -> "tuple[TuneResult, Outputs]":
+    """Check everything that can be checked without a model, then search."""
     from vidsieve.harness.model_choice import choose
     from vidsieve.harness.output_files import Outputs
     from vidsieve.harness.setup import add_plugins
     from vidsieve.tuner.request import TuneRequest
 
-    path = out or DEFAULT_OUT
-    place = study.place(path)
-    request = TuneRequest(
-        **search,
-        storage=place,
-        study_name=study.study_name,
-        fresh=study.fresh,
-        join=study.join,
-        skip_bad=setup.skip_bad,
-    )
+    place = study.place(out)
+    kept: dict[str, Any] = {"storage": place, "study_name": study.study_name, "fresh": study.fresh, "join": study.join}
+    request = TuneRequest(**search, **kept, skip_bad=setup.skip_bad)
     resumable = not study.fresh and isinstance(place, Path) and place.exists()
-    outputs = Outputs(path, force=force or study.join, resumable=resumable)
+    outputs = Outputs(out, force=force or study.join, resumable=resumable)
     devices = study.device_list(setup.device)
     registry = add_plugins(setup.plugin)
     choice = choose(setup.model, setup.checkpoint, registry)
     _check_names(policies, registry)
-    # only now what loads torch: a usage error shows at once
-    from vidsieve.cli.progress import search_progress
-    from vidsieve.harness.session import open_benches
+    # loads torch, so a usage error shows before
+    from vidsieve.cli.progress import opened_with_progress
 
-    with (
-        search_progress(json) as listener,
-        open_benches(
-            setup,
-            choice,
-            registry,
-            request=request,
-            devices=devices,
-            in_process=study.in_process,
-            notice=note,
-            step=listener.step,
-        ) as opened,
-    ):
-        (note if json else say)(workload_line(opened))
-        result = _search(opened, request, policies, registry, setup, outputs, listener)
-    if study.join:
-        say(f"the search is complete: {len(result.trials)} trials; who started it confirms and writes the policy")
-        return
-    _finish(result, outputs, setup, json=json)
+    where: dict[str, Any] = {"devices": devices, "in_process": study.in_process}
+    with opened_with_progress(setup, choice, registry, request, **where, json=json) as (listener, opened):
+        return _search(opened, request, policies, registry, setup, outputs, listener), outputs
 
 
 def _search(

@@ -68,17 +68,10 @@ def tune(
     if isinstance(model, str | Path):
         if processor is not None:
             raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
-        with open_benches(
-            setup,
-            choose(setup.model, setup.checkpoint, registry),
-            registry,
-            request=request,
-            devices=devices,
-            in_process=in_process,
-            task=task,
-            notice=listener.notice,
-            step=listener.step,
-        ) as opened:
+        choice = choose(setup.model, setup.checkpoint, registry)
+        where: dict[str, Any] = {"devices": devices, "in_process": in_process, "task": task}
+        calls: dict[str, Any] = {"notice": listener.notice, "step": listener.step}
+        with open_benches(setup, choice, registry, request, **where, **calls) as opened:
             return search(opened, request, registry, names=policies, listener=listener)
     if devices:
         raise UsageError("`devices`: a loaded model stays where it is; name the model instead.")
