@@ -14,7 +14,7 @@ from vidsieve.framework.planning.layers import LayerCounts, prune_points
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.stage import Stage, cached_on_owner
-from vidsieve.harness.process.interventions import write
+from vidsieve.harness.process.interventions import to_document
 from vidsieve.testing.samples import made_signals, video_features
 
 
@@ -25,7 +25,7 @@ def used(name: str) -> Policy:
     signals = made_signals(policy.needs(), 8, 16)
     policy.plan(features, token_grid=(8, 4, 4), signals=signals, layers=32)
     policy.attainable(VideoShape(8, 16, 32))
-    write(policy)
+    to_document(policy)
     counts = LayerCounts(policy, baseline=128, offered=128, layers=32)
     for point in prune_points(policy, 32):
         counts.ask(point)

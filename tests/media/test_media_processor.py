@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import matplotlib
@@ -12,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 from adapters.kits import kits
-from hypothesis import assume, given
-from hypothesis import strategies as st
 from media import checkpoints
 from media.golden_cases import pattern
 from PIL import Image, ImageDraw, ImageFont
@@ -256,27 +255,20 @@ def of_family(family: str, **video: Any) -> VidsieveProcessor:
 KEPT_SHAPE = ("qwen3-vl", "glm4v", "videollama3", "ernie-4.5-vl", "qwen2-vl")
 
 
-@pytest.fixture(scope="module")
-def sized() -> dict[str, VidsieveProcessor]:
-    return {family: of_family(family) for family in KEPT_SHAPE}
-
-
-@given(
-    st.sampled_from(KEPT_SHAPE),
-    st.tuples(st.integers(1, 9), st.integers(1, 2000), st.integers(1, 2000)),
-    st.integers(64, 4000),
-)
-def test_no_frame_is_above_the_users_cap(
-    sized: dict[str, VidsieveProcessor], family: str, clip_size: tuple[int, int, int], cap: int
-) -> None:
-    count, height, width = clip_size
-    assume(max(height, width) <= 150 * min(height, width))
-    encoder = sized[family].encoder.capped(cap)
-    assert isinstance(encoder, PatchEncoder)
-    new_height, new_width = encoder._size(count, height, width)
-    assert new_height % 8 == new_width % 8 == 0
-    assert min(new_height, new_width) >= 8
-    assert new_height * new_width <= cap or min(new_height, new_width) == 8
+@pytest.mark.parametrize("family", KEPT_SHAPE)
+def test_no_frame_is_above_the_users_cap(family: str) -> None:
+    whole, draw = of_family(family).encoder, Random(family)
+    for _ in range(300):
+        count, height, cap = draw.randint(1, 9), draw.randint(1, 2000), draw.randint(64, 4000)
+        width = max(1, min(2000, int(height * 150 ** draw.uniform(-1, 1))))
+        encoder = whole.capped(cap)
+        assert isinstance(encoder, PatchEncoder)
+        if max(height, width) > 200 * min(height, width):
+            continue
+        new_height, new_width = encoder._size(count, height, width)
+        assert new_height % 8 == new_width % 8 == 0
+        assert min(new_height, new_width) >= 8
+        assert new_height * new_width <= cap or min(new_height, new_width) == 8, (count, height, width, cap)
 
 
 @pytest.mark.parametrize("cap", [1, 600])
