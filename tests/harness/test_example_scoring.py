@@ -10,7 +10,7 @@ from vidsieve import load_policy
 from vidsieve.framework.errors import DataError
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.harness.answer_options import INSTRUCTION, choice_ids, normalised
+from vidsieve.harness.answer_options import INSTRUCTION, choice_ids, normalised, scored_prompt
 from vidsieve.harness.data.clips import ClipReader, FrameCache
 from vidsieve.harness.data.labelled import LabelledData
 from vidsieve.harness.model_bench import Workbench

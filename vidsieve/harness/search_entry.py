@@ -49,8 +49,7 @@ def tune(
             and of `Setup` (`checkpoint`, `frames`, `dtype`, `device`, ...). `inspect.signature` lists them all.
 
     Raises:
-        UnknownNameError: a setting that neither has.
-        UsageError: settings that do not go together.
+        UsageError: settings that do not go together, or one that neither has (UnknownNameError).
         TargetUnreachableError: no policy is fast enough here.
         Interrupted: Ctrl-C; its `result` is the best policy so far, or None.
         SearchFailedError: an error after a policy was found; its `result` is the best so far, the error its cause.
