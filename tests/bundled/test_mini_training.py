@@ -219,7 +219,7 @@ def test_a_stage_ends_when_its_worst_kinds_are_fluent_or_its_steps_are_over() ->
     assert (slow.stage, slow.since) == (1, 1)
     long = (dataclasses.replace(STAGES[0], most_steps=10_000), STAGES[1])
     turned = [quick.advance(long, Sort(4, 4), {"order": 1.0, "shape": 1.0}) for _ in range(200)]
-    assert turned.index(True) == 79
+    assert turned.index(True) == 59
     unsure = Position()
     right = {"order": 0.5, "first_color": 0.9, "where": 0.9, "shape": 1.0, "exist": 1.0}
     assert not any(unsure.advance(long, Sort(4, 4), right) for _ in range(200))
