@@ -19,9 +19,10 @@ from vidsieve.bundled.train.drops import kept_tokens
 from vidsieve.bundled.train.language import line_logits
 from vidsieve.bundled.train.lines import question_ids
 from vidsieve.bundled.train.long_run import LongRun
+from vidsieve.bundled.train.marks import Marks
 from vidsieve.bundled.train.muon import Muon, orthogonalised
 from vidsieve.bundled.train.package import save_package
-from vidsieve.bundled.train.packed import frame_of, positions
+from vidsieve.bundled.train.packed import Probe, frame_of, positions
 from vidsieve.bundled.train.stages import Position, Sort, Stage
 from vidsieve.bundled.train.vision import video_features
 from vidsieve.bundled.train.watch import Watch, kept
@@ -219,7 +220,7 @@ def test_a_stage_ends_when_its_worst_kinds_are_fluent_or_its_steps_are_over() ->
     assert (slow.stage, slow.since) == (1, 1)
     long = (dataclasses.replace(STAGES[0], most_steps=10_000), STAGES[1])
     turned = [quick.advance(long, Sort(4, 4), {"order": 1.0, "shape": 1.0}) for _ in range(200)]
-    assert turned.index(True) == 79
+    assert turned.index(True) == 59
     unsure = Position()
     right = {"order": 0.5, "first_color": 0.9, "where": 0.9, "shape": 1.0, "exist": 1.0}
     assert not any(unsure.advance(long, Sort(4, 4), right) for _ in range(200))
@@ -266,3 +267,21 @@ def test_a_packaged_model_says_what_training_scored(shape: ModelShape, tmp_path:
     ids = torch.tensor([[question_ids(frame_of(trained).after, example.question)]])
     index = torch.arange(2048)[None]
     assert int(line_logits(trained, shape, tokens, index, shape.groups, ids)[0, 0, -1].argmax()) == int(said)
+
+
+def test_the_guide_is_content_where_each_head_looks_at_one_of_the_things_asked_about() -> None:
+    pool = _pool(QWEN)
+    batch = dataclasses.replace(pool.batch(Position()), guided=True)
+    marks, lines = Marks(QWEN), batch.lines
+    probe = marks.probe(batch)
+    about = lines.about
+    second = torch.where(about[..., 1] == 0, about[..., 0], about[..., 1])
+    for layer in probe.attention:
+        ideal = torch.stack([batch.shown[:, None] == about[..., :1], batch.shown[:, None] == second[..., None]], dim=1)
+        probe.attention[layer] = ideal / ideal.sum(-1, keepdim=True).clamp(min=1)
+    assert float(marks._guide(probe, batch)) < 1e-3
+    swapped = Probe({}, {layer: weights.flip(1) for layer, weights in probe.attention.items()}, probe.asked)
+    assert float(marks._guide(swapped, batch)) > 0.1  # of two things each head has its own
+    even = torch.full((len(batch.tokens), 4, lines.ids.shape[1], batch.index.shape[1]), 1 / batch.index.shape[1])
+    lost = Probe({}, dict.fromkeys(probe.attention, even), probe.asked)
+    assert float(marks._guide(lost, batch)) > 2

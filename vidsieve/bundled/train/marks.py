@@ -63,13 +63,17 @@ class Marks(torch.nn.Module):
         return Probe({self.early: empty, self.late: empty}, wanted, batch.lines.first_asked)
 
     def _guide(self, probe: Probe, batch: LongBatch) -> Tensor:
-        """How little two heads look at what the answer can be read from; questions of time are asked later on."""
-        about = batch.lines.about
-        evidence = ((batch.shown[:, None, :, None] == about[:, :, None]) & (about[:, :, None] > 0)).any(-1)
-        can = evidence.any(-1)
+        """How little two heads look at what the answer can be read from; questions of time are asked later on.
+
+        Of two things each head is shown one.
+        """
+        about = batch.lines.about.transpose(1, 2)
+        about = torch.where(about == 0, about[:, :1], about)
+        evidence = (batch.shown[:, None, None] == about[..., None]) & (about[..., None] > 0)
+        can = evidence.any(-1).all(1)
         timed = torch.tensor([name in TIMED for name in batch.lines.names])[batch.lines.kinds]
         losses = []
         for layer, chosen in ((self.middle, can & ~timed), (self.late + 1, can & timed)):
-            weight = (probe.attention[layer][:, :GUIDED_HEADS] * evidence[:, None]).sum(-1)
+            weight = (probe.attention[layer][:, :GUIDED_HEADS] * evidence).sum(-1)
             losses.append(-(weight + 1e-4).log().mean(1)[chosen])
         return torch.cat(losses).mean()

@@ -14,7 +14,7 @@ from vidsieve.bundled.scene import Rung
 FLUENT: Final = 0.8
 WORST: Final = 3
 """A stage ends when the running accuracy of its three worst kinds of question is at least this on average."""
-FEWEST_STEPS: Final = 80
+FEWEST_STEPS: Final = 60
 MEMORY: Final = 0.95
 
 
