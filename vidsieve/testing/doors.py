@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.planning.calls import call
-from vidsieve.framework.planning.checks import check_keep_kv, check_type
+from vidsieve.framework.planning.checks import call, check_keep_kv, check_type
 from vidsieve.framework.planning.layer_cut import cut_of
 from vidsieve.framework.plans import Budget, KeepKV, Scores
 from vidsieve.framework.records import DecodeStep, LayerTokens

@@ -4,13 +4,17 @@ Each function raises PlanError: *which stage: what was expected, what came, what
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import pluggy
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vidsieve.framework.errors import PlanError
+from vidsieve.framework.errors import PlanError, StageError, VidsieveError
+from vidsieve.framework.hookspecs import PROJECT, STAGE_HOOKS, StageSpecs
 from vidsieve.framework.plans import Budget, Keep, KeepFrames, KeepKV, Merge, Scores, Segments
+from vidsieve.framework.stage import Stage, cached_on_owner
 
 _ALLOWED: dict[str, tuple[type, ...]] = {
     "reduce_frames": (KeepFrames,),
@@ -188,3 +192,37 @@ def check_keep_kv(where: str, plan: KeepKV, rows: int, like: Tensor) -> None:
     """Shape, dtype and device only: this runs every decode step, so nothing is read back."""
     check_tensor(where, "KeepKV.index", plan.index, (rows, None), "int", like)
     check_tensor(where, "KeepKV.active", plan.active, (rows,), "bool", like)
+
+
+class _StageManager(pluggy.PluginManager):
+    """Looks at the hooks alone: a pydantic model has a hundred other attributes, and reading them all costs 5 ms."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        return super().parse_hookimpl_opts(plugin, name) if name in STAGE_HOOKS else None
+
+
+@cached_on_owner(1)
+def callers(stage: Stage) -> dict[str, Any]:
+    """One manager per stage object: its hook callers by name. A policy builds them when it is made."""
+    manager = _StageManager(PROJECT)
+    manager.add_hookspecs(StageSpecs)
+    manager.register(stage)
+    manager.check_pending()
+    return {name: getattr(manager.hook, name) for name in STAGE_HOOKS}
+
+
+def call(where: str, stage: Stage, hook: str, record: object) -> Any:
+    """The plan `stage` returns from `hook` for `record`.
+
+    Raises:
+        StageError: the stage raised; the cause is chained. Our own errors and out-of-memory pass as they are.
+    """
+    argument = {"reduce_frames": "frames", "prune_kv": "step"}.get(hook, "tokens")
+    hook_caller = callers(stage)[hook]
+    try:
+        return hook_caller(**{argument: record})
+    except (VidsieveError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        text = f"{where}: raised {type(error).__name__}: {error}. The model is left as it was found."
+        raise StageError(text) from error

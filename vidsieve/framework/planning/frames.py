@@ -4,13 +4,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vidsieve.framework.composition import BoundStage, Composition
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.planning.calls import call
-from vidsieve.framework.planning.checks import check_keep_frames, check_type
+from vidsieve.framework.planning.attainable import check_reach, solved
+from vidsieve.framework.planning.checks import call, check_keep_frames, check_type
 from vidsieve.framework.planning.pipeline import generator
-from vidsieve.framework.planning.solving import check_reach, solved
 from vidsieve.framework.plans import KeepFrames, tokens_to_keep
-from vidsieve.framework.policy.composition import BoundStage, Composition
 from vidsieve.framework.records import FrameBatch, VideoShape
 from vidsieve.framework.stage import Stage
 

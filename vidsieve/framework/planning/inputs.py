@@ -7,8 +7,8 @@ from functools import cached_property
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from vidsieve.framework.composition import Composition
 from vidsieve.framework.errors import InputError, PlanError, PolicyError, suggest
-from vidsieve.framework.policy.composition import Composition
 from vidsieve.framework.records import INPUTS, SIGNALS, VideoShape
 
 
