@@ -50,7 +50,8 @@ def _wrap_decoder(model: Any) -> dict[str, Any]:
 
 
 def _static_cache(model: Any) -> dict[str, Any]:
-    config = CompileConfig(**_HOW, mode=None)
+    config: Any = CompileConfig(**_HOW)
+    config.mode = None  # "reduce-overhead" by default, which the backend "eager" does not take
     config._compile_all_devices = True
     return {"cache_implementation": "static", "compile_config": config}
 

@@ -26,7 +26,6 @@ from vidsieve.adapters.transformers_internals import attention_name, beam_reorde
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PlanError, PolicyError
 from vidsieve.framework.planning.checks import call as call_stage
-from vidsieve.framework.planning.checks import check_keep_kv, check_type
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage
@@ -229,8 +228,6 @@ class DecodeKV:
         shown = _shown(prompt, group.held.spread(attention, prompt.width), group.held.has(keep))
         record = DecodeStep(**shown, counts=tuple(visual), layer=point.layer, state=point.states.get(step.total - 1))
         plan = call_stage(point.where, point.stage, "prune_kv", record)
-        check_type(point.where, "prune_kv", plan)
-        check_keep_kv(point.where, plan, len(keep), record.attention)
         point.states[step.total] = plan.state
         self._narrow(point, plan, record, step)
 

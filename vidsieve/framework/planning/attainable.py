@@ -7,7 +7,7 @@ divided by those of the uncompressed model. A token that enters 7 of 28 layers c
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, get_args
 
-from vidsieve.framework.composition import BoundStage, Composition
+from vidsieve.framework.composition import Composition
 from vidsieve.framework.errors import PolicyError, RetentionError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS
 from vidsieve.framework.plans import tokens_to_keep
@@ -58,41 +58,38 @@ def check_attainable(policy: Composition, shape: VideoShape) -> None:
     )
 
 
-@cached_on_owner(512)
-def _reach(stage: Stage, shape: VideoShape) -> tuple[float, float]:
-    return stage.attainable(shape)
+def closing(where: str, stage: Stage, shape: VideoShape, token_budget: int) -> Stage:
+    """The stage that leaves `token_budget` of the tokens that reached it, the setting it names in `solves` chosen.
 
-
-def check_reach(where: str, stage: Stage, shape: VideoShape, token_budget: int) -> None:
-    """Refuse a budget the closer cannot meet on the tokens that reached it.
+    Where no value of the setting leaves just as many, the nearest count is taken. `attainable` with the setting fixed
+    must be monotone in it.
 
     Raises:
         RetentionError: with the range of counts it can leave.
     """
-    low, high = _reach(stage, shape)
-    if low * shape.total - 0.5 <= token_budget <= high * shape.total + 0.5:
-        return
+    low, high, found = _closing(stage, shape, token_budget)
+    if found is not None:
+        return found
     raise RetentionError(
         f"{where}: token_budget {token_budget} asked, but of the {shape.total} visual tokens that reach it, it leaves "
         f"{round(low * shape.total)} to {round(high * shape.total)}. Ask for a ratio within that or change the policy."
     )
 
 
-def solved(bound: BoundStage, shape: VideoShape, token_budget: int) -> Stage:
-    """The stage with the setting it names in `solves` chosen so that it leaves nearest to `token_budget` tokens.
-
-    Bisection on `attainable` with the setting fixed, which must be monotone in it.
-    """
-    return _solved(bound.stage, shape, token_budget)
-
-
 @cached_on_owner(256)
-def _solved(stage: Stage, shape: VideoShape, token_budget: int) -> Stage:
+def _closing(stage: Stage, shape: VideoShape, token_budget: int) -> tuple[float, float, Stage | None]:
+    """The shares a stage can leave, and itself as `closing` gives it; None where the budget is out of reach."""
+    low, high = stage.attainable(shape)
+    if not low * shape.total - 0.5 <= token_budget <= high * shape.total + 0.5:
+        return low, high, None
+    if not stage.solves:
+        return low, high, stage
+
     def count(one: Stage) -> int:
         return round(one.attainable(shape)[0] * shape.total)
 
     fewer, more = bracket(stage, count, token_budget)
-    return fewer if token_budget - count(fewer) <= count(more) - token_budget else more
+    return low, high, fewer if token_budget - count(fewer) <= count(more) - token_budget else more
 
 
 def bracket(stage: Stage, count: Callable[[Stage], float], target: float) -> tuple[Stage, Stage]:
