@@ -16,7 +16,7 @@ from vidsieve.adapters.generate_arguments import GenerateArguments, filler_id, r
 from vidsieve.adapters.generate_call import GenerateCall
 from vidsieve.adapters.prompt.positions import model_positions
 from vidsieve.adapters.prompt.shortening import Request, Shortened, shorten
-from vidsieve.adapters.transformers_internals import GENERATE_START, vision_inputs
+from vidsieve.adapters.transformers_internals import GENERATE_START, needed, vision_inputs
 from vidsieve.adapters.vision.encoding import encode
 from vidsieve.framework import registry
 from vidsieve.framework.errors import InputError, ModelError, PolicyError, UsageError
@@ -181,7 +181,6 @@ def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
 
 
 _OTHER_WAYS = (
-    GENERATE_START,  # called by every `generate`, also one that is not the instance's
     "generate_batch",
     "init_continuous_batching",
     "continuous_batching_context_manager",
@@ -200,7 +199,9 @@ class _Generate:
         self.original = self.__wrapped__ = model.generate
         self.open, self.thread, self.queue = True, get_ident(), queue_of(model)
         self._call: GenerateCall | None = None
-        others = {name: self._guarded(name) for name in _OTHER_WAYS if hasattr(model, name)}
+        ways = (name for name in _OTHER_WAYS if hasattr(model, name))
+        # every `generate` calls the first, also one that is not the instance's
+        others = {name: self._guarded(name) for name in (GENERATE_START, *ways)}
         self.puts: dict[str, Any] = {"generate": self, "__reduce_ex__": self.reduce_model, **others}
         self.found = {name: value for name, value in vars(model).items() if name in self.puts}
 
@@ -220,7 +221,7 @@ class _Generate:
 
     def _guarded(self, name: str) -> Any:
         """A method of the model that generates, or is called where it does, refused outside the calls of the block."""
-        original, said = getattr(self.handle.model, name), "generate" if name == GENERATE_START else name
+        original, said = needed(self.handle.model, name), "generate" if name == GENERATE_START else name
 
         @wraps(original)
         def guarded(*args: Any, **kwargs: Any) -> Any:

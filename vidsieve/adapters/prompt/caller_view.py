@@ -104,6 +104,7 @@ class CallerView:
 
 
 _LENGTHS: dict[type, tuple[str, ...]] = {
+    generation.MinLengthLogitsProcessor: ("min_length",),
     generation.MinNewTokensLengthLogitsProcessor: ("prompt_length_to_skip",),
     generation.TemperatureLogitsWarper: (),
     generation.TopKLogitsWarper: (),
