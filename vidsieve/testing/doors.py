@@ -92,10 +92,8 @@ def rank_layer(
     out is made of zeros (`rotary` of ones), one frame, and weights of one.
     """
     visual, device = attention_rows.shape[-1], attention_rows.device
-    given = (hidden, hidden_before, text, visual_inputs, text_inputs)
-    dim = next((states.shape[1] for states in given if states is not None), 1)
-    words = torch.zeros(0 if text_inputs is None else len(text_inputs), dim, device=device) if text is None else text
-    nothing, ones = torch.zeros(visual, dim, device=device), torch.ones_like(attention_rows[:1])
+    nothing, no_words = _zeros(attention_rows, hidden, hidden_before, text, visual_inputs, text_inputs)
+    words, ones = no_words if text is None else text, torch.ones_like(attention_rows[:1])
     record = LayerTokens(
         hidden=nothing if hidden is None else hidden,
         hidden_before=nothing if hidden_before is None else hidden_before,
@@ -122,6 +120,13 @@ def rank_layer(
     )
     where = f"stage {type(stage).__name__}, prune_layer"
     return cut_of(where, call(where, stage, "prune_layer", record), record).index
+
+
+def _zeros(attention_rows: Tensor, *states: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Hidden states that were left out, of the visual tokens and of the text, as wide as those given."""
+    dim = next((given.shape[1] for given in states if given is not None), 1)
+    words, device = 0 if states[-1] is None else len(states[-1]), attention_rows.device
+    return torch.zeros(attention_rows.shape[-1], dim, device=device), torch.zeros(words, dim, device=device)
 
 
 def _attended(recorded: Float[Tensor, "heads rows visual"], rows: Any = "last", of: str = "previous") -> Tensor:
