@@ -124,7 +124,7 @@ def rank_layer(
 def _states(
     attention_rows: Tensor, text: Tensor | None, text_inputs: Tensor | None, *others: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Zeros for hidden states of the visual tokens, as wide as those given, and those of the text, zeros if left out."""
+    """Zeros for hidden states of the visual tokens, as wide as those given, and the text's, zeros if left out."""
     dim = next((states.shape[1] for states in (text, text_inputs, *others) if states is not None), 1)
     words, device = 0 if text_inputs is None else len(text_inputs), attention_rows.device
     text = torch.zeros(words, dim, device=device) if text is None else text
