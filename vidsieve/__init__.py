@@ -37,7 +37,7 @@ _HOMES = {
     "vidsieve.tuner.request": ("TuneRequest",),
     "vidsieve.tuner.result": ("TuneResult",),
     "vidsieve.tuner.events": ("Listener",),
-    "vidsieve.tuner.judge.statistics": ("Interval", "examples_needed", "paired_difference"),
+    "vidsieve.tuner.statistics": ("Interval", "examples_needed", "paired_difference"),
     "vidsieve.report": ("write_pareto", "write_report"),
     "vidsieve.harness": ("tune",),
 }

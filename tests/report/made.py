@@ -6,7 +6,7 @@ from typing import Any
 from tuner.fake_bench import FakeBench
 from tuner.searching import Recorder, quality, search
 
-from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.result import TrialEvent, TuneResult
 
 BREAKDOWN = {

@@ -9,8 +9,8 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.controls.control import Control
-from vidsieve.tuner.controls.matched_controls import MOST_PROBES, controls_for, run_control, sizes
+from vidsieve.tuner.measured import Control
+from vidsieve.tuner.judge.matched_controls import MOST_PROBES, controls_for, run_control, sizes
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.measure.latency import Latency, TimingRules

@@ -12,7 +12,7 @@ from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.confirm_latency import STEPS, confirm_latency
 from vidsieve.tuner.judge.finals import Finals
 from vidsieve.tuner.judge.paired_accuracy import Heldout, paired_accuracy
-from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement, Target, Timings

@@ -14,7 +14,7 @@ from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored, explore
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve

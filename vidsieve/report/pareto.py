@@ -23,7 +23,7 @@ from vidsieve.report.points import (
     points_of,
 )
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.judge.statistics import ms
+from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.result import TuneResult
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import vidsieve
-from vidsieve.tuner.controls.control import Control
+from vidsieve.tuner.measured import Control
 from vidsieve.tuner.examples import Data
 from vidsieve.tuner.judge.paired_accuracy import Accuracy
 from vidsieve.tuner.judge.proxy import Proxy

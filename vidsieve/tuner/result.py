@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.controls.control import Control
+from vidsieve.tuner.measured import Control
 from vidsieve.tuner.judge.paired_accuracy import Accuracy
-from vidsieve.tuner.judge.statistics import Interval, in_points, ms
+from vidsieve.tuner.statistics import Interval, in_points, ms
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.request import Metric
 

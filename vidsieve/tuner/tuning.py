@@ -12,7 +12,7 @@ from vidsieve.tuner.events import Listener
 from vidsieve.tuner.examples import choose_examples
 from vidsieve.tuner.judge.confirm_latency import meets_target
 from vidsieve.tuner.judge.paired_accuracy import Heldout
-from vidsieve.tuner.judge.statistics import ms
+from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target, Timings, measure_breakdown
 from vidsieve.tuner.protocol import Bench

@@ -9,7 +9,7 @@ from vidsieve.framework.task import Outcome
 from vidsieve.tuner.judge.confirm_latency import Confirmed, confirm_latency
 from vidsieve.tuner.judge.paired_accuracy import Accuracy, Heldout
 from vidsieve.tuner.judge.rerank import Fresh, Reranking, rerank
-from vidsieve.tuner.judge.statistics import ms
+from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.search.trial import TrialResult

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.judge.scoring import Step, run_examples
-from vidsieve.tuner.judge.statistics import (
+from vidsieve.tuner.measure.scoring import Step, run_examples
+from vidsieve.tuner.statistics import (
     Interval,
     examples_needed,
     mcnemar_exact,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vidsieve.tuner.judge.scoring import Score
+from vidsieve.tuner.measure.scoring import Score
 from vidsieve.tuner.search.trial import TrialResult
 
 LEAST_CONFIGURATIONS = 5

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.judge.statistics import ms
+from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_limits import find_retention

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, Literal
 
 from vidsieve.framework.errors import TuneError
-from vidsieve.tuner.judge.statistics import Interval, median_interval, p95_interval
+from vidsieve.tuner.statistics import Interval, median_interval, p95_interval
 from vidsieve.tuner.protocol import Bench, Intervention, Metric
 
 PROTOCOL = "abba-interleaved-v1"

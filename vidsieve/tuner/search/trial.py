@@ -9,7 +9,7 @@ import numpy as np
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
 from vidsieve.tuner.examples import Data
-from vidsieve.tuner.judge.scoring import Score, Scorer, race
+from vidsieve.tuner.measure.scoring import Score, Scorer, race
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.result import Verdict

@@ -10,8 +10,8 @@ from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.examples import LEAST, digests
-from vidsieve.tuner.judge.scoring import Score
-from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.measure.scoring import Score
+from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target

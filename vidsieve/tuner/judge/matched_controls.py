@@ -11,7 +11,7 @@ from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Outcome
 from vidsieve.tuner.controls.control import Control
 from vidsieve.tuner.judge.paired_accuracy import Heldout
-from vidsieve.tuner.judge.statistics import wilson_interval
+from vidsieve.tuner.statistics import wilson_interval
 from vidsieve.tuner.measure.bounds import has_free_retention
 from vidsieve.tuner.measure.latency import Latency, TimingRules
 from vidsieve.tuner.measure.measurement import Measurement

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.protocol import Kind
 
