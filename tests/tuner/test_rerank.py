@@ -12,8 +12,8 @@ from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.proxy import Proxy
 from vidsieve.tuner.judge.rerank import Fresh, far_ahead, rerank
-from vidsieve.tuner.measure.scoring import Score, Scorer
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.scoring import Score, Scorer
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.protocol import Kind
+from vidsieve.tuner.statistics import Interval
 
 
 @dataclass(frozen=True, kw_only=True)

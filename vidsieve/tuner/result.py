@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.measured import Control
 from vidsieve.tuner.judge.paired_accuracy import Accuracy
-from vidsieve.tuner.statistics import Interval, in_points, ms
 from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measured import Control
 from vidsieve.tuner.request import Metric
+from vidsieve.tuner.statistics import Interval, in_points, ms
 
 Verdict = Literal["new best", "feasible", "too slow", "inaccurate", "pruned", "failed"]
 """too slow: the latency misses the target; inaccurate: the drop is too great where the target is met anyway;

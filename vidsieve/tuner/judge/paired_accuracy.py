@@ -9,6 +9,7 @@ from typing import Any
 
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.measure.scoring import Step, run_examples
+from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.statistics import (
     Interval,
     examples_needed,
@@ -16,7 +17,6 @@ from vidsieve.tuner.statistics import (
     paired_difference,
     wilson_interval,
 )
-from vidsieve.tuner.protocol import Bench, Intervention
 
 MOST_TOLD = 1_000_000
 """An interval that would need more examples than this is no estimate."""

@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any, Literal
 
 from vidsieve.framework.errors import TuneError
-from vidsieve.tuner.statistics import Interval, median_interval, p95_interval
 from vidsieve.tuner.protocol import Bench, Intervention, Metric
+from vidsieve.tuner.statistics import Interval, median_interval, p95_interval
 
 PROTOCOL = "abba-interleaved-v1"
 LEAST_PAIRS = 3

@@ -9,9 +9,9 @@ import numpy as np
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
 from vidsieve.tuner.examples import Data
-from vidsieve.tuner.measure.scoring import Score, Scorer, race
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.scoring import Score, Scorer, race
 from vidsieve.tuner.result import Verdict
 from vidsieve.tuner.space.search_space import Candidate
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason

@@ -10,15 +10,15 @@ from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.examples import LEAST, digests
-from vidsieve.tuner.measure.scoring import Score
-from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.measure.scoring import Score
 from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate, PolicySpace, Space
+from vidsieve.tuner.statistics import Interval
 
 LATENCY = TypeAdapter(Latency)
 
