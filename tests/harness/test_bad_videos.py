@@ -18,7 +18,7 @@ from vidsieve.harness.data.unlabelled import VideoFolder
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.setup import Setup
 from vidsieve.media import read_ends, read_video, write_video
-from vidsieve.tuner.events import Listener
+from vidsieve.tuner.result import Listener
 
 TUNE = ("tune", "--trials", 1, "--examples", 2, "--policies", "vidcom2", "--in-process", "--speedup", 1.3)
 WORK = ("--frames", 8, "--max-new-tokens", 2)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from vidsieve.tuner.judge.paired_accuracy import Accuracy
+from vidsieve.tuner.measured import Accuracy
 from vidsieve.tuner.statistics import clustered_error, paired_difference, wilson_interval
 
 

@@ -13,8 +13,7 @@ from vidsieve.tuner.request import TuneRequest
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
     from vidsieve.harness.session import OpenBenches, Session
-    from vidsieve.tuner.events import Listener
-    from vidsieve.tuner.result import TuneResult
+    from vidsieve.tuner.result import Listener, TuneResult
 
 
 def tune(
@@ -58,7 +57,7 @@ def tune(
     from vidsieve.harness.model_choice import choose
     from vidsieve.harness.process_state import eval_mode
     from vidsieve.harness.session import open_benches
-    from vidsieve.tuner.events import Listener
+    from vidsieve.tuner.result import Listener
 
     request, setup = _declared(settings, study, {"model": model, "data": data, "videos": videos})
     registry = add_plugins(setup.plugin)

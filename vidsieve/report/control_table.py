@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from vidsieve.report.number_format import NOT_MEASURED, percent, percent_interval, points, points_interval
-from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measured import Control
+from vidsieve.tuner.measured import Control, Latency
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.statistics import Interval
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_limits import find_retention
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
 from vidsieve.tuner.space.knobs import retention_window
