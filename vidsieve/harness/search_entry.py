@@ -142,7 +142,7 @@ def _session(
     model: Any, processor: Any, task: Any, setup: Setup, request: TuneRequest, listener: "Listener"
 ) -> "Session":
     """A session of a loaded model, on the data given or chosen."""
-    from vidsieve.harness.data.clip_check import clip_opener, readable, searched
+    from vidsieve.harness.clip_check import clip_opener, readable, searched
     from vidsieve.harness.data.example_choice import choose_task
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.model_loading import adopt
