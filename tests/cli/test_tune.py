@@ -67,7 +67,7 @@ def test_eval_chooses_model_and_data_once(
     invoke: Invoke, qwen: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    for home, name in (("harness.session", "choose"), ("harness.data.labelled", "LabelledData")):
+    for home, name in (("harness.session", "choose"), ("harness.data.user_data", "LabelledData")):
         original = getattr(importlib.import_module(f"vidsieve.{home}"), name)
         counted = partial(lambda name, original, *given, **more: calls.append(name) or original(*given, **more), name)
         monkeypatch.setattr(f"vidsieve.{home}.{name}", partial(counted, original))

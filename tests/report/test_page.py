@@ -12,7 +12,7 @@ from tuner.searching import Recorder, quality, search
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.report import report_html, write_report
-from vidsieve.tuner.controls.control import Control
+from vidsieve.tuner.measured import Control
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.stopping import Interrupted
 

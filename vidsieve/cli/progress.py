@@ -15,9 +15,8 @@ from vidsieve.framework.registry import Registry
 from vidsieve.harness.model_choice import Choice
 from vidsieve.harness.session import OpenBenches, open_benches
 from vidsieve.harness.setup import Setup
-from vidsieve.tuner.events import Listener
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import Bounds, TrialEvent
+from vidsieve.tuner.result import Bounds, Listener, TrialEvent
 
 QUIET_S = 20.0
 

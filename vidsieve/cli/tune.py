@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
     from vidsieve.harness.output_files import Outputs
     from vidsieve.harness.session import OpenBenches
-    from vidsieve.tuner.events import Listener
-    from vidsieve.tuner.result import TuneResult
+    from vidsieve.tuner.result import Listener, TuneResult
 
 FILES = "Files"
 DEFAULT_OUT = Path("policy.yaml")

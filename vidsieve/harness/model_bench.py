@@ -12,7 +12,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import SPLITS, Example, Outcome, Task
-from vidsieve.harness.data.clips import ClipReader
+from vidsieve.harness.data.clip_reader import ClipReader
 from vidsieve.harness.example_scoring import Scorer
 from vidsieve.harness.gpu_clocks import Clocks
 from vidsieve.harness.model_loading import Loaded, fingerprint

@@ -15,7 +15,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example
 from vidsieve.harness.answer_options import ScoredPrompt, scored_prompt
-from vidsieve.harness.data.clips import ClipReader, FrameCache
+from vidsieve.harness.data.clip_reader import ClipReader, FrameCache
 from vidsieve.harness.model_loading import Loaded
 from vidsieve.tuner.protocol import Kind, SmallerInput
 

@@ -13,8 +13,7 @@ from vidsieve.tuner.request import TuneRequest
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
     from vidsieve.harness.session import OpenBenches, Session
-    from vidsieve.tuner.events import Listener
-    from vidsieve.tuner.result import TuneResult
+    from vidsieve.tuner.result import Listener, TuneResult
 
 
 def tune(
@@ -58,7 +57,7 @@ def tune(
     from vidsieve.harness.model_choice import choose
     from vidsieve.harness.process_state import eval_mode
     from vidsieve.harness.session import open_benches
-    from vidsieve.tuner.events import Listener
+    from vidsieve.tuner.result import Listener
 
     request, setup = _declared(settings, study, {"model": model, "data": data, "videos": videos})
     registry = add_plugins(setup.plugin)
@@ -143,7 +142,7 @@ def _session(
     model: Any, processor: Any, task: Any, setup: Setup, request: TuneRequest, listener: "Listener"
 ) -> "Session":
     """A session of a loaded model, on the data given or chosen."""
-    from vidsieve.harness.data.clip_check import clip_opener, readable, searched
+    from vidsieve.harness.clip_check import clip_opener, readable, searched
     from vidsieve.harness.data.example_choice import choose_task
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.model_loading import adopt

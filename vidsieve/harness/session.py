@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.harness.data.clip_check import Step, Wanted, clip_opener, readable, searched
+from vidsieve.harness.clip_check import Step, Wanted, clip_opener, readable, searched
 from vidsieve.harness.data.example_choice import choose_task
 from vidsieve.harness.model_choice import Choice, choose, fetched
 from vidsieve.harness.setup import Setup, add_plugins

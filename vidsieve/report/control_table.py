@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from vidsieve.report.number_format import NOT_MEASURED, percent, percent_interval, points, points_interval
-from vidsieve.tuner.controls.control import Control
-from vidsieve.tuner.judge.statistics import Interval
-from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measured import Control, Latency
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.statistics import Interval
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from vidsieve.report.tables import (
     trial_rows,
 )
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.statistics import ms
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -23,8 +23,8 @@ from vidsieve.report.points import (
     points_of,
 )
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.statistics import ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

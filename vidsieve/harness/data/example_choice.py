@@ -19,7 +19,7 @@ def choose_task(setup: Setup, choice: Choice) -> Task:
         DataError, MediaError: data that cannot be used.
     """
     if setup.data is not None:
-        from vidsieve.harness.data.labelled import LabelledData
+        from vidsieve.harness.data.user_data import LabelledData
 
         return LabelledData(setup.data, missing_ok=setup.skip_bad)
     if setup.videos is not None:

@@ -7,13 +7,14 @@ from vidsieve.framework.errors import TargetUnreachableError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Outcome
 from vidsieve.tuner.judge.confirm_latency import Confirmed, confirm_latency
-from vidsieve.tuner.judge.paired_accuracy import Accuracy, Heldout
+from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.judge.rerank import Fresh, Reranking, rerank
-from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.search.trial import TrialResult
+from vidsieve.tuner.measured import Accuracy
 from vidsieve.tuner.search.trial_loop import Search
+from vidsieve.tuner.statistics import ms
+from vidsieve.tuner.study.record import TrialResult
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 FINALISTS = 3

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from vidsieve.tuner.judge.scoring import Score
-from vidsieve.tuner.search.trial import TrialResult
+from vidsieve.tuner.measure.scoring import Score
+from vidsieve.tuner.study.record import TrialResult
 
 LEAST_CONFIGURATIONS = 5
 TRUSTED_R = 0.5

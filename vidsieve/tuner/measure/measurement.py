@@ -8,11 +8,12 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Listener
-from vidsieve.tuner.measure.latency import Latency, PairedTimer, TimingRules
+from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.result import Listener
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 

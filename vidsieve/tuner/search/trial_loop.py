@@ -11,8 +11,9 @@ from vidsieve.tuner.measure.measurement import DevicePool, Measurement
 from vidsieve.tuner.measure.retention_limits import RetentionSolver
 from vidsieve.tuner.result import TrialEvent
 from vidsieve.tuner.search.stopping import Stop
-from vidsieve.tuner.search.trial import Evaluator, TrialResult
+from vidsieve.tuner.search.trial import Evaluator
 from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.study.record import TrialResult
 from vidsieve.tuner.study.storage import storage_errors
 from vidsieve.tuner.study.store import Study, quiet
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason

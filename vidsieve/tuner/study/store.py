@@ -15,9 +15,8 @@ from vidsieve.framework.errors import TuneError, UsageError
 from vidsieve.framework.task import Example
 from vidsieve.tuner.examples import list_name
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate, Space
-from vidsieve.tuner.study.record import trial_result_from_json, trial_result_to_json
+from vidsieve.tuner.study.record import TrialResult, trial_result_from_json, trial_result_to_json
 from vidsieve.tuner.study.storage import (
     StudyLock,
     open_storage,
