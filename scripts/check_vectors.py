@@ -22,7 +22,7 @@ import torch
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.policy.file import load_policy
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.policies.shared.vidcom2 import measure, steady_channels
+from vidsieve.policies.vidcom2 import measure, steady_channels
 from vidsieve.testing import select_kv
 
 Arrays = Mapping[str, np.ndarray]

@@ -17,13 +17,13 @@ from vidsieve.adapters.decoder.attention_rows import ones_rotated
 from vidsieve.adapters.decoder.bare_model import attach_layers
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, Merge
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.composition import BoundStage
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.fastv_prune import FastV
-from vidsieve.policies.pyramiddrop_prune import PyramidDrop
-from vidsieve.policies.shared.sparsevlm import density_peaks, leading_heads, raters, relevance
-from vidsieve.policies.sparsevlm_prune import SparseVLM
+from vidsieve.policies.fastv import FastV
+from vidsieve.policies.pyramiddrop import PyramidDrop
+from vidsieve.policies.sparsevlm import SparseVLM, density_peaks, leading_heads, raters, relevance
 from vidsieve.testing import rank_layer
 
 Arrays = Mapping[str, np.ndarray]

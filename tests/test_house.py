@@ -1,6 +1,8 @@
 """The house rules a reader relies on: small files, small bodies, one public class a file where that is promised."""
 
 import ast
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -28,12 +30,56 @@ def test_files_and_functions_stay_small(file: Path) -> None:
             assert size <= MOST_LINES_A_FUNCTION, f"{node.name} has {size} lines; split it by idea"
 
 
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+LIBRARY = [file for file in FILES if file.relative_to(PACKAGE).parts[0] != "cli"]
+
+
+@pytest.mark.parametrize("file", LIBRARY, ids=names(LIBRARY))
+def test_the_library_names_its_own_settings_and_no_option_of_the_command_line(file: Path) -> None:
+    constants = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
+    told = {node.lineno: FLAG.findall(node.value) for node in constants if isinstance(node.value, str)}
+    assert not {line: flags for line, flags in told.items() if flags}
+
+
+def imported(file: Path) -> set[str]:
+    """Modules of the package that a file names in an import, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def circles(imports: dict[str, set[str]]) -> list[str]:
+    """Modules that come back to themselves by imports."""
+    reach = {
+        module: {other for other in names if other in imports and other != module} for module, names in imports.items()
+    }
+    while True:
+        wider = {module: others.union(*(reach[other] for other in others)) for module, others in reach.items()}
+        if wider == reach:
+            return sorted(module for module, others in reach.items() if module in others)
+        reach = wider
+
+
+def test_a_circle_is_found_wherever_it_is_closed() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "os"}, "d": {"a", "d"}}) == ["b", "c"]
+
+
+@pytest.mark.parametrize("room", sorted({file.relative_to(PACKAGE).parts[0] for file in FILES}))
+def test_no_imports_run_in_a_circle(room: str) -> None:
+    files = [file for file in FILES if file.relative_to(PACKAGE).parts[0] == room and file.name != "__init__.py"]
+    modules = {".".join(("vidsieve", *file.relative_to(PACKAGE).with_suffix("").parts)): file for file in files}
+    assert circles({module: imported(file) for module, file in modules.items()}) == []
+
+
 STAGES = sorted((PACKAGE / "policies").glob("[a-z]*.py"))
 
 
 @pytest.mark.parametrize("file", STAGES, ids=names(STAGES))
-def test_a_policies_file_holds_one_stage(file: Path) -> None:
-    classes = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)]
-    bases = {"Stage", "KeepsRatio"}
-    stages = [node.name for node in classes if any(getattr(base, "id", "") in bases for base in node.bases)]
-    assert len(stages) == 1
+def test_a_policies_file_holds_one_method(file: Path) -> None:
+    found: list[str] = []
+    importlib.import_module(f"vidsieve.policies.{file.stem}").register_stages(lambda name, stage: found.append(name))
+    assert len({name.partition(".")[0] for name in found}) == 1

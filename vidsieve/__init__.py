@@ -13,16 +13,36 @@ _HOMES = {
     "vidsieve.framework.policy.policy": ("Policy",),
     "vidsieve.framework.planning.pipeline": ("TokenPlan",),
     "vidsieve.framework.report": ("Report",),
+    "vidsieve.framework.task": ("Example", "Outcome", "Task"),
     "vidsieve.framework.registry": ("register",),
     "vidsieve.framework.stage": ("Stage", "tunable"),
     "vidsieve.framework.hookspecs": ("hookimpl",),
-    "vidsieve.framework.plans": ("Budget", "Keep", "KeepFrames", "KeepKV", "Merge", "Scores", "Segments"),
+    "vidsieve.framework.plans": (
+        *("Budget", "Keep", "KeepFrames", "KeepKV", "Merge", "Scores", "Segments"),
+        *("apportion", "tokens_to_keep"),
+    ),
     "vidsieve.framework.records": ("DecodeStep", "FrameBatch", "LayerTokens", "VideoShape", "VideoTokens"),
-    "vidsieve.framework.errors": ("VidsieveError",),
+    "vidsieve.framework.errors": (
+        *("VidsieveError", "UsageError", "UnknownNameError", "PolicyError", "PolicyFileError", "RetentionError"),
+        *("PlanError", "StageError", "PluginError", "ModelError", "InputError", "MediaError", "DataError", "TuneError"),
+        "TargetUnreachableError",
+    ),
     "vidsieve.adapters.apply": ("applied", "compress"),
+    "vidsieve.adapters.adapter": ("Adapter",),
+    "vidsieve.adapters.prompt.layouts": ("VideoLayout", "grid_layouts", "square_layouts"),
+    "vidsieve.adapters.vision.units": ("FRAME_UNITS", "GRID_UNITS"),
+    "vidsieve.adapters.vision.towers": ("Tower",),
+    "vidsieve.media": ("Clip", "read_video", "write_video"),
+    "vidsieve.bundled.bundled_task": ("BundledTask", "write_dataset"),
+    "vidsieve.tuner.request": ("TuneRequest",),
+    "vidsieve.tuner.result": ("TuneResult",),
+    "vidsieve.tuner.events": ("Listener",),
+    "vidsieve.tuner.judge.statistics": ("Interval", "examples_needed", "paired_difference"),
+    "vidsieve.report": ("write_pareto", "write_report"),
     "vidsieve.harness": ("tune",),
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_HOME = {name: (module, name) for module, names in _HOMES.items() for name in names}
+_HOME["default_registry"] = ("vidsieve.framework.registry", "default")
 
 __all__ = ["__version__", *sorted(_HOME)]
 
@@ -30,7 +50,8 @@ __all__ = ["__version__", *sorted(_HOME)]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'vidsieve' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    module, attribute = _HOME[name]
+    value = getattr(importlib.import_module(module), attribute)
     globals()[name] = value
     return value
 

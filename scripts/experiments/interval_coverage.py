@@ -21,7 +21,7 @@ from matrix import DATA
 from replay import MODELS, timings, truth_of
 from replay_bench import ReplayBench, ReplayTask, Truth
 
-from vidsieve.tuner.judge.heldout import Heldout
+from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.measure.latency import PairedTimer
 
 DROPS = (0.0, 2.0, 5.0, 10.0)
@@ -50,7 +50,7 @@ def accuracy_case(task: tuple[str, float, int, int]) -> dict[str, Any]:
         bench, examples = ReplayBench(truth, seed), ReplayTask(truth.matrix).examples("heldout", size, seed=seed)
         allowed = max(0.0, -change - JUST)
         heldout = Heldout(bench, examples, "accuracy", max_drop_points=allowed, seed=seed)
-        found = heldout.evaluator(tuple(bench.score(cell.policy, examples)))
+        found = heldout.accuracy(tuple(bench.score(cell.policy, examples)))
         interval = found.difference.scaled(100)
         covered += interval.low <= change <= interval.high
         above += change > interval.high

@@ -84,8 +84,6 @@ METHODS = (
 ABLATIONS: tuple[Method, ...] = (
     Method("as it comes"),
     Method("0/1 in place of p(gold)", p_gold=False),
-    Method("retention searched in [0.8 limit, limit]", patches={"vidsieve.tuner.measure.retention_limits.SLACK": 0.8}),
-    Method("retention searched below the limit", patches={"vidsieve.tuner.measure.retention_limits.SLACK": 0.0}),
     Method(
         "ranges found with a quarter of the pairs",
         patches={"vidsieve.tuner.measure.retention_limits.careful": quick_looks},
@@ -100,11 +98,13 @@ ABLATIONS: tuple[Method, ...] = (
     ),
     Method(
         "aims at the target itself",
-        patches={"vidsieve.tuner.measure.retention_limits.AIM": 1.0, "vidsieve.tuner.search.retention_solver.AIM": 1.0},
+        patches={
+            "vidsieve.tuner.measure.retention_limits.AIM": 1.0,
+        },
     ),
     Method("a third of the timing noise", noise=1 / 3),
     Method("no presets first", patches={"vidsieve.tuner.search.trial_loop.enqueue_presets": no_presets}),
-    Method("no pruning", patches={"vidsieve.tuner.judge.scoring.LOOKS": ()}),
+    Method("no pruning", patches={"vidsieve.tuner.judge.scoring.CHECKPOINTS": ()}),
     Method("no re-rank", patches={"vidsieve.tuner.judge.rerank._how_many": no_rerank}),
     Method("re-rank by 0/1 alone", patches={"vidsieve.tuner.judge.proxy.TRUSTED_R": 2.0}),
     Method("re-rank on 200 examples", change={"rerank_examples": 200}),

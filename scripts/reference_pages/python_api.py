@@ -31,6 +31,8 @@ def _describe(name: str, thing: Any) -> list[str]:
         return [blocks(doc(thing)), "", *_fields(thing), *table(("member", "what"), rows)]
     if callable(thing) and inspect.isfunction(inspect.unwrap(thing)):
         return ["```text", signature(name, thing), "```", "", blocks(doc(thing))]
+    if name != "hookimpl":
+        return [f"A `{type(thing).__name__}`: {blocks(doc(type(thing)))}"]
     return ["Marks a method or function as an implementation of a [hook](hooks.md): write `@hookimpl` above it."]
 
 

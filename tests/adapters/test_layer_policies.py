@@ -16,7 +16,7 @@ from vidsieve.framework.planning.layers import LayerCounts, prune_points
 from vidsieve.framework.plans import apportion
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import LayerTokens
-from vidsieve.policies.sparsevlm_prune import SparseVLM
+from vidsieve.policies.sparsevlm import SparseVLM
 from vidsieve.testing.adapter_layer_kit import Point, masked, ranked, video_columns
 from vidsieve.testing.adapter_runs import STEPS, logits, run
 

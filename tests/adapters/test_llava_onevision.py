@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from adapters.tiny import LLAVA_IDS, SIGLIP, TEXT, pixels
 from torch import Tensor
@@ -39,6 +40,10 @@ class TestLlavaOnevision(AdapterContract):
 
     def pixels_pooled(self, model: Any, change: Tensor) -> Tensor:
         return self.pooled(model, {}, [change.unflatten(2, (5, 4)).unflatten(1, (5, 4)).mean(dim=(2, 4)).flatten(1)])
+
+    @pytest.mark.parametrize("way", ["model", "static cache"])
+    def test_compiled_as_a_whole_it_answers_as_the_plain_one(self, model: Any, way: str) -> None:
+        self.answers_as_uncompiled(model, way)
 
     def test_an_odd_patch_grid_is_pooled_up_and_the_newline_is_structural(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())

@@ -175,6 +175,9 @@ def test_a_cache_in_one_memory_block_carries_it_too(kit: Any, model: Any) -> Non
             model.generate(**turn, past_key_values=cache, max_new_tokens=2)
         output, _ = run(model, HALF, turn | {"past_key_values": cache})
         assert torch.allclose(logits(output), logits(expected), atol=kit.tolerance)
+    turn = {"input_ids": output.sequences, "attention_mask": torch.ones_like(output.sequences)}
+    with pytest.raises(InputError, match=r"room for 200 tokens, but \d+ would be cached"):
+        run(model, HALF, turn | {"past_key_values": copied}, max_new_tokens=170)
     static.reset()
     assert type(static) is StaticCache
     assert torch.equal(
@@ -250,3 +253,70 @@ def test_an_uncompressed_prefix_is_continued_uncompressed(kit: Any, model: Any) 
         output, report = run(model, HALF, pixels | turn | {"past_key_values": cache})
         assert torch.equal(output.sequences, expected.sequences)
         assert report.not_run == ("stage-0",)
+
+
+def turns(kit: Any, model: Any, old: tuple[Row, ...], new: tuple[Row, ...]) -> dict[str, Any]:
+    """A first turn, and what a second one may be given: the pictures `new` alone, or those of both turns."""
+    first, then = kit.make_inputs(model, *old), kit.make_inputs(model, *new)
+    output, _ = run(model, HALF, first)
+    ids = torch.cat([output.sequences, then["input_ids"]], dim=1)
+    mask = torch.cat([first["attention_mask"], torch.ones(len(ids), STEPS), then["attention_mask"]], dim=1).long()
+    pictures: dict[str, list[list[dict[str, Tensor]]]] = {"new": [], "both": []}
+    for before, after in zip(old, new, strict=True):
+        pair: list[list[dict[str, Tensor]]] = []
+        for row in (before, after):
+            images = [kit.make_image(row.seed * 10 + index) for index in range(row.images)]
+            videos = [
+                kit.make_video(row.seed * 10 + index, row.frames[index % len(row.frames)])
+                for index in range(row.videos)
+            ]
+            pair.append([*images, *videos])
+        pictures["new"].append(pair[1])
+        pictures["both"].append([*pair[0], *pair[1]])
+    given = {name: kit.join(rows) for name, rows in pictures.items()}
+    return {"cache": output.past_key_values, "turn": {"input_ids": ids, "attention_mask": mask}, **given}
+
+
+CONVERSATIONS = {
+    "two videos, then two others": ((Row(videos=2),), (Row(seed=3, videos=2),)),
+    "images beside videos": ((Row(images=1),), (Row(seed=3, images=2),)),
+    "an image, then a video": ((Row(videos=0, images=1),), (Row(seed=3),)),
+    "text, then a video": ((Row(videos=0),), (Row(seed=3),)),
+    "a video, then an image": ((Row(),), (Row(seed=3, videos=0, images=1),)),
+    "rows": ((Row(), Row(seed=1)), (Row(seed=3, words=4), Row(seed=4, words=6))),
+}
+
+
+@pytest.mark.parametrize("rows", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_a_turn_takes_the_new_pictures_of_those_of_both(kit: Any, model: Any, rows: Any) -> None:
+    seen = turns(kit, model, *rows)
+    expected, report = run(model, HALF, seen["turn"] | seen["new"] | {"past_key_values": copy.deepcopy(seen["cache"])})
+    width = seen["turn"]["input_ids"].shape[1]
+    length = width - kit.make_inputs(model, *rows[1])["input_ids"].shape[1]
+    new_only = seen["turn"] | {"input_ids": seen["turn"]["input_ids"][:, length - 1 :]}
+    whole, _ = run(model, HALF, seen["turn"] | kit.token_types(model, seen["turn"]["input_ids"]) | seen["both"])
+    if rows[0][0].videos == 0:  # else the new videos are not the first of their row, and draw other numbers
+        assert torch.allclose(logits(whole), logits(expected), atol=kit.tolerance)
+    for turn in (seen["turn"], new_only):
+        cache = copy.deepcopy(seen["cache"])
+        output, found = run(model, HALF, turn | seen["both"] | {"past_key_values": cache})
+        assert torch.equal(logits(output), logits(expected))
+        assert found.baselines == report.baselines
+
+
+def test_features_of_both_turns_are_taken_like_their_pixels(kit: Any, model: Any) -> None:
+    seen = turns(kit, model, *CONVERSATIONS["two videos, then two others"])
+    expected, _ = run(model, HALF, seen["turn"] | seen["new"] | {"past_key_values": copy.deepcopy(seen["cache"])})
+    names = [name for name in seen["both"] if name.startswith("pixel")]
+    features = model.base_model.get_video_features(**seen["both"])
+    rest = {name: value for name, value in seen["both"].items() if name not in names}
+    turn = seen["turn"] | rest | {"mm_encoder_outputs": {"video": features}}
+    output, _ = run(model, HALF, turn | {"past_key_values": seen["cache"]})
+    assert torch.allclose(logits(output), logits(expected), atol=kit.tolerance)
+
+
+def test_pictures_that_fit_no_turn_are_refused_in_true_words(kit: Any, model: Any) -> None:
+    seen = turns(kit, model, (Row(),), (Row(seed=3),))
+    three = kit.join([[kit.make_video(seed) for seed in (0, 5, 30)]])
+    with pytest.raises(InputError, match=r"videos that came with past_key_values fit neither the \d+ .* nor the \d+"):
+        run(model, HALF, seen["turn"] | three | {"past_key_values": seen["cache"]})

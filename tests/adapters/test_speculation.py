@@ -1,7 +1,7 @@
 """Assisted and prompt-lookup decoding: exact for greedy decoding, or refused before the model runs."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from adapters.test_qwen2_vl import TestQwen2VL as Qwen2VL
 from adapters.tiny import IMAGE, VIDEO
 
 import vidsieve
-from vidsieve.framework.errors import InputError, PolicyError
+from vidsieve.framework.errors import InputError, PolicyError, UsageError
 from vidsieve.testing.adapter_kit import KeepRandom, Row, policy_of
 from vidsieve.testing.adapter_kv_kit import TopKV
 from vidsieve.testing.adapter_layer_kit import TopLayer
@@ -135,3 +135,27 @@ def test_what_cannot_speculate_is_refused(kit: Any, model: Any) -> None:
         run(model, HALF, inputs, assistant_early_exit=2)
     with pytest.raises(InputError, match=r"cache_implementation.*paged"):
         run(model, HALF, inputs, cache_implementation="paged")
+
+
+@pytest.mark.parametrize("policy", [HALF, POLICIES["KV"]], ids=["before the model", "KV"])
+def test_other_ways_to_generate_are_refused_inside_the_block_only(kit: Any, model: Any, policy: Any) -> None:
+    inputs = kit.make_inputs(model, Row())
+    before = model.generate
+    ways: dict[str, Callable[[], Any]] = {
+        "the class's": lambda: type(model).generate(model, **inputs, max_new_tokens=2),
+        "one taken before": lambda: before(**inputs, max_new_tokens=2),
+        "of text": lambda: type(model).generate(model, inputs["input_ids"][:, :3], max_new_tokens=2),
+        "in batches": lambda: model.generate_batch([[3, 4, 5]], max_new_tokens=2),
+        "a manager": lambda: model.init_continuous_batching(),
+    }
+    state = set(vars(model))
+    with vidsieve.applied(model, policy) as handle:
+        for name, way in ways.items():
+            with pytest.raises(UsageError, match=r"would generate without policy.*model\.generate"):
+                pytest.fail(f"{name}: {way()}")
+        model.generate(**inputs, max_new_tokens=2)
+        copied = copy.deepcopy(model)
+    assert len(handle.reports) == 1
+    assert set(vars(model)) == state
+    assert set(vars(copied)) == state
+    assert ways["the class's"]().shape[1] == inputs["input_ids"].shape[1] + 2

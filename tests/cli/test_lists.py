@@ -68,6 +68,7 @@ def test_what_each_family_can_do_is_listed_for_programs(invoke: Invoke) -> None:
     assert listed["qwen2-vl"]["hooks"][0] == "reduce_frames" and listed["qwen2-vl"]["hooks"][-1] == "prune_kv"
     assert listed["qwen2-vl"]["image beside video"] is True
     assert listed["glm4v"]["image beside video"] is False
+    assert listed["glm4v"]["needs"] == [] and "font" in listed["ernie-4.5-vl"]["needs"][1]
 
 
 def test_what_each_family_can_do_fits_eighty_columns(invoke: Invoke, bundled: None) -> None:
@@ -80,6 +81,7 @@ def test_what_each_family_can_do_fits_eighty_columns(invoke: Invoke, bundled: No
     assert gemma.split()[1:3] == ["tokens", "yes"]
     assert qwen.split()[1:6] == ["frames", "tokens", "layers", "kv", "yes"]
     assert any("bundled" in line for line in lines if line.startswith("qwen2-vl"))
+    assert lines.index("inputs: made from a video's frames by torch alone; but") < len(lines) - 1
 
 
 def test_a_family_that_carries_out_part_of_a_step_names_the_hooks(
@@ -92,6 +94,7 @@ def test_a_family_that_carries_out_part_of_a_step_names_the_hooks(
     told = invoke("ls", "models").stdout
     (line,) = (line for line in told.splitlines() if line.startswith("partial-vl") and "question" in line)
     assert line.split()[1:4] == ["score_tokens", "select_tokens", "kv"]
+    assert "partial-vl needs its own processor and torchvision." in told
 
 
 def test_a_shown_policy_has_settings_ranges_and_reach(invoke: Invoke) -> None:

@@ -1,7 +1,11 @@
 """`vidsieve tune` from end to end on an untrained model, with a clock that is made up; then `eval` of what it wrote."""
 
+import importlib
 import json
+import re
 import shlex
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,9 +13,12 @@ import yaml
 from checkpoint_fixtures import Invoke
 
 import vidsieve
-from vidsieve.framework.errors import TuneError, UsageError
+from vidsieve import load_policy
+from vidsieve.framework.errors import MediaError, TuneError, UsageError
+from vidsieve.harness.gpu_clocks import NEIGHBOUR
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.search.stopping import SearchFailedError
 
 SMALL = ("--trials", 2, "--examples", 4, "--policies", "vidcom2", "--frames", 8, "--in-process")
 BUNDLED = ("tune", "--model", "qwen2-vl", *SMALL)
@@ -54,6 +61,34 @@ def test_the_stored_held_out_examples_give_the_identical_accuracy(invoke: Invoke
     assert other["accuracy"]["examples"] == 5
     assert other["stored"] is None
     assert "identical" in invoke("eval", "--policy", "policy.yaml").stdout
+
+
+def test_eval_chooses_model_and_data_once(
+    invoke: Invoke, qwen: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    for home, name in (("harness.session", "choose"), ("harness.data.labelled", "LabelledData")):
+        original = getattr(importlib.import_module(f"vidsieve.{home}"), name)
+        counted = partial(lambda name, original, *given, **more: calls.append(name) or original(*given, **more), name)
+        monkeypatch.setattr(f"vidsieve.{home}.{name}", partial(counted, original))
+    result = invoke("eval", "--model", qwen, "--data", dataset, "--frames", 4, "--policy", "vidcom2", "--examples", 2)
+    assert result.exit_code == 0
+    assert calls == ["choose", "LabelledData"]
+
+
+def test_a_busy_gpu_is_warned_about_by_run_and_eval(
+    invoke: Invoke, qwen: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = Workbench.timed
+
+    def crowded(self: Workbench, *given: object) -> object:
+        self.notices[:] = [NEIGHBOUR]
+        return timed(self, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Workbench, "timed", crowded)
+    for words in (("run",), ("eval", "--examples", 2)):
+        result = invoke(*words, "--model", qwen, "--data", dataset, "--frames", 4, "--max-new-tokens", 1)
+        assert f"warning: {NEIGHBOUR}" in result.stderr, words
 
 
 def test_json_is_one_document_and_nothing_else(invoke: Invoke) -> None:
@@ -121,6 +156,28 @@ def test_an_interruption_writes_the_best_so_far(invoke: Invoke, monkeypatch: pyt
     assert "vidsieve show policy.yaml" in result.stderr
     assert invoke("check", "policy.yaml").exit_code == 0
     assert vidsieve.load_policy(Path("policy.yaml")).provenance["confirmed"] is False
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(MediaError("a.mp4: ends after 3 of 16 frames."), "`skip_bad`|--skip-bad"), (KeyError("x"), "This is a bug")],
+)
+def test_a_late_error_writes_the_best_so_far_and_says_how_to_go_on(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def search(*_: object, **__: object) -> None:
+        best = replace(load_policy("vidcom2"), provenance={"confirmed": False})
+        result = TuneResult(
+            policy=best, target_ms=60.0, already_met=False, latency=None, accuracy=None, confirmed=False
+        )
+        raise SearchFailedError(result, error) from error
+
+    monkeypatch.setattr("vidsieve.harness.search_entry.search", search)
+    result = invoke(*BUNDLED, "--latency-ms", 60)
+    assert result.exit_code == 1
+    assert "ended by an error: the best so far, vidcom2, is in policy.yaml" in result.stderr
+    assert re.search(words, result.stderr)
+    assert load_policy(Path("policy.yaml")).name == "vidcom2"
 
 
 def test_an_interruption_before_anything_was_found_writes_nothing(

@@ -7,12 +7,16 @@ follows; `no-run` is not run.
 """
 
 import os
+import re
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from doc_pages import Block, blocks, having, pages
+from doc_pages import ROOT, Block, blocks, having, pages
 
+import vidsieve
+import vidsieve.testing
 from vidsieve.framework.errors import VidsieveError
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.registry import Registry
@@ -57,6 +61,22 @@ def _refused(block: Block, after: Block | None, namespace: dict[str, Any], regis
     if after is not None and after.language == "text":
         for line in after.text.splitlines():
             assert " ".join(line.split()) in said, f"{after.where}: the message is now: {said}"
+
+
+GENERATED = "docs/reference/"
+IMPORT = re.compile(r"^\s*(?:from|import) (vidsieve[\w.]*)", re.MULTILINE)
+SHOWN = {block.where: block.text for page in pages() for block in blocks(page) if block.language == "python"}
+SHOWN |= {str(file.relative_to(ROOT)): file.read_text() for file in (ROOT / "docs" / "examples").rglob("*.py")}
+
+
+def test_documents_import_from_the_package_itself_or_its_test_kit() -> None:
+    found = {where: set(IMPORT.findall(shown)) - {"vidsieve", "vidsieve.testing"} for where, shown in SHOWN.items()}
+    assert not {where: homes for where, homes in found.items() if homes and not where.startswith(GENERATED)}
+
+
+@pytest.mark.parametrize("module", [vidsieve, vidsieve.testing])
+def test_every_public_name_is_there(module: ModuleType) -> None:
+    assert all(getattr(module, name) is not None for name in module.__all__)
 
 
 @pytest.mark.parametrize("page", sorted({*having("python"), *having("yaml")}))

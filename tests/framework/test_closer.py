@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vidsieve.framework.errors import PlanError, RetentionError
 from vidsieve.framework.hookspecs import hookimpl
-from vidsieve.framework.planning.attainable import solved
+from vidsieve.framework.planning.solving import solved
 from vidsieve.framework.plans import Keep, tokens_to_keep
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape, VideoTokens

@@ -9,13 +9,14 @@ import torch
 from checkpoint_fixtures import Invoke
 
 import vidsieve
-from vidsieve.framework.errors import MediaError, UsageError, VidsieveError
+from vidsieve.framework.errors import MediaError, ModelError, UsageError, VidsieveError
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import SPLITS
-from vidsieve.harness.data.clip_check import ReadableTask
+from vidsieve.harness.data.clip_check import ReadableTask, clip_opener, readable
 from vidsieve.harness.data.labelled import LabelledData
-from vidsieve.harness.data.video_folder import VideoFolder
+from vidsieve.harness.data.unlabelled import VideoFolder
 from vidsieve.harness.model_choice import choose
+from vidsieve.harness.setup import Setup
 from vidsieve.media import read_ends, read_video, write_video
 from vidsieve.tuner.events import Listener
 
@@ -85,7 +86,7 @@ class Heard(Listener):
     def step(self, what: str, done: int, total: int) -> None:
         self.steps.append((what, done, total))
 
-    def told(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         self.sentences.append(text)
 
 
@@ -131,6 +132,19 @@ def test_a_labelled_video_that_is_not_there_is_skipped_only_when_asked(dataset: 
     with pytest.raises(VidsieveError, match="no such file"):
         LabelledData(file)
     assert len(LabelledData(file, missing_ok=True).all) == len(rows)
+
+
+def test_what_is_wrong_with_the_checkpoint_is_no_fault_of_a_clip(
+    qwen: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object) -> None:
+        raise ModelError("no tokenizer")
+
+    monkeypatch.setattr("vidsieve.harness.model_loading.processor_of", broken)
+    setup = Setup(model=str(qwen), videos=str(videos), skip_bad=True)
+    task, opener = VideoFolder(videos, "what?"), clip_opener(setup, choose(str(qwen), None, default()))
+    with pytest.raises(ModelError, match="no tokenizer"):
+        readable(task, lambda task: task.examples("search", 2), opener, skip_bad=True)
 
 
 def test_what_is_left_stays_in_the_split_it_was_in(videos: Path) -> None:

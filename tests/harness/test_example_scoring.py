@@ -10,7 +10,7 @@ from vidsieve import load_policy
 from vidsieve.framework.errors import DataError
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.harness.answer_options import INSTRUCTION, ask, choice_ids, normalised
+from vidsieve.harness.answer_options import INSTRUCTION, choice_ids, normalised, scored_prompt
 from vidsieve.harness.data.clips import ClipReader, FrameCache
 from vidsieve.harness.data.labelled import LabelledData
 from vidsieve.harness.model_bench import Workbench
@@ -57,7 +57,7 @@ def test_p_gold_is_the_softmax_over_first_tokens_of_a_plain_forward(
     bench = make_bench()
     outcomes = list(bench.score(None, examples[:4]))
     for example, outcome in zip(examples[:4], outcomes, strict=True):
-        ids = choice_ids(bench.runner.processor.prompter, bench.runner.asked(example))
+        ids = choice_ids(bench.runner.processor.prompter, bench.runner.prompt(example))
         scores = torch.tensor([log_likelihood(bench, example, option[:1]) for option in ids])
         gold = example.options.index(example.answer)  # type: ignore[union-attr, arg-type]
         assert outcome.p_gold == pytest.approx(float(scores.softmax(0)[gold]), abs=1e-5)
@@ -78,7 +78,7 @@ def test_options_that_begin_alike_are_scored_to_their_end(make_bench: MakeBench,
     ]
     outcomes = list(bench.score(None, asked))
     for example, outcome in zip(asked, outcomes, strict=True):
-        ids = choice_ids(bench.runner.processor.prompter, bench.runner.asked(example))
+        ids = choice_ids(bench.runner.processor.prompter, bench.runner.prompt(example))
         end = bench.runner.end_id
         assert end is not None
         scores = torch.tensor([log_likelihood(bench, example, [*option, end]) for option in ids])
@@ -162,17 +162,17 @@ def test_the_workbench_is_a_bench_and_times_requests(make_bench: MakeBench) -> N
 
 def test_options_are_lettered_unless_the_question_names_them() -> None:
     plain = Example(id="a", group="g", question="Which way?", options=("left", "right"), answer="left")
-    asked = ask(plain, as_written=False)
-    assert asked.question == f"Which way?\nA. left\nB. right\n{INSTRUCTION}"
-    assert asked.choices == ("A", "B")
-    assert ask(plain, as_written=True).question == "Which way?"
+    scored = scored_prompt(plain, as_written=False)
+    assert scored.question == f"Which way?\nA. left\nB. right\n{INSTRUCTION}"
+    assert scored.choices == ("A", "B")
+    assert scored_prompt(plain, as_written=True).question == "Which way?"
     named = Example(id="b", group="g", question="Is it left or right?", options=("left", "right"), answer="left")
-    assert ask(named, as_written=False).choices == ("left", "right")
+    assert scored_prompt(named, as_written=False).choices == ("left", "right")
     within = Example(id="c", group="g", question="Is it leftover or bright?", options=("left", "right"), answer="left")
-    assert ask(within, as_written=False).choices == ("A", "B")
+    assert scored_prompt(within, as_written=False).choices == ("A", "B")
     many = Example(id="d", group="g", question="?", options=tuple(f"o{i}" for i in range(27)), answer="o1")
     with pytest.raises(DataError, match="at most 26"):
-        ask(many, as_written=False)
+        scored_prompt(many, as_written=False)
 
 
 def test_frames_in_memory_are_thinned_like_a_file() -> None:

@@ -118,6 +118,7 @@ def test_without_a_gpu_or_without_nvml_there_are_no_clocks(monkeypatch: pytest.M
 def test_a_run_on_a_gpu_tells_its_clock_and_the_neighbours_once(clocks: Any) -> None:
     bench = object.__new__(Workbench)
     bench.notices, bench._clocks = [], clocks()
+    bench.loaded = SimpleNamespace(threads=None)  # type: ignore[assignment]
     bench._timer = SimpleNamespace(ttft=lambda policy, clip: {"ttft_ms": 5.0})  # type: ignore[assignment]
     for _ in range(3):
         assert bench.timed(None, 0, "ttft") == {"ttft_ms": 5.0, "clock_ratio": pytest.approx(1500 / 1600)}

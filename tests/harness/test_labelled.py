@@ -10,7 +10,7 @@ from vidsieve.framework.errors import DataError
 from vidsieve.framework.task import SPLITS, Example, Task
 from vidsieve.harness.data.labelled import LabelledData
 from vidsieve.harness.data.splits import split_examples
-from vidsieve.harness.data.video_folder import VideoFolder
+from vidsieve.harness.data.unlabelled import VideoFolder
 
 
 def write(tmp_path: Path, *rows: object) -> Path:

@@ -10,14 +10,13 @@ from vidsieve.bundled.bundled_task import BundledTask
 from vidsieve.framework.errors import ModelError, UsageError
 from vidsieve.framework.policy.file import load_policy
 from vidsieve.framework.registry import default
-from vidsieve.harness.data.task_choice import choose_task
+from vidsieve.harness.data.example_choice import choose_task
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import Choice, choose
-from vidsieve.harness.process.open_remote import open_remote, open_remotes
 from vidsieve.harness.process.remote_bench import RemoteBench
-from vidsieve.harness.session import with_task
+from vidsieve.harness.session import open_remote, open_remotes, with_task
 from vidsieve.harness.setup import Setup
-from vidsieve.tuner.controls.smaller_input import SmallerInput
+from vidsieve.tuner.protocol import SmallerInput
 
 SETUP = Setup(model="qwen2-vl-tiny", device="cpu")
 

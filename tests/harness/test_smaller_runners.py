@@ -17,7 +17,7 @@ from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load
 from vidsieve.harness.setup import Setup
 from vidsieve.media import read_video, write_video
-from vidsieve.tuner.controls.smaller_input import Kind, SmallerInput
+from vidsieve.tuner.protocol import Kind, SmallerInput
 
 FAMILIES = ("qwen2-vl-tiny", "llava-onevision-tiny")
 MakeBench = Callable[..., Workbench]

@@ -86,7 +86,7 @@ def tokenizer(family: str) -> PreTrainedTokenizerFast:
         pad_token=PLAIN[PAD], bos_token=PLAIN[BOS], eos_token=PLAIN[EOS], unk_token=PLAIN[UNKNOWN],
         extra_special_tokens=named,
     )  # fmt: skip
-    made.add_special_tokens({"additional_special_tokens": [*special.values()]}, replace_extra_special_tokens=False)
+    made.add_tokens([*special.values()], special_tokens=True)
     return made
 
 

@@ -61,7 +61,7 @@ def processor_of(case: Case) -> Processor:
 BARE = {"draw_on_frames": False}
 
 
-@pytest.mark.parametrize("case", (*CASES, *LATER), ids=lambda case: f"{case.family}-{case.name}")
+@pytest.mark.parametrize("case", [*CASES, *LATER], ids=lambda case: f"{case.family}-{case.name}")
 def test_inputs_equal_those_of_transformers(case: Case) -> None:
     inputs = processor_of(case).build_inputs(case.prompts, [[clip_of(video) for video in row] for row in case.videos])
     if case.big:

@@ -2,30 +2,18 @@
 
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from vidsieve.framework.errors import MediaError
 from vidsieve.media import Clip
-from vidsieve.media.llava import centre_crop, llava_pixels, short_edge_size
-from vidsieve.media.pixels import resize_frames
-from vidsieve.media.qwen2_vl import patchify, qwen2_vl_patches, smart_resize
-from vidsieve.media.qwen2_vl_encoder import pixel_bounds
-
-sides = st.integers(1, 3000)
-
-
-@given(sides, sides, st.sampled_from([8, 28]), st.integers(1, 10**6), st.integers(0, 10**6))
-def test_resized_sides_are_whole_merged_patches_and_no_frame_is_above_the_users_cap(
-    height: int, width: int, factor: int, low: int, more: int
-) -> None:
-    assume(max(height, width) <= 200 * min(height, width))
-    cap = factor**2 + more
-    least, most = pixel_bounds({"min_pixels": low, "max_pixels": low + 10**6}, factor**2, cap)
-    new_height, new_width = smart_resize(height, width, factor=factor, min_pixels=least, max_pixels=most)
-    assert new_height % factor == new_width % factor == 0
-    assert min(new_height, new_width) >= factor
-    assert new_height * new_width <= cap or min(new_height, new_width) == factor
+from vidsieve.media.pixels import (
+    centre_crop,
+    grid_patches,
+    normalise,
+    patchify,
+    resize_frames,
+    short_edge_size,
+    smart_resize,
+)
 
 
 def test_a_frame_thinner_than_one_to_two_hundred_is_refused() -> None:
@@ -57,8 +45,8 @@ def test_a_row_holds_channel_then_time_then_space() -> None:
 def test_an_odd_tail_repeats_the_last_frame() -> None:
     frames = torch.randint(0, 256, (3, 3, 8, 8), dtype=torch.uint8)
     sizes = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
-    odd, odd_grid = qwen2_vl_patches(frames, **sizes)
-    even, even_grid = qwen2_vl_patches(torch.cat([frames, frames[-1:]]), **sizes)
+    odd, odd_grid = grid_patches(frames, **sizes)
+    even, even_grid = grid_patches(torch.cat([frames, frames[-1:]]), **sizes)
     assert torch.equal(odd, even)
     assert odd_grid.tolist() == even_grid.tolist() == [2, 2, 2]
 
@@ -72,19 +60,19 @@ def test_a_batch_of_videos_is_patched_as_each_alone() -> None:
 
 def test_float_and_uint8_frames_give_the_same_pixels() -> None:
     frames = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert torch.equal(llava_pixels(frames), llava_pixels(frames.float()))
+    assert torch.equal(normalise(frames), normalise(frames.float()))
 
 
 def test_normalising_leaves_the_callers_frames_alone() -> None:
     frames = torch.full((1, 3, 8, 8), 7.0)
-    llava_pixels(frames)
+    normalise(frames)
     assert torch.equal(frames, torch.full((1, 3, 8, 8), 7.0))
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 3, 8, 12), (2, 3, 0, 8)])
 def test_frames_that_cannot_be_cut_into_patches_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(MediaError, match="multiples of 8"):
-        qwen2_vl_patches(torch.zeros(shape, dtype=torch.uint8), patch_size=4, merge_size=2)
+        grid_patches(torch.zeros(shape, dtype=torch.uint8), patch_size=4, merge_size=2)
 
 
 def test_short_edges_and_crops_by_hand() -> None:

@@ -12,7 +12,7 @@ from media.films import HEIGHT, WIDTH, film, numbered, numbers, recording
 
 from vidsieve.framework.errors import MediaError, UsageError
 from vidsieve.media import list_videos, read_video
-from vidsieve.media.sampling import sample_by_count
+from vidsieve.media.frame_table import sample_by_count
 
 
 @pytest.fixture(scope="module")

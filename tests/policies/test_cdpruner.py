@@ -15,7 +15,7 @@ from vidsieve.framework.plans import Budget, Scores
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.cdpruner_select import CDPruner, relevance
+from vidsieve.policies.cdpruner import CDPruner, relevance
 from vidsieve.policies.text_relevance import TextRelevance
 from vidsieve.testing import StageContract
 from vidsieve.testing.samples import video_features, video_tokens

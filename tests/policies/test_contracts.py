@@ -3,18 +3,15 @@
 import pytest
 
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.dycoke_kv import DynamicKV
-from vidsieve.policies.dycoke_temporal_merge import TemporalMerge
-from vidsieve.policies.fastv_prune import FastV
-from vidsieve.policies.pyramiddrop_prune import PyramidDrop
+from vidsieve.policies.dycoke import DynamicKV, TemporalMerge
+from vidsieve.policies.fastv import FastV
+from vidsieve.policies.pyramiddrop import PyramidDrop
 from vidsieve.policies.random_scores import RandomScores
-from vidsieve.policies.sparsevlm_prune import SparseVLM
-from vidsieve.policies.sparsevlm_prune_by_rank import SparseVLMByRank
+from vidsieve.policies.sparsevlm import SparseVLM, SparseVLMByRank
 from vidsieve.policies.top_k import TopK
 from vidsieve.policies.uniform_budget import UniformBudget
 from vidsieve.policies.uniform_frames import UniformFrames
-from vidsieve.policies.vidcom2_frame_budget import FrameBudget
-from vidsieve.policies.vidcom2_token_score import TokenScore
+from vidsieve.policies.vidcom2 import FrameBudget, TokenScore
 from vidsieve.testing import StageContract
 
 

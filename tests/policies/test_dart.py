@@ -8,7 +8,7 @@ from torch.nn.functional import cosine_similarity
 from vidsieve import load_policy
 from vidsieve.framework.plans import Budget
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.dart_prune import DART
+from vidsieve.policies.dart import DART
 from vidsieve.testing import StageContract, rank_layer
 
 

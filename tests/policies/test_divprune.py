@@ -11,7 +11,7 @@ from vidsieve import load_policy
 from vidsieve.framework.plans import Budget
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.divprune_select import DivPrune
+from vidsieve.policies.divprune import DivPrune
 from vidsieve.policies.shared import greedy
 from vidsieve.testing import StageContract
 from vidsieve.testing.samples import video_features, video_tokens

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.records import DecodeStep
-from vidsieve.policies.dycoke_kv import DynamicKV
+from vidsieve.policies.dycoke import DynamicKV
 from vidsieve.testing import select_kv
 
 

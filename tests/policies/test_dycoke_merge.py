@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.records import VideoShape
-from vidsieve.policies.dycoke_temporal_merge import TemporalMerge
+from vidsieve.policies.dycoke import TemporalMerge
 from vidsieve.testing import video_tokens
 from vidsieve.testing.samples import video_features
 

@@ -13,8 +13,7 @@ from vidsieve.framework.errors import PolicyError, RetentionError
 from vidsieve.framework.plans import Scores, tokens_to_keep
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.evs_novelty import Novelty
-from vidsieve.policies.evs_select import Select
+from vidsieve.policies.evs import Novelty, Select
 from vidsieve.testing import StageContract, video_tokens
 from vidsieve.testing.samples import video_features
 

@@ -15,7 +15,7 @@ from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import Scores, Segments, tokens_to_keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.fastvid_merge import FastVIDMerge, shared_out
+from vidsieve.policies.fastvid import FastVIDMerge, shared_out
 from vidsieve.testing import StageContract, video_tokens
 from vidsieve.testing.samples import video_features
 from vidsieve.testing.stage_contract import same

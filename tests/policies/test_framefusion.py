@@ -11,9 +11,7 @@ from policies.framefusion_by_hand import by_hand
 from vidsieve import load_policy
 from vidsieve.framework.planning.layers import LayerCounts, prune_points
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.framefusion_merge import FrameFusionMerge
-from vidsieve.policies.framefusion_merge_inside import FrameFusionMergeInside
-from vidsieve.policies.shared.framefusion import melting, runs
+from vidsieve.policies.framefusion import FrameFusionMerge, FrameFusionMergeInside, melting, runs
 from vidsieve.testing import StageContract, rank_layer
 from vidsieve.testing.samples import video_features, video_tokens
 

@@ -15,8 +15,7 @@ from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import Scores, apportion, tokens_to_keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.holitom_merge import HoliTomMerge
-from vidsieve.policies.holitom_segments import HoliTomSegments, best_cuts, saved
+from vidsieve.policies.holitom import HoliTomMerge, HoliTomSegments, best_cuts, saved
 from vidsieve.testing import StageContract, video_tokens
 from vidsieve.testing.samples import video_features
 from vidsieve.testing.stage_contract import same

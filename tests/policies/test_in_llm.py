@@ -11,12 +11,10 @@ from vidsieve.framework.plans import Budget
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
-from vidsieve.policies.fastv_prune import FastV
-from vidsieve.policies.pyramiddrop_prune import PyramidDrop
+from vidsieve.policies.fastv import FastV
+from vidsieve.policies.pyramiddrop import PyramidDrop
 from vidsieve.policies.shared.prune_depth import prune_after
-from vidsieve.policies.shared.sparsevlm import density_peaks, raters
-from vidsieve.policies.sparsevlm_prune import SparseVLM
-from vidsieve.policies.sparsevlm_prune_by_rank import SparseVLMByRank
+from vidsieve.policies.sparsevlm import SparseVLM, SparseVLMByRank, density_peaks, raters
 from vidsieve.testing import rank_layer
 
 

@@ -13,8 +13,7 @@ from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import tokens_to_keep
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.llava_scissor_merge import ScissorMerge
-from vidsieve.policies.shared.linkage import components, strongest_links
+from vidsieve.policies.llava_scissor import ScissorMerge, components, strongest_links
 from vidsieve.testing import StageContract, video_tokens
 from vidsieve.testing.samples import video_features
 

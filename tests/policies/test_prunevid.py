@@ -15,7 +15,7 @@ from vidsieve.framework.plans import Merge, Segments, apportion, tokens_to_keep
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.dpc_knn_merge import DpcKnnMerge
+from vidsieve.policies.prunevid import DpcKnnMerge
 from vidsieve.policies.static_merge import StaticMerge
 from vidsieve.testing import StageContract, video_tokens
 from vidsieve.testing.samples import video_features

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vidsieve import load_policy
-from vidsieve.framework.errors import PolicyError
+from vidsieve.framework.errors import PolicyError, UsageError
 from vidsieve.framework.planning.attainable import check_attainable
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import SIGNALS, VideoShape
@@ -85,7 +85,9 @@ def test_released_forms_declare_what_sets_them_apart() -> None:
         assert not load_policy(f"{name}-released").exact
     assert load_policy("dycoke-released").positions == "compact"
     assert {load_policy(name).positions for name in ("vidcom2", "vidcom2-released", "dycoke")} == {"original"}
-    assert {load_policy(f"{name}-released").positions for name in ("pyramiddrop", "sparsevlm")} == {"compact"}
+    assert {load_policy(f"{name}-released").positions for name in ("pyramiddrop", "sparsevlm", "llava-scissor")} == {
+        "compact"
+    }
     inside = ("fastv", "pyramiddrop", "sparsevlm", "fastv-released")
     assert {load_policy(name).positions for name in inside} == {"original"}
 
@@ -118,3 +120,23 @@ def test_the_lowest_ratio_that_is_told_is_not_refused(name: str, shape: VideoSha
     if policy.retention_ratio is not None:
         check_attainable(policy.with_(retention_ratio=low), shape)
         check_attainable(policy.with_(retention_ratio=high), shape)
+
+
+RENUMBERS = ("divprune", "cdpruner", "fastervlm", "visionzip", "holitom", "llava-scissor", "sttm", "vidcom2")
+
+
+@pytest.mark.parametrize("name", RENUMBERS)
+def test_a_policy_whose_code_renumbers_says_so_and_takes_that_as_a_setting(name: str) -> None:
+    told = " ".join(default().policies[name].read_text(encoding="utf-8").replace("\n# ", " ").split())
+    assert "`positions: compact`" in told
+    policy = load_policy(name, settings={"positions": "compact"})
+    assert (load_policy(name).positions, policy.positions) == ("original", "compact")
+    assert read_policy(policy.to_yaml(), "again.yaml").hash == policy.hash != load_policy(name).hash
+    assert policy.with_(settings={"positions": "original"}).hash == load_policy(name).hash
+    assert policy.with_(retention_ratio=0.4).positions == "compact"
+
+
+@pytest.mark.parametrize("value", ["compacted", None, 1])
+def test_positions_that_do_not_exist_are_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="'positions': must be original or compact"):
+        load_policy("divprune", settings={"positions": value})

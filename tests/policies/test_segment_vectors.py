@@ -13,11 +13,10 @@ from vidsieve import load_policy
 from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import Merge, Segments
 from vidsieve.framework.records import VideoTokens
-from vidsieve.policies.dpc_knn_segments import DpcKnnSegments
-from vidsieve.policies.fastvid_merge import FastVIDMerge
-from vidsieve.policies.holitom_merge import HoliTomMerge
-from vidsieve.policies.holitom_segments import HoliTomSegments, saved
-from vidsieve.policies.llava_scissor_merge import ScissorMerge
+from vidsieve.policies.fastvid import FastVIDMerge
+from vidsieve.policies.holitom import HoliTomMerge, HoliTomSegments, saved
+from vidsieve.policies.llava_scissor import ScissorMerge
+from vidsieve.policies.prunevid import DpcKnnSegments
 from vidsieve.policies.shared.dpc_knn import density_peaks
 from vidsieve.policies.similarity_cuts import SimilarityCuts
 from vidsieve.policies.static_merge import StaticMerge

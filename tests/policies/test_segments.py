@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from policies.cluster_by_hand import peaks_by_hand, runs_by_hand, segments_of
 
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.dpc_knn_segments import DpcKnnSegments, longest_runs
 from vidsieve.policies.fixed_windows import FixedWindows
+from vidsieve.policies.prunevid import DpcKnnSegments, longest_runs
 from vidsieve.policies.shared.dpc_knn import density_peaks
 from vidsieve.policies.similarity_cuts import SimilarityCuts
 from vidsieve.testing import StageContract, video_tokens

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import Merge, Scores
-from vidsieve.policies.cdpruner_select import CDPruner
-from vidsieve.policies.dart_prune import DART
-from vidsieve.policies.divprune_select import DivPrune
-from vidsieve.policies.shared.framefusion import melting, runs
-from vidsieve.policies.shared.quadtree import Pyramid, lasting
+from vidsieve.policies.cdpruner import CDPruner
+from vidsieve.policies.dart import DART
+from vidsieve.policies.divprune import DivPrune
+from vidsieve.policies.framefusion import melting, runs
+from vidsieve.policies.sttm import Pyramid, lasting
 from vidsieve.testing import rank_layer
 from vidsieve.testing.samples import video_tokens
 

@@ -6,10 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vidsieve.framework.planning.stream import StreamState
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.planning.inputs import StreamState
+from vidsieve.framework.policy.composition import BoundStage
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.stc_token_score import StreamNovelty
+from vidsieve.policies.stc import StreamNovelty
 from vidsieve.policies.top_k import TopK
 from vidsieve.policies.uniform_budget import UniformBudget
 from vidsieve.testing import StageContract, video_tokens

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.shared.quadtree import Pyramid, lasting, parents
-from vidsieve.policies.sttm_merge import STTM
+from vidsieve.policies.sttm import STTM, Pyramid, lasting, parents
 from vidsieve.testing import StageContract, rank_layer
 
 

@@ -13,7 +13,7 @@ from vidsieve.framework.errors import RetentionError
 from vidsieve.framework.plans import Budget, tokens_to_keep
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.tome_merge import ToMeMerge
+from vidsieve.policies.tome import ToMeMerge
 from vidsieve.testing import StageContract, video_tokens
 from vidsieve.testing.samples import video_features
 

@@ -6,7 +6,7 @@ import torch
 from vidsieve import load_policy
 from vidsieve.framework.plans import Budget
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.v2drop_prune import V2Drop
+from vidsieve.policies.v2drop import V2Drop
 from vidsieve.testing import StageContract, rank_layer
 
 NO_ATTENTION = torch.full((1, 1, 5), float("nan"))

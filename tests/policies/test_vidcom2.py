@@ -15,9 +15,8 @@ from vidsieve.framework import records
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import VideoTokens
-from vidsieve.policies.shared import vidcom2
-from vidsieve.policies.vidcom2_frame_budget import FrameBudget
-from vidsieve.policies.vidcom2_token_score import TokenScore
+from vidsieve.policies import vidcom2
+from vidsieve.policies.vidcom2 import FrameBudget, TokenScore
 from vidsieve.testing import video_tokens
 from vidsieve.testing.samples import video_features
 

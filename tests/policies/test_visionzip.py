@@ -15,7 +15,7 @@ from vidsieve.framework.plans import Budget, Scores, tokens_to_keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.policies.vision_attention import VisionAttention
-from vidsieve.policies.visionzip_merge import VisionZip
+from vidsieve.policies.visionzip import VisionZip
 from vidsieve.testing import StageContract
 from vidsieve.testing.samples import video_features, video_tokens
 

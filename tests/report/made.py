@@ -6,9 +6,8 @@ from typing import Any
 from tuner.fake_bench import FakeBench
 from tuner.searching import Recorder, quality, search
 
-from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.judge.statistics import Interval
-from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.result import TrialEvent, TuneResult
 
 BREAKDOWN = {
     "uncompressed": {

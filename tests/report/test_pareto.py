@@ -9,9 +9,9 @@ import pytest
 from report.made import found, trial
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.report import pareto_figure, write_pareto
+from vidsieve.report import pareto_figure, report_html, write_pareto
 from vidsieve.report.points import chosen_trial, front, most_telling, points_of
-from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.judge.statistics import Interval, ms
 from vidsieve.tuner.result import TuneResult
 
 
@@ -20,8 +20,8 @@ def full() -> TuneResult:
     return found()
 
 
-def at(number: int, ms: float, change: float | None, verdict: str = "feasible", **fields: object) -> object:
-    return trial(number, latency=Interval(ms, ms, ms, 10), change_points=change, verdict=verdict, **fields)
+def at(number: int, at_ms: float, change: float | None, verdict: str = "feasible", **fields: object) -> object:
+    return trial(number, latency=Interval(at_ms, at_ms, at_ms, 10), change_points=change, verdict=verdict, **fields)
 
 
 def legend(result: TuneResult) -> list[str]:
@@ -80,6 +80,39 @@ def test_the_legend_names_what_is_drawn_and_nothing_else() -> None:
 def test_a_far_baseline_has_a_panel_of_its_own_and_a_near_one_has_not() -> None:
     assert len(pareto_figure(full()).axes) == 2
     assert len(pareto_figure(replace(full(), trials=(at(1, 30.0, -1.0), at(2, 450.0, 0.0)))).axes) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("target_ms", "baseline_ms"),
+    [(470.0, 500.0), (300.0, 50_000.0), (10_000.0, 500.0), (1e6, 50_000.0), (2.0, 520.0), (1_000.0, 20.0)],
+)
+def test_the_trials_fill_the_picture_wherever_target_and_baseline_lie(target_ms: float, baseline_ms: float) -> None:
+    trials = tuple(at(n, 300.0 + 20 * n, -float(n)) for n in range(1, 10))
+    result = with_baseline(replace(full(), trials=trials, target_ms=target_ms, latency=None, controls=()), baseline_ms)  # type: ignore[arg-type]
+    figure = pareto_figure(result)
+    main = figure.axes[0]
+    low, high = main.get_xlim()
+    shown = [x for line in main.lines if str(line.get_marker()) in "os" for x in line.get_xdata()]
+    assert (min(shown), max(shown)) == (320.0, 480.0)
+    assert low < 320.0 and high > 480.0
+    assert 160.0 / (high - low) >= 0.3
+    arrows = [text.get_text() for text in main.texts if "target" in text.get_text()]
+    side = "" if low <= target_ms <= high else "\u2192" if target_ms > high else "\u2190"
+    assert [side in text for text in arrows] == ([True] if side else [])
+    words = [*(text.get_text() for text in main.texts), *(text.get_text() for text in figure.legends[0].get_texts())]
+    assert any(f"target {ms(target_ms)} ms" in word for word in words)
+    assert any(f"uncompressed {ms(baseline_ms)} ms" in word for word in words)
+
+
+def test_the_page_marks_a_far_target_at_the_edge_too() -> None:
+    assert "target 90000 ms \u2192" in report_html(replace(full(), target_ms=90_000.0))
+    assert "\u2190 target 1 ms" in report_html(replace(full(), target_ms=1.0))
+    assert "\u2192" not in report_html(full())
+
+
+def with_baseline(result: TuneResult, baseline_ms: float) -> TuneResult:
+    provenance = dict(result.policy.provenance) | {"bounds": {"uncompressed_ms": {"value": baseline_ms}}}
+    return replace(result, policy=replace(result.policy, provenance=provenance))
 
 
 def test_the_same_result_gives_the_same_svg_in_threads_too(tmp_path: Path) -> None:

@@ -95,13 +95,13 @@ def test_a_target_within_the_value_and_not_within_the_interval_is_not_called_mis
     assert f"! {word} the target of 1.5× as fast" in told(missed)
 
 
-def test_a_lower_retention_at_the_end_is_told() -> None:
+@pytest.mark.parametrize(("shift", "word"), [(0.01, "fewer than in its trial"), (-0.01, "more than in its trial")])
+def test_another_retention_at_the_end_is_told(shift: float, word: str) -> None:
     result = full()
     assert result.policy.retention_ratio is not None
-    before = trial(1, policy=result.policy.name, retention_ratio=result.policy.retention_ratio + 0.01, settings={})
-    assert f"keeps {result.policy.retention_ratio:.1%} of the tokens in the end" in told(
-        replace(result, trials=(before,))
-    )
+    before = trial(1, policy=result.policy.name, retention_ratio=result.policy.retention_ratio + shift, settings={})
+    text = told(replace(result, trials=(before,)))
+    assert f"keeps {result.policy.retention_ratio:.1%} of the tokens in the end: {word}" in text
     same = replace(before, retention_ratio=result.policy.retention_ratio)
     assert "of the tokens in the end" not in told(replace(result, trials=(same,)))
 

@@ -5,9 +5,9 @@ from typing import Any
 from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Bounds, Listener, TrialEvent
+from vidsieve.tuner.events import Listener
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.result import Bounds, TrialEvent, TuneResult
 from vidsieve.tuner.tuning import tune
 
 BEST_POWER = 1.4

@@ -6,8 +6,7 @@ import pytest
 from tuner.fake_bench import FakeBench, fake_policy
 
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.measure.breakdown import PARTS, measure_breakdown
-from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.measurement import PARTS, Measurement, measure_breakdown
 from vidsieve.tuner.protocol import Intervention
 from vidsieve.tuner.request import TuneRequest
 
@@ -27,13 +26,13 @@ class WholeRequests(FakeBench):
         return parts | {f"{metric}_ms": sum(parts.values()), "clock_ratio": 1.0}
 
 
-def lab_of(bench: FakeBench) -> Measurement:
+def measurement_of(bench: FakeBench) -> Measurement:
     return Measurement.open(bench, TuneRequest(latency_ms=200, metric="ttft"), Listener(), None, lambda: 0.0)
 
 
 def test_every_part_is_told_for_both_sides_and_nothing_else() -> None:
     bench = WholeRequests(lambda policy: 0.9)
-    found = measure_breakdown(lab_of(bench), fake_policy("a"))
+    found = measure_breakdown(measurement_of(bench), fake_policy("a"))
     assert list(found) == ["uncompressed", "policy"]
     assert list(found["policy"]) == list(PARTS)
     assert found["uncompressed"] == {
@@ -54,7 +53,7 @@ def test_every_part_is_told_for_both_sides_and_nothing_else() -> None:
 def test_a_bench_without_whole_requests_costs_the_breakdown_and_a_warning() -> None:
     bench = WholeRequests(lambda policy: 0.9)
     bench.refuses = True
-    measurement = lab_of(bench)
+    measurement = measurement_of(bench)
     assert measure_breakdown(measurement, fake_policy("a")) == {}
     assert measurement.warnings == [
         "the breakdown of a whole request could not be measured: RuntimeError: no files here"
@@ -67,4 +66,4 @@ def test_an_interruption_is_no_failure_of_the_bench() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure_breakdown(lab_of(Interrupting(lambda policy: 0.9)), fake_policy("a"))
+        measure_breakdown(measurement_of(Interrupting(lambda policy: 0.9)), fake_policy("a"))

@@ -10,14 +10,12 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.controls.control import Control
-from vidsieve.tuner.controls.match_latency import MOST_PROBES, sizes
-from vidsieve.tuner.controls.matched_controls import controls_for, run_control
-from vidsieve.tuner.controls.smaller_input import SmallerInput
+from vidsieve.tuner.controls.matched_controls import MOST_PROBES, controls_for, run_control, sizes
 from vidsieve.tuner.events import Listener
-from vidsieve.tuner.judge.heldout import Heldout
+from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.measure.latency import Latency, TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.protocol import Bench, Intervention
+from vidsieve.tuner.protocol import Bench, Intervention, SmallerInput
 from vidsieve.tuner.request import TuneRequest
 
 

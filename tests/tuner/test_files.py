@@ -18,7 +18,7 @@ def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path: Path) -> Non
 def test_an_existing_file_stays_unless_forced(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("old")
-    with pytest.raises(UsageError, match="--force"):
+    with pytest.raises(UsageError, match="`force`"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     write_atomically(path, "new", force=True)

@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from tuner.fake_bench import FakeBench
 from tuner.searching import quality, search
 
-from vidsieve.tuner.judge.importance import importance_of
+from vidsieve.tuner.provenance import importance_of
 
 
 def study_of(trials: int, change: Callable[[str, float, float], float | None], policies: str = "ab") -> Any:

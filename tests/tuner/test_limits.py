@@ -13,20 +13,21 @@ from tuner.fake_bench import FakeBench, fake_policy
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
-from vidsieve.tuner.events import Bounds, Listener
+from vidsieve.tuner.events import Listener
 from vidsieve.tuner.judge.statistics import Interval
-from vidsieve.tuner.measure import retention_limits
 from vidsieve.tuner.measure.bounds import Explored, explore
-from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
-from vidsieve.tuner.measure.retention_limits import AIM
+from vidsieve.tuner.measure.retention_limits import AIM, RetentionSolver
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.retention_solver import RetentionSolver
+from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.space.search_space import PolicySpace, Space
+from vidsieve.tuner.study.record import explored_from_dict, explored_to_dict
 
 
-def _lab(bench: FakeBench | None = None, clock: Callable[[], float] = lambda: 0.0, **options: Any) -> Measurement:
+def _measurement(
+    bench: FakeBench | None = None, clock: Callable[[], float] = lambda: 0.0, **options: Any
+) -> Measurement:
     request = TuneRequest(**({"latency_ms": 200.0} | options))
     return Measurement.open(bench or FakeBench(lambda policy: 0.9), request, Listener(), None, clock)
 
@@ -43,7 +44,7 @@ class Bent(FakeBench):
 
 
 def test_the_solved_retention_is_the_largest_that_meets_the_aim() -> None:
-    measurement = _lab()
+    measurement = _measurement()
     entry = explore(measurement, [fake_policy("good")]).space.entries["good"]
     # 55 ms + 450 ms * retention, aimed at 195 ms
     assert entry.solved
@@ -53,7 +54,7 @@ def test_the_solved_retention_is_the_largest_that_meets_the_aim() -> None:
 @pytest.mark.parametrize("bend", [lambda r: 200 * r * r, lambda r: 120 * math.sqrt(r), lambda r: 40 * (r > 0.6)])
 def test_a_bent_curve_is_solved_within_two_percent(bend: Callable[[float], float]) -> None:
     bench = Bent(bend)
-    bounds = explore(_lab(bench), [fake_policy("good")]).bounds
+    bounds = explore(_measurement(bench), [fake_policy("good")]).bounds
     at_limit = bench.true_ms(fake_policy("good", bounds.limits["good"]))
     assert at_limit <= 200
     assert at_limit == pytest.approx(AIM * 200, rel=0.02)
@@ -63,23 +64,23 @@ def test_a_larger_target_never_gives_fewer_tokens() -> None:
     bench = Bent(lambda ratio: 100 * ratio**3)
     found = []
     for latency_ms in (80.0, 120.0, 200.0, 300.0, 400.0, 499.0):
-        explored = explore(_lab(bench, latency_ms=latency_ms), [fake_policy("good")])
+        explored = explore(_measurement(bench, latency_ms=latency_ms), [fake_policy("good")])
         found.append(explored.bounds.limits["good"])
     assert found == sorted(found)
     assert found[-1] > 3 * found[0]
 
 
 def test_the_error_of_the_model_and_the_configurations_are_told() -> None:
-    straight = explore(_lab(), [fake_policy("good"), fake_policy("bad")]).bounds
+    straight = explore(_measurement(), [fake_policy("good"), fake_policy("bad")]).bounds
     assert straight.model_error == pytest.approx(0.0, abs=1e-3)
     assert straight.configurations == 8
-    bent = explore(_lab(Bent(lambda ratio: 300 * ratio**4)), [fake_policy("good")]).bounds
+    bent = explore(_measurement(Bent(lambda ratio: 300 * ratio**4)), [fake_policy("good")]).bounds
     assert (bent.model_error or 0) > 0.002
 
 
 def test_a_curve_that_falls_makes_retention_a_searched_parameter_and_says_so() -> None:
     bench = Bent(lambda ratio: 300.0 if 0.35 < ratio < 0.7 else 0.0)
-    explored = explore(_lab(bench, latency_ms=400.0, seed=1), [fake_policy("good")])
+    explored = explore(_measurement(bench, latency_ms=400.0, seed=1), [fake_policy("good")])
     entry = explored.space.entries["good"]
     assert not entry.solved
     assert entry.retention is not None
@@ -92,28 +93,21 @@ def test_a_curve_that_falls_makes_retention_a_searched_parameter_and_says_so() -
 
 def test_noise_alone_does_not_make_a_curve_fall() -> None:
     for seed in range(20):
-        explored = explore(_lab(FakeBench(lambda policy: 0.9, noise=0.03, seed=seed)), [fake_policy("good")])
+        explored = explore(_measurement(FakeBench(lambda policy: 0.9, noise=0.03, seed=seed)), [fake_policy("good")])
         assert explored.space.entries["good"].solved, seed
 
 
 def test_where_the_target_is_met_anyway_retention_is_searched_over_the_whole_range() -> None:
-    explored = explore(_lab(latency_ms=10_000.0), [fake_policy("good")])
+    explored = explore(_measurement(latency_ms=10_000.0), [fake_policy("good")])
     entry = explored.space.entries["good"]
     assert not entry.solved
     assert entry.retention == (0.01, 1.0)
     assert explored.bounds.model_error is None
 
 
-def test_with_slack_retention_is_searched_below_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention_limits, "SLACK", 0.5)
-    entry = explore(_lab(), [fake_policy("good")]).space.entries["good"]
-    assert not entry.solved
-    assert entry.retention == pytest.approx((0.1555, 0.3111), abs=2e-4)
-
-
 def test_the_search_section_bounds_what_is_solved() -> None:
     policy = fake_policy("good", search={"retention_ratio": {"low": 0.1, "high": 0.2}})
-    entry = explore(_lab(), [policy]).space.entries["good"]
+    entry = explore(_measurement(), [policy]).space.entries["good"]
     assert entry.retention == (0.2, 0.2)
 
 
@@ -126,12 +120,12 @@ def test_policies_left_when_time_is_up_are_set_aside_and_one_is_always_measured(
             return super().timed(policy, clip_index, metric)
 
     policies = [fake_policy("good"), fake_policy("bad")]
-    measurement = _lab(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=1.0)
+    measurement = _measurement(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=1.0)
     explored = explore(measurement, policies)
     assert explored.bounds.policies == ("good",)
     assert explored.bounds.set_aside == {"bad": "time budget used up"}
     now[0] = 0.0
-    measurement = _lab(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=80.0)
+    measurement = _measurement(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=80.0)
     bounds = explore(measurement, policies).bounds
     assert bounds.policies == ("good",)
     assert bounds.set_aside == {"bad": "time budget used up"}
@@ -139,7 +133,7 @@ def test_policies_left_when_time_is_up_are_set_aside_and_one_is_always_measured(
 
 def test_a_floor_above_the_target_stays_unreachable() -> None:
     with pytest.raises(TargetUnreachableError):
-        explore(_lab(latency_ms=40.0), [fake_policy("good")])
+        explore(_measurement(latency_ms=40.0), [fake_policy("good")])
 
 
 def _latency(measurement: Measurement, policy: Policy) -> Any:
@@ -148,7 +142,7 @@ def _latency(measurement: Measurement, policy: Policy) -> Any:
 
 def test_later_candidates_are_solved_with_what_earlier_ones_took() -> None:
     bench = FakeBench(lambda policy: 0.9, cost_ms={"good-without-x": 50.0})
-    measurement = _lab(bench)
+    measurement = _measurement(bench)
     explore(measurement, [fake_policy("good")])
     solver, variant = RetentionSolver(measurement), fake_policy("good-without-x")
     first = variant.with_(retention_ratio=solver("good", variant))
@@ -169,7 +163,7 @@ class Stubborn(Policy):
 
 
 def test_a_candidate_is_held_within_its_own_reach_or_is_too_slow_by_construction() -> None:
-    measurement = _lab()
+    measurement = _measurement()
     explore(measurement, [fake_policy("good")])
     plain = fake_policy("good")
     stubborn = Stubborn(name="good", retention_ratio=0.3, stages=plain.stages)
@@ -192,7 +186,7 @@ def test_what_was_explored_comes_back_from_json_exactly(
     baseline: Interval, floor: Interval, points: Any, variant: Any, limit: float, solved: bool, error: float | None
 ) -> None:
     policies = [fake_policy("good"), fake_policy("bad")]
-    measurement = _lab()
+    measurement = _measurement()
     measurement.set_target(Target(baseline_ms=baseline.value, target_ms=limit / 3, already_met=not solved))
     measurement.curves["good"] = RetentionCurve(points)
     measurement.curves["good-without-x"] = RetentionCurve(variant, like=measurement.curves["good"])
@@ -205,7 +199,7 @@ def test_what_was_explored_comes_back_from_json_exactly(
     space = Space({"good": PolicySpace.of(policies[0], (limit, limit), solved=solved)})
     before = Explored(bounds, space, policies[0].with_(retention_ratio=limit))
     stored = json.loads(json.dumps(explored_to_dict(measurement, before), sort_keys=True))
-    other = _lab()
+    other = _measurement()
     after = explored_from_dict(other, policies, stored)
     assert after.bounds == before.bounds
     assert after.space.to_dict() == before.space.to_dict()
@@ -221,11 +215,11 @@ def test_what_was_explored_comes_back_from_json_exactly(
 
 def test_a_resumed_space_keeps_its_order_and_refuses_other_policies() -> None:
     policies = [fake_policy("zebra"), fake_policy("ape")]
-    measurement = _lab()
+    measurement = _measurement()
     stored = json.loads(json.dumps(explored_to_dict(measurement, explore(measurement, policies)), sort_keys=True))
-    assert list(explored_from_dict(_lab(), policies[::-1], stored).space.entries) == ["zebra", "ape"]
+    assert list(explored_from_dict(_measurement(), policies[::-1], stored).space.entries) == ["zebra", "ape"]
     with pytest.raises(TuneError, match="'ape', which is not given now"):
-        explored_from_dict(_lab(), policies[:1], stored)
+        explored_from_dict(_measurement(), policies[:1], stored)
     changed = [policies[0], fake_policy("ape", 0.9)]
     with pytest.raises(TuneError, match=r"'ape' was .* when it was measured and is"):
-        explored_from_dict(_lab(), changed, stored)
+        explored_from_dict(_measurement(), changed, stored)

@@ -53,7 +53,7 @@ class Clock:
         return self.now
 
 
-def lab_of(bench: FakeBench, clock: Any = None, **options: Any) -> Measurement:
+def measurement_of(bench: FakeBench, clock: Any = None, **options: Any) -> Measurement:
     return Measurement.open(bench, TuneRequest(latency_ms=200, **options), Listener(), None, clock or Clock())
 
 
@@ -94,7 +94,7 @@ def test_a_policy_whose_p_gold_flatters_it_loses_on_fresh_answers(proxy: Proxy) 
     leaders, baseline = searched(bench, ["best", "second", "flattered"])
     assert names(leaders)[0] == "flattered"
     bench.scored.clear()
-    got = rerank(lab_of(bench), leaders, fresh_of(bench, baseline, proxy))
+    got = rerank(measurement_of(bench), leaders, fresh_of(bench, baseline, proxy))
     assert names(got.order) == ["best", "second", "flattered"]
     assert got.changed
     assert not got.skipped
@@ -111,7 +111,7 @@ def test_each_is_scored_once_on_fresh_examples_and_on_nothing_else() -> None:
     bench = Flattering()
     leaders, baseline = searched(bench, ["best", "second"])
     bench.scored.clear()
-    rerank(lab_of(bench), leaders, fresh_of(bench, baseline, UNKNOWN, count=50))
+    rerank(measurement_of(bench), leaders, fresh_of(bench, baseline, UNKNOWN, count=50))
     assert len(bench.scored) == len(set(bench.scored)) == 150
     assert all(example.startswith("rerank-") for _, example in bench.scored)
 
@@ -119,7 +119,7 @@ def test_each_is_scored_once_on_fresh_examples_and_on_nothing_else() -> None:
 def test_without_p_gold_answers_alone_rank_and_no_p_gold_is_told() -> None:
     bench = Flattering(p_gold=False)
     leaders, baseline = searched(bench, ["second", "best"], "correct")
-    got = rerank(lab_of(bench), leaders[::-1], fresh_of(bench, baseline, UNKNOWN))
+    got = rerank(measurement_of(bench), leaders[::-1], fresh_of(bench, baseline, UNKNOWN))
     assert names(got.order) == ["best", "second"]
     assert all(one.p_gold_change is None and one.change == one.correct_change for one in got.ranked)
 
@@ -127,7 +127,7 @@ def test_without_p_gold_answers_alone_rank_and_no_p_gold_is_told() -> None:
 def test_equal_policies_keep_the_order_of_the_search() -> None:
     bench = FakeBench(lambda policy: 0.85)
     leaders, baseline = searched(bench, ["second", "alike", "best"])
-    got = rerank(lab_of(bench), leaders, fresh_of(bench, baseline, TRUSTED))
+    got = rerank(measurement_of(bench), leaders, fresh_of(bench, baseline, TRUSTED))
     assert names(got.order) == ["second", "alike", "best"]
     assert not got.changed
 
@@ -136,7 +136,7 @@ def test_a_leader_that_raises_is_passed_over_and_the_rest_are_ranked() -> None:
     bench = Flattering()
     leaders, baseline = searched(bench, ["best", "second", "flattered"])
     bench.broken = frozenset({"flattered"})
-    measurement = lab_of(bench)
+    measurement = measurement_of(bench)
     got = rerank(measurement, leaders, fresh_of(bench, baseline, UNKNOWN))
     assert names(got.order) == ["best", "second"]
     assert got.failed == {leaders[0].policy.hash}
@@ -155,13 +155,13 @@ def test_an_uncompressed_model_that_raises_is_no_leaders_fault() -> None:
     bench = Dead()
     leaders, baseline = searched(bench, ["best", "second"])
     with pytest.raises(RuntimeError, match="no model"):
-        rerank(lab_of(bench), leaders, fresh_of(bench, baseline, UNKNOWN))
+        rerank(measurement_of(bench), leaders, fresh_of(bench, baseline, UNKNOWN))
 
 
 def test_only_five_leaders_are_scored_afresh_and_the_sixth_follows() -> None:
     bench = FakeBench(lambda policy: 0.85)
     leaders, baseline = searched(bench, [f"p{i}" for i in range(7)])
-    got = rerank(lab_of(bench), leaders, fresh_of(bench, baseline, UNKNOWN, count=20))
+    got = rerank(measurement_of(bench), leaders, fresh_of(bench, baseline, UNKNOWN, count=20))
     assert len(got.ranked) == 5
     assert names(got.order)[5:] == ["p5", "p6"]
 
@@ -173,7 +173,7 @@ def test_the_time_budget_decides_how_many_are_scored_afresh(budget: float | None
     clock = Clock()
     bench = Flattering(clock)
     leaders, baseline = searched(bench, ["best", "second", "flattered"])
-    measurement = lab_of(bench, clock, time_budget_s=budget)
+    measurement = measurement_of(bench, clock, time_budget_s=budget)
     start = clock.now
     got = rerank(measurement, leaders, fresh_of(bench, baseline, UNKNOWN, count=100, per_example_s=1.0))
     assert (len(got.ranked) or None) == expected
@@ -186,7 +186,7 @@ def test_what_the_end_of_the_study_needs_is_left_to_it() -> None:
     clock = Clock()
     bench = Flattering(clock)
     leaders, baseline = searched(bench, ["best", "second"])
-    measurement = lab_of(bench, clock, time_budget_s=500.0)
+    measurement = measurement_of(bench, clock, time_budget_s=500.0)
     got = rerank(
         measurement, leaders, fresh_of(bench, baseline, UNKNOWN, count=100, per_example_s=1.0, reserve_s=250.0)
     )
@@ -197,18 +197,18 @@ def test_what_the_end_of_the_study_needs_is_left_to_it() -> None:
 def test_one_leader_or_no_fresh_examples_leave_nothing_to_rank() -> None:
     bench = Flattering()
     leaders, baseline = searched(bench, ["best", "second"])
-    alone = rerank(lab_of(bench), leaders[:1], fresh_of(bench, baseline, UNKNOWN))
+    alone = rerank(measurement_of(bench), leaders[:1], fresh_of(bench, baseline, UNKNOWN))
     assert alone.order == tuple(leaders[:1])
     assert "fewer than two" in alone.skipped
-    assert "no videos" in rerank(lab_of(bench), leaders, fresh_of(bench, baseline, UNKNOWN, count=0)).skipped
-    assert rerank(lab_of(bench), [], fresh_of(bench, baseline, UNKNOWN)).order == ()
+    assert "no videos" in rerank(measurement_of(bench), leaders, fresh_of(bench, baseline, UNKNOWN, count=0)).skipped
+    assert rerank(measurement_of(bench), [], fresh_of(bench, baseline, UNKNOWN)).order == ()
 
 
 def test_a_gap_far_beyond_noise_needs_no_second_look_only_where_p_gold_is_trusted() -> None:
     bench = FakeBench(lambda policy: {"best": 0.88, "far": 0.60}[policy.name])
     (best, far), baseline = searched(bench, ["best", "far"])
     assert far_ahead(best, far, TRUSTED)
-    assert "far ahead" in rerank(lab_of(bench), [best, far], fresh_of(bench, baseline, TRUSTED)).skipped
+    assert "far ahead" in rerank(measurement_of(bench), [best, far], fresh_of(bench, baseline, TRUSTED)).skipped
     for proxy in (UNKNOWN, DOUBTED, replace(TRUSTED, bias_points=20.0)):
         assert not far_ahead(best, far, proxy)
     assert not far_ahead(best, best, TRUSTED)

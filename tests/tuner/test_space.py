@@ -7,8 +7,9 @@ import pytest
 from tuner.fake_bench import STAGES, FakeScore, FakeTop, fake_policy
 
 from vidsieve.framework.errors import UsageError
+from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.file import load_policy
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry, default
 from vidsieve.tuner.space.knobs import knobs_of, retention_window
 from vidsieve.tuner.space.policy_catalog import split_published

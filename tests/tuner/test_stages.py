@@ -10,8 +10,9 @@ from tuner.fake_bench import STAGES, FakeBench, FakeScore, FakeTop
 
 from vidsieve import Budget, Scores, Stage, VideoTokens, hookimpl, tunable
 from vidsieve.framework.errors import UsageError
+from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.file import load_policy, read_policy
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry, default
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.measure.bounds import explore

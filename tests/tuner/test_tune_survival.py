@@ -7,11 +7,12 @@ import pytest
 from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from tuner.searching import Recorder, quality, search
 
+from vidsieve.framework.errors import MediaError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.harness.process.worker_errors import WorkerCannotStart
-from vidsieve.tuner.events import TrialEvent
+from vidsieve.harness.process.failures import WorkerCannotStart
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.interrupted import Interrupted
+from vidsieve.tuner.result import TrialEvent
+from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError
 from vidsieve.tuner.tuning import tune
 
 
@@ -196,8 +197,10 @@ class Losing(FakeBench):
 def test_a_bench_that_cannot_start_ends_the_search_and_spoils_no_trial() -> None:
     bench, listener = Losing(quality), Recorder()
     bench.left = 100
-    with pytest.raises(WorkerCannotStart, match="3 times in a row"):
+    with pytest.raises(SearchFailedError, match="3 times in a row") as caught:
         search(bench, listener)
+    assert isinstance(caught.value.__cause__, WorkerCannotStart)
+    assert caught.value.result.policy.name == "good"
     assert 0 < len(listener.trials) < 16
     assert not [event for event in listener.trials if event.verdict == "failed"]
 
@@ -212,3 +215,57 @@ def test_a_bench_that_is_lost_once_the_policy_is_chosen_costs_controls_alone() -
     result = search(Late(quality))
     assert result.confirmed
     assert any("SIGABRT" in text for text in result.warnings)
+
+
+def _raising(phase: str, error: Exception) -> tuple[FakeBench, Recorder]:
+    """A bench or listener that raises in a late phase of the search."""
+
+    class Late(FakeBench):
+        def score(self, policy: Policy | None, examples: Any) -> Any:
+            heldout = examples[0].id.startswith("heldout")
+            if phase == "confirming" and heldout and policy is None:
+                raise error
+            if phase == "judging" and heldout and policy is not None:
+                raise error
+            if phase == "controls" and policy is not None and policy.name == "random":
+                raise error
+            return super().score(policy, examples)
+
+        def timed(self, policy: Policy | None, clip_index: int, metric: str) -> Any:
+            if phase == "breakdown" and metric == "e2e":
+                raise error
+            return super().timed(policy, clip_index, metric)
+
+    class Listening(Recorder):
+        def finished(self, result: Any) -> None:
+            if phase == "finished":
+                raise error
+            super().finished(result)
+
+    return Late(quality), Listening()
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, MediaError])
+@pytest.mark.parametrize("phase", ["confirming", "judging", "breakdown", "controls", "finished"])
+def test_a_late_error_carries_the_best_so_far(phase: str, kind: type[Exception]) -> None:
+    bench, listener = _raising(phase, kind("something late"))
+    if kind is MediaError and phase in ("breakdown", "controls"):
+        # a control that cannot be measured is told in the report, and the policy stands
+        assert search(bench, listener, trials=4).confirmed
+        return
+    with pytest.raises(SearchFailedError, match="something late") as caught:
+        search(bench, listener, trials=4)
+    assert isinstance(caught.value.__cause__, kind)
+    result = caught.value.result
+    assert result.policy.name == "good"
+    assert result.confirmed is (phase not in ("confirming", "judging"))
+    assert phase == "finished" or any("something late" in text for text in result.warnings)
+
+
+def test_an_error_before_anything_was_found_is_raised_as_it_is() -> None:
+    class Early(FakeBench):
+        def score(self, policy: Policy | None, examples: Any) -> Any:
+            raise MediaError("no.mp4: cannot be read.")
+
+    with pytest.raises(MediaError, match=r"no\.mp4"):
+        search(Early(quality))

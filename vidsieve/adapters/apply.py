@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from itertools import chain
 from threading import get_ident
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.call_queue import queue_of
+from vidsieve.adapters.generate_arguments import GenerateArguments
 from vidsieve.adapters.generate_call import GenerateCall
 from vidsieve.adapters.prompt.positions import model_positions
 from vidsieve.adapters.prompt.reading import filler_id, read_mask
@@ -132,29 +134,27 @@ class Applied:
                 f"applied: policy {found.handle.policy.name!r} is already applied to this model{other}; leave its "
                 f"`with` block before applying {self.policy.name!r}. Threads may share one block: their calls queue."
             )
-        self._stand_in = _Generate(self, found)
-        self.model.generate = self._stand_in
-        self.model.__reduce_ex__ = self._stand_in.reduce_model
+        self._stand_in = _Generate(self)
+        self.model.__dict__.update(self._stand_in.puts)
 
     def _end(self) -> None:
         assert self._stand_in is not None
         self._stand_in.open = False
-        del self.model.__reduce_ex__, self.model.generate
-        if self._stand_in.found is not None:
-            self.model.generate = self._stand_in.found
+        for name in self._stand_in.puts:
+            self.model.__dict__.pop(name, None)
+        self.model.__dict__.update(self._stand_in.found)
 
 
 def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
     """A `with` block in which `model.generate(**inputs)` runs under `policy`; callers keep their inputs and outputs.
 
-    A cache that a call returned may be copied (`copy.deepcopy`, `pickle`); where tokens were removed, it refuses to be
-    continued outside a block.
-
     Returned sequences hold the original prompt, `max_length` counts it, and a cache that a call returned may be given
-    to the next one together with the full-length ids. Stopping criteria, logits processors, `prefix_allowed_tokens_fn`
-    and streamers see the original prompt followed by the new tokens, and so do the rules that settings make
-    (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not touched (see
-    `compress`). When the block ends, also by an exception, the model is as it was.
+    to the next one together with the full-length ids, also as a copy (`copy.deepcopy`, `pickle`); where tokens were
+    removed, it refuses to be continued outside a block. Stopping criteria, logits processors,
+    `prefix_allowed_tokens_fn` and streamers see the original prompt followed by the new tokens, and so do the rules
+    that settings make (`repetition_penalty`, `no_repeat_ngram_size`, `min_length`, …). Plain `model(**inputs)` is not
+    touched (see `compress`); other ways to generate (`type(model).generate`, `generate_batch`) are refused. When the
+    block ends, also by an exception, the model is as it was.
 
     Calls of `generate` from several threads queue, one at a time on a model, and the block ends when those begun in it
     have. Copies of the model made meanwhile (`deepcopy`, `pickle`, `torch.save`) come without the policy. Prompts with
@@ -177,29 +177,65 @@ def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
     return Applied(model, adapter, policy, seed)
 
 
-class _Generate:
-    """Stands for `model.generate` on the instance while a policy is applied; `found` is what stood there before."""
+_OTHER_WAYS = (
+    "prepare_inputs_for_generation",  # called by every `generate`, also one that is not the instance's
+    "generate_batch",
+    "init_continuous_batching",
+    "continuous_batching_context_manager",
+)
 
-    def __init__(self, handle: Applied, found: Any) -> None:
-        self.handle, self.found = handle, found
-        self.original = self.__wrapped__ = handle.model.generate
+
+class _Generate:
+    """Stands for `model.generate` on the instance while a policy is applied.
+
+    `puts` are all attributes of the instance then, the other ways to generate among them; `found` are those that stood
+    there before.
+    """
+
+    def __init__(self, handle: Applied) -> None:
+        self.handle, model = handle, handle.model
+        self.original = self.__wrapped__ = model.generate
         self.open, self.thread = True, get_ident()
         self._call: GenerateCall | None = None
+        others = {name: self._guarded(name) for name in _OTHER_WAYS if hasattr(model, name)}
+        self.puts: dict[str, Any] = {"generate": self, "__reduce_ex__": self.reduce_model, **others}
+        self.found = {name: value for name, value in vars(model).items() if name in self.puts}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         handle, queue = self.handle, queue_of(self.handle.model)
         if queue.inside:
             return self._within(args, kwargs)
         with queue.turn(self._check_open):
-            self._call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed)
-            output, report = self._call.run(self.original, args, kwargs)
+            arguments = GenerateArguments.read(handle.adapter, handle.model, self.original, args, kwargs)
+            self._call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed, arguments)
+            try:
+                output, report = self._call.run(self.original)
+            finally:
+                self._call = None
             handle.reports.append(report)
         return output
+
+    def _guarded(self, name: str) -> Any:
+        """A method of the model that generates, or is called where it does, refused outside the calls of the block."""
+        model = self.handle.model
+        original = getattr(model, name)
+
+        @wraps(original)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if queue_of(model).inside:
+                return original(*args, **kwargs)
+            raise UsageError(
+                f"{name}: would generate without policy {self.handle.policy.name!r}, which is applied to this model by "
+                "`model.generate` alone. Call `model.generate(...)` on the model itself (not by its class, a method "
+                "taken before the block, or continuous batching), or leave the `with` block."
+            )
+
+        return guarded
 
     def _within(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """A call from within a call: a `custom_generate` that continues with the ids it was given, or an error."""
         given = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs"))
-        if self._call is None or given is None or given is not self._call.prompt:
+        if self._call is None or given is None or given is not self._call.given_ids:
             raise UsageError(
                 "generate: was called from within a running call on the same model (by a logits processor, stopping "
                 "criterion, streamer or hook), whose hooks and cache are on the model. Call it before or after."
@@ -228,10 +264,8 @@ class _Generate:
         with queue.turn():
             reduce: Any = type(model).__reduce_ex__
             function, arguments, state, *rest = reduce(model, protocol)
-            state = {name: value for name, value in state.items() if name not in ("generate", "__reduce_ex__")}
-        if self.found is not None:
-            state["generate"] = self.found
-        return function, arguments, state, *rest
+            state = {name: value for name, value in state.items() if name not in self.puts}
+        return function, arguments, state | self.found, *rest
 
 
 def compress(

@@ -151,6 +151,21 @@ def extending(cache: Any, past: Past | None, broken_off: Callable[[], Past]) -> 
         raise
 
 
+def check_room(cache: Any, tokens: int) -> None:
+    """Refuse a cache of fixed size that cannot hold as many tokens as the call will put there.
+
+    Raises:
+        InputError: it is too small.
+    """
+    static = [layer for layer in getattr(cache, "layers", ()) if not getattr(layer, "is_sliding", False)]
+    room = min((layer.max_cache_len for layer in static if hasattr(layer, "max_cache_len")), default=tokens)
+    if tokens > room:
+        raise InputError(
+            f"past_key_values: has room for {room} tokens, but {tokens} would be cached; pass a {type(cache).__name__} "
+            "with a larger `max_cache_len`, or leave past_key_values out."
+        )
+
+
 def cached_columns(past: Past, cache: Any) -> tuple[Columns, int]:
     """The columns of everything in the cache, and how many full-length ids they stand for.
 

@@ -5,9 +5,14 @@ from typing import Annotated
 import typer
 
 from vidsieve import __version__
-from vidsieve.cli import check, eval, ls, run, show, tune
+from vidsieve.cli.check import check
+from vidsieve.cli.eval import evaluate
 from vidsieve.cli.guard import guarded
+from vidsieve.cli.ls import ls
 from vidsieve.cli.options import flat
+from vidsieve.cli.run import run
+from vidsieve.cli.show import show
+from vidsieve.cli.tune import tune
 
 HELP = """Make video LLMs in transformers answer sooner by removing visual tokens that carry little.
 
@@ -40,11 +45,11 @@ def top(
 
 
 for _name, _verb in (
-    ("tune", tune.tune),
-    ("run", run.run),
-    ("eval", eval.evaluate),
-    ("ls", ls.ls),
-    ("show", show.show),
-    ("check", check.check),
+    ("tune", tune),
+    ("run", run),
+    ("eval", evaluate),
+    ("ls", ls),
+    ("show", show),
+    ("check", check),
 ):
     app.command(_name, help=_verb.__doc__)(guarded(flat(_verb)))

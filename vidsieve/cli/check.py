@@ -6,7 +6,7 @@ import typer
 
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import complain, say, say_json
-from vidsieve.harness.plugins import add_plugins
+from vidsieve.harness.setup import add_plugins
 
 
 def check(
@@ -31,12 +31,12 @@ def check(
         else:
             stages = [bound.label for bound in policy.stages]
             verdicts.append({"file": file, "ok": True, "name": policy.name, "hash": policy.hash, "stages": stages})
-    _tell(verdicts, as_json=json)
+    _print(verdicts, as_json=json)
     if not all(verdict["ok"] for verdict in verdicts):
         raise typer.Exit(1)
 
 
-def _tell(verdicts: list[dict[str, object]], *, as_json: bool) -> None:
+def _print(verdicts: list[dict[str, object]], *, as_json: bool) -> None:
     """One line a sound file, one line a fault."""
     if as_json:
         say_json(verdicts)

@@ -17,7 +17,7 @@ INTERRUPTED = 130
 
 
 def guarded(verb: Callable[..., None]) -> Callable[..., None]:
-    """`verb` with its failures told on standard error and turned into an exit code (see `errors`, and 130)."""
+    """Wrap `verb`: print its failures on standard error and turn them into an exit code (see `errors`, and 130)."""
 
     @functools.wraps(verb)
     def run(**given: Any) -> None:
@@ -35,13 +35,13 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         except Exception as error:
-            code = _tell(error)
+            code = _report_error(error)
             raise typer.Exit(code) from None
 
     return run
 
 
-def _tell(error: Exception) -> int:
+def _report_error(error: Exception) -> int:
     """Print what went wrong and return the exit code."""
     if os.environ.get("VIDSIEVE_DEBUG") == "1":
         traceback.print_exception(error)

@@ -10,7 +10,7 @@ import typer
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import say, say_json, table
 from vidsieve.framework.hookspecs import STAGE_HOOKS, VIDEO_HOOKS
-from vidsieve.harness.plugins import add_plugins
+from vidsieve.harness.setup import add_plugins
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
@@ -58,7 +58,7 @@ def ls(
 
 
 def _cell(value: object) -> str:
-    """A value for the eye."""
+    """Format a value for a table."""
     if isinstance(value, list):
         return ", ".join(str(item) for item in value)
     return "" if value is None else str(value)
@@ -162,8 +162,8 @@ def _yes(row: dict[str, Any]) -> str:
     return "yes" if row["image beside video"] else "no"
 
 
-def _here(told: str) -> str:
-    return "-" if told.startswith("nothing") else _lines(told.split(", "), 17)
+def _here(here: str) -> str:
+    return "-" if here.startswith("nothing") else _lines(here.split(", "), 17)
 
 
 def _lines(words: list[str], width: int) -> str:

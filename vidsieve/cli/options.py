@@ -1,16 +1,24 @@
 """Options that several verbs share are the fields of a dataclass; `flat` spreads them into a verb's signature."""
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from vidsieve.framework.settings_field import default_of, flag_of, told_of
+from vidsieve.framework.errors import UsageError
+from vidsieve.framework.settings_field import declaration_of, default_of, flag_of
 from vidsieve.harness.setup import Setup
 from vidsieve.tuner.request import Metric, TuneRequest
+
+if TYPE_CHECKING:
+    from vidsieve.framework.policy.policy import Policy
+    from vidsieve.framework.registry import Registry
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Plugins = Annotated[
@@ -30,8 +38,35 @@ class FieldsOf:
 SearchSettings = Annotated[dict[str, Any], FieldsOf(TuneRequest)]
 """What a search is asked for, by the fields of `TuneRequest`."""
 
-FLAGS = {each.name: flag_of(each) for kind in (Setup, TuneRequest) for each in dataclasses.fields(kind)}
-FLAGS |= {name: f"--{name}" for name in ("devices", "study", "policies", "out", "force", "heldout", "confirm")}
+OWN = (
+    "devices",
+    "in_process",
+    "study",
+    "fresh",
+    "storage",
+    "study_name",
+    "join",
+    "policies",
+    "out",
+    "force",
+    "confirm",
+)
+"""Settings of the library that are options of one verb."""
+
+
+def with_flags(text: str) -> str:
+    """`text` with the settings that the library names, such as `max_drop_points`, as the options that set them."""
+    return re.sub(r"`(\w+)`", lambda found: FLAGS.get(found[1], found[0]), text)
+
+
+def _flags() -> dict[str, str]:
+    """The option that sets each setting which the library may name."""
+    declared = [each for kind in (Setup, TuneRequest) for each in dataclasses.fields(kind) if declaration_of(each)]
+    same = {name: "--" + name.replace("_", "-") for name in (*OWN, "heldout")}
+    return {each.name: flag_of(each) for each in declared} | same
+
+
+FLAGS = _flags()
 
 
 def option(name: str, panel: str, help: str, metavar: str | None = None) -> Any:
@@ -73,7 +108,7 @@ def _group(hint: Any) -> tuple[Any, bool] | None:
 def _options(kind: Any) -> list[dataclasses.Field[Any]]:
     """The fields that are options: of a dataclass with declared settings those, of another all."""
     fields = list(dataclasses.fields(kind))
-    return [each for each in fields if told_of(each) is not None] or fields
+    return [each for each in fields if declaration_of(each) is not None] or fields
 
 
 def _spread(
@@ -93,7 +128,122 @@ def _spread(
 
 def _annotation(declared: dataclasses.Field[Any], hint: Any) -> Any:
     """The field's type with its option."""
-    told = told_of(declared)
-    if told is None:
+    declaration = declaration_of(declared)
+    if declaration is None:
         return hint
-    return Annotated[hint, option(flag_of(declared), told["group"], told["help"], told["metavar"])]
+    return Annotated[
+        hint, option(flag_of(declared), declaration["group"], with_flags(declaration["help"]), declaration["metavar"])
+    ]
+
+
+PANEL = "Policy"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyOptions:
+    """`--policy`, `--retention` and `--set`."""
+
+    policy: Annotated[str, option("--policy", PANEL, "A published policy (see `vidsieve ls`) or a YAML file.")] = (
+        "vidcom2"
+    )
+    retention: Annotated[
+        float | None,
+        option("--retention", PANEL, "Share of the visual tokens to keep: 0.25 is a quarter."),
+    ] = None
+    set: Annotated[
+        list[str] | None,
+        option("--set", PANEL, "Another setting. Repeatable.", "LABEL.SETTING=VALUE"),
+    ] = None
+
+    def load(self, registry: "Registry") -> "Policy":
+        """The policy. Raises as `load_policy` does, and UsageError for a --set that cannot be read."""
+        settings = dict(_setting(text) for text in self.set or ())
+        if len(settings) < len(self.set or ()):
+            raise UsageError("--set: a setting is given twice; give it once.")
+        from vidsieve.framework.policy.composition import check_ratio
+        from vidsieve.framework.policy.file import load_policy
+
+        if self.retention is not None:
+            check_ratio("--retention", self.retention)
+        return load_policy(self.policy, retention_ratio=self.retention, settings=settings, registry=registry)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`label.setting=value`, the value read as YAML reads it."""
+    name, equals, value = text.partition("=")
+    addressed = "." in name.strip(". ") or name.strip() == "positions"
+    if not equals or not addressed or not value.strip():
+        raise UsageError(f"--set {text}: must be LABEL.SETTING=VALUE, such as dycoke.temporal-merge.drop_ratio=0.5.")
+    import yaml
+
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {text}: the value {value!r} cannot be read.") from None
+    if isinstance(read, str):
+        with contextlib.suppress(ValueError):
+            read = float(read)  # YAML takes 1e-3 for text; on a command line a number is meant
+    return name.strip(), read
+
+
+_STUDY = "Study"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Where the search is kept and who works on it.
+
+    Raises:
+        UsageError: options that exclude each other.
+    """
+
+    devices: Annotated[
+        str | None,
+        option("--devices", _STUDY, "Search on several alike devices at once, such as cuda:0,cuda:1.", "LIST"),
+    ] = None
+    in_process: Annotated[
+        bool,
+        option("--in-process", _STUDY, "Evaluate in this process, where a crash ends the search, instead of a child."),
+    ] = False
+    study: Annotated[
+        Path | None,
+        option("--study", _STUDY, "The file that keeps the search and resumes it.  (default: beside --out, .study.db)"),
+    ] = None
+    fresh: Annotated[bool, option("--fresh", _STUDY, "Set an existing study aside and start anew.")] = False
+    storage: Annotated[
+        str | None,
+        option("--storage", _STUDY, "A server that several machines share, instead of a file.", "URL"),
+    ] = None
+    study_name: Annotated[str, option("--study-name", _STUDY, "The search's name on that server.")] = "vidsieve"
+    join: Annotated[
+        bool, option("--join", _STUDY, "Add trials to the search on --storage; who started it writes the policy.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.study is not None and self.storage is not None:
+            raise UsageError("--study and --storage: exclude each other; give one of them.")
+        if self.devices is not None and self.in_process:
+            raise UsageError("--devices and --in-process: exclude each other; each device has a process of its own.")
+        if self.storage is not None and "://" not in self.storage:
+            raise UsageError(
+                f"--storage {self.storage}: must be a URL, such as postgresql://user@host/base; a file goes to --study."
+            )
+        if self.fresh and self.storage is not None:
+            raise UsageError("--fresh: sets a file aside; on --storage choose another --study-name instead.")
+
+    def device_list(self, device: str | None) -> list[str] | None:
+        """The devices asked for, or None for the usual one. Raises UsageError for a list that makes no sense."""
+        if self.devices is None:
+            return None
+        if device is not None:
+            raise UsageError("--device and --devices: exclude each other; give one of them.")
+        names = [name.strip() for name in self.devices.split(",") if name.strip()]
+        if not names or len(set(names)) < len(names):
+            raise UsageError(f"--devices: expected different devices, such as cuda:0,cuda:1, got {self.devices!r}.")
+        return names
+
+    def place(self, out: Path) -> Path | str:
+        """Where the study lives."""
+        if self.storage is not None:
+            return self.storage
+        return (self.study or out.with_name(f"{out.stem}.study.db")).expanduser()

@@ -1,24 +1,24 @@
 """Where the verbs write: results on standard output, everything else on standard error."""
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vidsieve.cli.options import FLAGS
+from vidsieve.cli.options import with_flags
+
+if TYPE_CHECKING:
+    from vidsieve.framework.policy.policy import Policy
+    from vidsieve.harness.output_files import Outputs
+    from vidsieve.harness.session import Session
+    from vidsieve.tuner.result import TuneResult
 
 
 def say(text: str = "") -> None:
     """A line of the result."""
     typer.echo(text)
-
-
-def with_flags(text: str) -> str:
-    """`text` with the settings that the library names, such as `max_drop_points`, as the options that set them."""
-    return re.sub(r"`(\w+)`", lambda found: FLAGS.get(found[1], found[0]), text)
 
 
 def note(text: str) -> None:
@@ -60,3 +60,24 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
         drawn.add_row(*row)
     width = None if sys.stdout.isatty() else 200
     Console(file=sys.stdout, width=width, markup=False, highlight=False, soft_wrap=False).print(drawn)
+
+
+def warn_differences(policy: "Policy", session: "Session") -> None:
+    """A tuned policy on another model, device or workload than it was measured on."""
+    from vidsieve.harness.session import differences
+
+    found = differences(policy, dict(session.bench.describe()))
+    if found:
+        complain(f"policy {policy.name!r} was measured elsewhere: {'; '.join(found)}.", kind="warning")
+
+
+def write_policy(result: "TuneResult", outputs: "Outputs") -> None:
+    """Write the file; if the disk refuses, print it, so that the search is not lost."""
+    from vidsieve.framework.errors import VidsieveError
+
+    try:
+        outputs.write_policy(result)
+    except VidsieveError:
+        complain("the policy file could not be written; it follows on standard output.", kind="warning")
+        say(result.yaml)
+        raise

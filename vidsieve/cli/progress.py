@@ -1,16 +1,23 @@
 """What a search prints while it works: one line a trial, and on a terminal a bar for the step it is at."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from vidsieve.cli.output import with_flags
-from vidsieve.cli.told import minutes
+from vidsieve.cli.formatting import minutes, workload_line
+from vidsieve.cli.options import with_flags
+from vidsieve.cli.output import note, say
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Bounds, Listener, TrialEvent
-from vidsieve.tuner.result import TuneResult
+from vidsieve.framework.registry import Registry
+from vidsieve.harness.model_choice import Choice
+from vidsieve.harness.session import OpenBenches, open_benches
+from vidsieve.harness.setup import Setup
+from vidsieve.tuner.events import Listener
+from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.result import Bounds, TrialEvent
 
 QUIET_S = 20.0
 
@@ -76,26 +83,20 @@ class SearchProgress(Listener):
             self._print(f"warning: {warning}")
 
     def trial(self, event: TrialEvent) -> None:
-        """One line a trial."""
+        """Print a line."""
         self._print(trial_line(event))
 
     def confirming(self, policy: Policy) -> None:
-        """The end has begun."""
+        """Print what is measured last."""
         self._print(f"confirming {policy.name} on fresh latency runs and on the held-out examples")
 
-    def told(self, text: str) -> None:
-        """As it is."""
+    def notice(self, text: str) -> None:
+        """Print the sentence."""
         self._print(text)
 
     def stopping(self) -> None:
-        """The user waits: say for what."""
+        """Print what the search still waits for."""
         self._print("stopping after the running trial, then the best so far is written; Ctrl-C again stops now")
-
-    def finished(self, result: TuneResult) -> None:
-        """The verdict is printed by the verb."""
-
-    def interrupted(self, result: TuneResult | None) -> None:
-        """Likewise."""
 
     def _print(self, text: str) -> None:
         self._console.print(with_flags(text), markup=False, highlight=False, soft_wrap=True)
@@ -117,3 +118,37 @@ def trial_line(event: TrialEvent) -> str:
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def opened_with_progress(
+    setup: Setup,
+    choice: Choice,
+    registry: Registry,
+    request: TuneRequest,
+    *,
+    devices: list[str] | None,
+    in_process: bool,
+    json: bool,
+) -> Iterator[tuple[SearchProgress, OpenBenches]]:
+    """Open the benches of a search and print its workload; with `json` standard output is left alone."""
+    with (
+        search_progress(json) as listener,
+        open_benches(
+            setup,
+            choice,
+            registry,
+            request,
+            devices=devices,
+            in_process=in_process,
+            notice=note,
+            step=listener.step,
+        ) as opened,
+    ):
+        (note if json else say)(workload_line(opened))
+        yield listener, opened
+
+
+def search_progress(quiet: bool) -> SearchProgress:
+    """A listener that draws on standard output, or on standard error where that is for a document."""
+    return SearchProgress(Console(stderr=quiet))

@@ -1,28 +1,24 @@
 """`vidsieve run`: one video, one question, with and without the policy."""
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidsieve.cli.asked_policy import AskedPolicy
-from vidsieve.cli.options import Json
-from vidsieve.cli.output import complain, note, say, say_json
-from vidsieve.cli.told import first_line
-from vidsieve.cli.warned import warn_differences, warn_unknown_words
+from vidsieve.cli.formatting import workload_line
+from vidsieve.cli.options import Json, PolicyOptions
+from vidsieve.cli.output import complain, note, say, say_json, warn_differences
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
-    from vidsieve.framework.policy.policy import Policy
     from vidsieve.framework.task import Example
     from vidsieve.harness.session import Chosen, Session
-
-TIMED = 5
 
 
 def run(
     setup: Setup,
-    asked: AskedPolicy,
+    policy_options: PolicyOptions,
     video: Annotated[
         str | None,
         typer.Argument(metavar="[VIDEO]", help="A video file; left out: the first held-out example of the data."),
@@ -32,20 +28,21 @@ def run(
 ) -> None:
     """Answer a question about a video with and without a policy; tells tokens and milliseconds."""
     _check(setup, video, ask)
+    from vidsieve.harness.evaluation import answer_both
     from vidsieve.harness.session import choose_for
 
-    chosen = choose_for(asked.load, setup)
+    chosen = choose_for(policy_options.load, setup)
     session, example = _open(chosen, video, ask)
     policy = chosen.policy
     if chosen.choice.note:
         note(chosen.choice.note)
-    (note if json else say)(first_line(session, video or example.id))
+    (note if json else say)(workload_line(session, video or example.id))
     warn_differences(policy, session)
-    warn_unknown_words(example.question, session)
-    told = {"question": example.question, "label": example.answer, **measure(session, policy, example)}
+    _warn_unknown_words(example.question, session)
+    result = {"question": example.question, "label": example.answer, **answer_both(session.bench, policy, example)}
     for notice in session.bench.notices:
         complain(notice, kind="warning")
-    say_json(told) if json else _tell(told)
+    say_json(result) if json else _print(result)
 
 
 def _check(setup: Setup, video: str | None, ask: str | None) -> None:
@@ -61,8 +58,8 @@ def _check(setup: Setup, video: str | None, ask: str | None) -> None:
 
 def _open(chosen: "Chosen", video: str | None, ask: str | None) -> "tuple[Session, Example]":
     """A session on the one example that is asked."""
-    from vidsieve.harness.data.single_video import OneVideo
-    from vidsieve.harness.data.task_choice import choose_task
+    from vidsieve.harness.data.example_choice import choose_task
+    from vidsieve.harness.data.unlabelled import OneVideo
 
     if video is not None:
         task = OneVideo.of_file(video, ask or "")
@@ -72,43 +69,38 @@ def _open(chosen: "Chosen", video: str | None, ask: str | None) -> "tuple[Sessio
     return chosen.open(task), task.example
 
 
-def measure(session: "Session", policy: "Policy", example: "Example") -> dict[str, Any]:
-    """Answers, tokens and the median of a few interleaved timings. The answers come first: they also warm up."""
-    from statistics import median
-
-    bench = session.bench
-    base, _ = bench.answer(None, example)
-    answer, report = bench.answer(policy, example)
-    assert report is not None
-    times: dict[bool, list[dict[str, float]]] = {False: [], True: []}
-    for _ in range(TIMED):
-        for compressed in (False, True):
-            times[compressed].append(dict(bench.timed(policy if compressed else None, 0, "ttft")))
-    parts = {side: {name: median(t[name] for t in runs) for name in runs[0]} for side, runs in times.items()}
-    return {
-        "uncompressed": {"answer": base, "visual_tokens": report.baseline_tokens, **parts[False]},
-        "compressed": {"answer": answer, "visual_tokens": report.kept_tokens, **parts[True]},
-        "speedup": parts[False]["ttft_ms"] / parts[True]["ttft_ms"],
-        "same_answer": base == answer,
-        "report": report.to_dict(),
-    }
-
-
-def _tell(told: dict[str, Any]) -> None:
-    say(f"question: {told['question']}" + (f"   (label: {told['label']})" if told["label"] else ""))
+def _print(result: dict[str, Any]) -> None:
+    say(f"question: {result['question']}" + (f"   (label: {result['label']})" if result["label"] else ""))
     for side in ("uncompressed", "compressed"):
-        facts = told[side]
+        facts = result[side]
         say(
             f"{side:>12}: {facts['answer']!r} · {facts['visual_tokens']} visual tokens · "
             f"{facts['ttft_ms']:.1f} ms to the first token "
             f"(vision {facts['vision_ms']:.1f}, compress {facts['compress_ms']:.1f}, "
             f"prefill {facts['prefill_ms']:.1f})"
         )
-    report = told["report"]
+    report = result["report"]
     kv = f", KV retention in decode {report['kv_ratio']:.3f}" if report["kv_ratio"] is not None else ""
     say(
-        f"{report['policy']}: kept {report['attained_ratio']:.3f} of the visual tokens{kv}; {told['speedup']:.2f}x as "
-        f"fast (median of {TIMED} requests each, one after the other)"
+        f"{report['policy']}: kept {report['attained_ratio']:.3f} of the visual tokens{kv}; {result['speedup']:.2f}x "
+        f"as fast (median of {result['requests']} requests each, one after the other)"
     )
     for line in report["notes"]:
         say(f"note: {line}")
+
+
+def _warn_unknown_words(question: str, session: "Session") -> None:
+    """The bundled models know few words; a question with others gets no sensible answer."""
+    bundled = session.loaded.choice.bundled
+    if bundled is None:
+        return
+    from vidsieve.bundled.words import QUESTIONS
+
+    words = re.findall(r"\w+|[^\w\s]+", question.lower())
+    unknown = sorted({word for word in words if word not in bundled.shape.vocabulary})
+    if unknown:
+        complain(
+            f"the bundled model does not know {', '.join(map(repr, unknown))}. It was taught questions like: "
+            f"{'; '.join(QUESTIONS[kind] for kind in bundled.shape.kinds[:4])}.",
+            kind="warning",
+        )

@@ -6,7 +6,7 @@ import typer
 
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import say, say_json, table
-from vidsieve.harness.plugins import add_plugins
+from vidsieve.harness.setup import add_plugins
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -34,9 +34,9 @@ def show(
         say_json(found)
         return
     if "policy" in found:
-        _tell_policy(found["policy"])
+        _print_policy(found["policy"])
     if "stage" in found:
-        _tell_stage(found["stage"])
+        _print_stage(found["stage"])
 
 
 def describe(name: str, registry: "Registry", shape: "VideoShape") -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _paragraph(text: str | None) -> str:
     return " ".join((text or "").strip().split("\n\n")[0].split())
 
 
-def _tell_policy(facts: dict[str, Any]) -> None:
+def _print_policy(facts: dict[str, Any]) -> None:
     say(f"policy {facts['name']}: {facts['summary']}")
     ratio, reach = facts["retention_ratio"], facts["attainable"]
     say(f"  sources          {', '.join(facts['sources']) or 'none given'}")
@@ -150,17 +150,17 @@ def _tell_policy(facts: dict[str, Any]) -> None:
     for number, stage in enumerate(facts["stages"], start=1):
         label = stage["label"] if stage["label"] == stage["use"] else f"{stage['use']} as {stage['label']}"
         say(f"\n{number}. {label}: {stage['summary']}")
-        _tell_settings(stage["settings"])
+        _print_settings(stage["settings"])
     if not facts["stages"]:
         say("\nno stages: the model runs as it is")
 
 
-def _tell_stage(facts: dict[str, Any]) -> None:
+def _print_stage(facts: dict[str, Any]) -> None:
     say(f"stage {facts['name']} ({', '.join(facts['hooks'])}; from {facts['from']}): {facts['summary']}")
-    _tell_settings(facts["settings"])
+    _print_settings(facts["settings"])
 
 
-def _tell_settings(settings: list[dict[str, Any]]) -> None:
+def _print_settings(settings: list[dict[str, Any]]) -> None:
     if not settings:
         say("   no settings")
         return

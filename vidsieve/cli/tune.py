@@ -1,20 +1,20 @@
 """`vidsieve tune`: search, confirm, write; or measure once more what was found before."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidsieve.cli.options import Json, SearchSettings, option
-from vidsieve.cli.output import complain, note, say, say_json
-from vidsieve.cli.study_options import StudyOptions
-from vidsieve.cli.told import command, first_line, options_told
+from vidsieve.cli.formatting import command, given_options
+from vidsieve.cli.options import Json, SearchSettings, StudyOptions, option
+from vidsieve.cli.output import complain, say, say_json, write_policy
+from vidsieve.framework.errors import VidsieveError
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
-    from vidsieve.harness.open_benches import OpenBenches
     from vidsieve.harness.output_files import Outputs
+    from vidsieve.harness.session import OpenBenches
     from vidsieve.tuner.events import Listener
     from vidsieve.tuner.result import TuneResult
 
@@ -61,41 +61,48 @@ def tune(
     Exit codes: 0 found, 1 error, 2 usage, 3 target out of reach, 130 interrupted (the best so far is written).
     """
     if confirm is not None:
-        from vidsieve.cli.tune_confirm import confirm_file
+        from vidsieve.cli.confirm import confirm_file
 
         confirm_file(setup, search, study, policies, confirm, out, force=force, json=json)
         return
-    from vidsieve.harness.open_benches import open_benches
-    from vidsieve.harness.output_files import Outputs
-    from vidsieve.harness.plugins import add_plugins
-    from vidsieve.tuner.request import TuneRequest
-
-    path = out or DEFAULT_OUT
-    place = study.place(path)
-    request = TuneRequest(**search, storage=place, study_name=study.study_name, fresh=study.fresh, join=study.join)
-    resumable = not study.fresh and isinstance(place, Path) and place.exists()
-    outputs = Outputs(path, force=force or study.join, resumable=resumable)
-    devices = study.device_list(setup.device)
-    registry = add_plugins(setup.plugin)
-    _check_names(policies, registry)
-    with (
-        progress(json) as listener,
-        open_benches(
-            setup,
-            registry,
-            request=request,
-            devices=devices,
-            in_process=study.in_process,
-            notice=note,
-            step=listener.step,
-        ) as opened,
-    ):
-        (note if json else say)(first_line(opened))
-        result = _search(opened, request, policies, registry, setup, outputs, listener)
+    result, outputs = _searched(setup, search, study, policies, out or DEFAULT_OUT, force=force, json=json)
     if study.join:
         say(f"the search is complete: {len(result.trials)} trials; who started it confirms and writes the policy")
         return
     _finish(result, outputs, setup, json=json)
+
+
+def _searched(
+    setup: Setup,
+    search: dict[str, Any],
+    study: StudyOptions,
+    policies: list[str] | None,
+    out: Path,
+    *,
+    force: bool,
+    json: bool,
+) -> "tuple[TuneResult, Outputs]":
+    """Check everything that can be checked without a model, then search."""
+    from vidsieve.harness.model_choice import choose
+    from vidsieve.harness.output_files import Outputs
+    from vidsieve.harness.setup import add_plugins
+    from vidsieve.tuner.request import TuneRequest
+
+    place = study.place(out)
+    kept: dict[str, Any] = {"storage": place, "study_name": study.study_name, "fresh": study.fresh, "join": study.join}
+    request = TuneRequest(**search, **kept, skip_bad=setup.skip_bad)
+    resumable = not study.fresh and isinstance(place, Path) and place.exists()
+    outputs = Outputs(out, force=force or study.join, resumable=resumable)
+    devices = study.device_list(setup.device)
+    registry = add_plugins(setup.plugin)
+    choice = choose(setup.model, setup.checkpoint, registry)
+    _check_names(policies, registry)
+    # loads torch, so a usage error shows before
+    from vidsieve.cli.progress import opened_with_progress
+
+    where: dict[str, Any] = {"devices": devices, "in_process": study.in_process}
+    with opened_with_progress(setup, choice, registry, request, **where, json=json) as (listener, opened):
+        return _search(opened, request, policies, registry, setup, outputs, listener), outputs
 
 
 def _search(
@@ -107,34 +114,23 @@ def _search(
     outputs: "Outputs",
     listener: "Listener",
 ) -> "TuneResult":
-    """Run the search; what an interruption found is written before it goes on up."""
+    """Run the search; write what an interruption or an error leaves, then raise it."""
     from vidsieve.harness.search_entry import search as run
-    from vidsieve.tuner.search.interrupted import Interrupted
+    from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError
 
     try:
         return run(opened, request, registry, names=names, listener=listener)  # type: ignore[arg-type]
     except Interrupted as interruption:
-        _tell_interrupted(interruption.result, setup, outputs)
+        _write_best(interruption.result, setup, outputs)
         raise typer.Exit(interruption.exit_code) from None
-
-
-def progress(quiet: bool) -> "_Progress":
-    """What is printed while it works, on standard error where standard output is for a document."""
-    from rich.console import Console
-
-    from vidsieve.cli.progress import SearchProgress
-
-    return SearchProgress(Console(stderr=quiet))  # type: ignore[return-value]
-
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    _Progress = AbstractContextManager[Listener]
+    except SearchFailedError as failure:
+        _write_best(failure.result, setup, outputs, why="ended by an error")
+        # a mistake in the code is reported as one, with its kind
+        raise failure if isinstance(failure.__cause__, VidsieveError) else failure.__cause__ or failure from None
 
 
 def _check_names(names: list[str] | None, registry: "Registry") -> None:
-    """Unknown policies are told before a model is loaded."""
+    """Refuse unknown policies before a model is loaded."""
     if not names:
         return
     from vidsieve.tuner.space.policy_catalog import expand_policies
@@ -144,7 +140,7 @@ def _check_names(names: list[str] | None, registry: "Registry") -> None:
 
 def _finish(result: "TuneResult", outputs: "Outputs", setup: Setup, *, json: bool) -> None:
     """Write the files, then the verdict."""
-    write(result, outputs)
+    write_policy(result, outputs)
     wrong = outputs.write_companions(result)
     for sentence in wrong:
         complain(sentence, kind="warning")
@@ -155,40 +151,28 @@ def _finish(result: "TuneResult", outputs: "Outputs", setup: Setup, *, json: boo
         say(sentence)
     files = [outputs.policy, *([] if wrong else [outputs.report, outputs.picture])]
     say(f"\nwrote {', '.join(str(file) for file in files)}")
-    _tell_use(setup, outputs.policy)
+    _print_use(setup, outputs.policy)
 
 
-def write(result: "TuneResult", outputs: "Outputs") -> None:
-    """Write the file; if the disk refuses, print it, so that the search is not lost."""
-    from vidsieve.framework.errors import VidsieveError
-
-    try:
-        outputs.write_policy(result)
-    except VidsieveError:
-        complain("the policy file could not be written; it follows on standard output.", kind="warning")
-        say(result.yaml)
-        raise
-
-
-def _tell_interrupted(result: "TuneResult | None", setup: Setup, outputs: "Outputs") -> None:
-    """The best so far goes to the file, with how to look at it and how to go on."""
+def _write_best(result: "TuneResult | None", setup: Setup, outputs: "Outputs", why: str = "interrupted") -> None:
+    """Write the best so far, and print how to see it and how to resume."""
     if result is None:
         complain("interrupted before any policy was found; no policy was written.", kind="")
         complain("  go on:      the same command", kind="")
         return
-    write(result, outputs)
+    write_policy(result, outputs)
     out = str(outputs.policy)
     state = "confirmed on held-out data; controls are missing" if result.confirmed else "not confirmed on held-out data"
-    complain(f"interrupted: the best so far, {result.policy.name}, is in {out}, {state}.", kind="")
+    complain(f"{why}: the best so far, {result.policy.name}, is in {out}, {state}.", kind="")
     complain("  go on:      the same command", kind="")
     complain(f"  see it:     {command('show', [out])}", kind="")
-    complain(f"  measure it: {command('eval', [*options_told(setup), '--policy', out])}", kind="")
+    complain(f"  measure it: {command('eval', [*given_options(setup), '--policy', out])}", kind="")
 
 
-def _tell_use(setup: Setup, out: Path) -> None:
+def _print_use(setup: Setup, out: Path) -> None:
     """The line to run it, and three lines of Python."""
     say("use it:")
-    say(f"  {command('run', options_told(setup, policy=out))}")
+    say(f"  {command('run', given_options(setup, policy=out))}")
     say("or around your own model.generate:")
     say("  from vidsieve import applied, load_policy")
     say(f"  with applied(model, load_policy({str(out)!r})):")

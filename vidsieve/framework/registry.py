@@ -1,8 +1,13 @@
-"""TrialResult plugins: installed packages (entry points), lone files, and objects registered from Python."""
+"""Plugins: installed packages (entry points), lone files, and objects registered from Python."""
 
+import hashlib
+import importlib.util
 import inspect
 import re
-from collections.abc import Callable
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -13,7 +18,6 @@ import pluggy
 
 from vidsieve.framework.errors import PluginError, UnknownNameError
 from vidsieve.framework.hookspecs import PROJECT, PluginSpecs
-from vidsieve.framework.plugin_file import file_of, import_file, named_after
 
 if TYPE_CHECKING:
     from vidsieve.framework.stage import Stage
@@ -86,11 +90,11 @@ class Registry:
                 f"plugin {path}: no such file. Give the path of a Python file with register_stages in it."
             )
         self._discover()
-        if any(file_of(plugin) == file for plugin in self._manager.get_plugins()):
+        if any(_file_of(plugin) == file for plugin in self._manager.get_plugins()):
             return
-        module = import_file(file)
+        module = _import_file(file)
         self._take(module, str(file))
-        with named_after(str(file)):
+        with _named_after(str(file)):
             self._ask_all(module, str(file))
 
     def add_module(self, module: ModuleType) -> None:
@@ -102,7 +106,7 @@ class Registry:
         self._discover()
         if not self._manager.is_registered(module):
             self._take(module, module.__name__)
-            with named_after(module.__name__):
+            with _named_after(module.__name__):
                 self._ask_all(module, module.__name__)
 
     def _take(self, plugin: Any, name: str) -> None:
@@ -192,10 +196,55 @@ class Registry:
 def _same(old: Any, new: Any) -> bool:
     """Whether two entries are the same thing seen twice: one path, or one class of one file or module."""
     if isinstance(old, type) and isinstance(new, type):
-        homes = [(module.__name__, file_of(module)) for module in map(inspect.getmodule, (old, new)) if module]
+        homes = [(module.__name__, _file_of(module)) for module in map(inspect.getmodule, (old, new)) if module]
         same_home = len(homes) == 2 and (homes[0][0] == homes[1][0] or homes[0][1] == homes[1][1] is not None)
         return old.__qualname__ == new.__qualname__ and (same_home or old.__module__ == new.__module__)
     return isinstance(old, Path) and isinstance(new, Path) and old.resolve() == new.resolve()
+
+
+def _file_of(plugin: Any) -> Path | None:
+    """The file a module came from."""
+    file = getattr(plugin, "__file__", None)
+    return Path(file).resolve() if isinstance(file, str) else None
+
+
+@contextmanager
+def _named_after(name: str) -> Iterator[None]:
+    """Turn what a plugin raises into a PluginError that names it and the line."""
+    try:
+        yield
+    except PluginError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"plugin {_place(name, error)}: failed to register: {_told(error)}.") from error
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a file under a name of its own; a failure says where in the file."""
+    name = f"vidsieve_plugin_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise PluginError(f"plugin {file}: not a Python file; its name must end in .py.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PluginError(f"plugin {_place(str(file), error)}: failed to import: {_told(error)}.") from error
+    return module
+
+
+def _place(file: str, error: BaseException) -> str:
+    """`file:line` of the last line of `file` that took part in the error."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines.append(error.lineno)
+    return f"{file}:{lines[-1]}" if lines and lines[-1] else file
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".")
 
 
 @lru_cache(maxsize=1)

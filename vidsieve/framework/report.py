@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -65,7 +65,6 @@ class Report:
     kv_ratio: float | None = None
     layer_ratio: float | None = None
     layer_tokens: tuple[tuple[int, ...], ...] = ()
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def combine(cls, reports: Sequence["Report"]) -> "Report":

@@ -14,19 +14,19 @@ def setting(default: Any, group: str, help: str, *, metavar: str | None = None, 
         metavar: what stands for its value on a help page.
         flag: its name on the command line, where that is not the field's own name.
     """
-    told = {"group": group, "help": help, "metavar": metavar, "flag": flag}
-    return field(default=default, metadata={"setting": told})
+    declaration = {"group": group, "help": help, "metavar": metavar, "flag": flag}
+    return field(default=default, metadata={"setting": declaration})
 
 
-def told_of(declared: Field[Any]) -> dict[str, Any] | None:
-    """What `setting` was told of a field; None for a field that was declared without it."""
+def declaration_of(declared: Field[Any]) -> dict[str, Any] | None:
+    """What `setting` declares of a field; None for a field that was declared without it."""
     return declared.metadata.get("setting")
 
 
 def flag_of(declared: Field[Any]) -> str:
     """The field's name on the command line, with its two hyphens."""
-    told = told_of(declared) or {}
-    return "--" + (told.get("flag") or declared.name.replace("_", "-"))
+    declaration = declaration_of(declared) or {}
+    return "--" + (declaration.get("flag") or declared.name.replace("_", "-"))
 
 
 def default_of(declared: Field[Any]) -> Any:

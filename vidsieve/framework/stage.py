@@ -2,9 +2,10 @@
 
 import inspect
 import json
-from collections.abc import Mapping
-from functools import cache
-from typing import Annotated, Any, ClassVar, get_args
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial, wraps
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -47,6 +48,33 @@ def tunable(
     return Field(default, ge=low, le=high, description=help or None, json_schema_extra=extra)
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def cached_on_owner(maxsize: int) -> Callable[[Function], Function]:
+    """Cache a function of a stage or a composition, and further hashable arguments, for as long as its owner lives.
+
+    A cache of the module, keyed by objects that are equal to themselves alone, would keep the last `maxsize` of them
+    alive. Here results are kept on the first argument itself, the last `maxsize` of them; copies begin without.
+    """
+
+    def decorate(function: Function) -> Function:
+        @wraps(function)
+        def cached(owner: Any, *arguments: Any) -> Any:
+            kept = getattr(owner, "_cached", None)
+            if kept is None:
+                kept = {}
+                object.__setattr__(owner, "_cached", kept)  # owners are frozen
+            found = kept.get(function)
+            if found is None:
+                found = kept.setdefault(function, lru_cache(maxsize)(partial(function, owner)))
+            return found(*arguments)
+
+        return cached  # type: ignore[return-value]
+
+    return decorate
+
+
 class Stage(BaseModel):
     """One step of a policy. Subclass it, declare settings as fields, mark hooks with `@hookimpl`.
 
@@ -58,6 +86,8 @@ class Stage(BaseModel):
       data_dependent  True when the count depends on content, so that keeping everything is no fault
       optional        True when a policy still makes sense without this stage, so that a search may switch it off
     """
+
+    __slots__ = ("_cached",)  # no field: copies and documents go without it
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
@@ -142,9 +172,13 @@ class Stage(BaseModel):
         _refuse_what_pluggy_would_ignore(cls)
 
 
-@cache
+_HOOKS: WeakKeyDictionary[type[Stage], tuple[str, ...]] = WeakKeyDictionary()
+
+
 def _hooks_of(cls: type[Stage]) -> tuple[str, ...]:
-    return tuple(name for name in STAGE_HOOKS if getattr(getattr(cls, name, None), f"{PROJECT}_impl", None))
+    if cls not in _HOOKS:
+        _HOOKS[cls] = tuple(name for name in STAGE_HOOKS if getattr(getattr(cls, name, None), f"{PROJECT}_impl", None))
+    return _HOOKS[cls]
 
 
 def _refuse_what_pluggy_would_ignore(cls: type[Stage]) -> None:
@@ -223,3 +257,13 @@ def _refuse_solves(where: str, cls: type[Stage]) -> None:
     extra = info.json_schema_extra
     if info.default is not None or not isinstance(extra, dict) or extra.get("low") is None:
         raise PluginError(f"{where}: {name!r} decides the count; declare it with tunable(None, low=..., high=...).")
+
+
+def setting_faults(error: ValidationError) -> list[tuple[str, str]]:
+    """Pydantic's complaints as (setting, sentence) pairs: what was expected and what came."""
+    faults = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"][:1]) or "settings"
+        came = f", got {item['input']!r}" if item["type"] != "missing" else ""
+        faults.append((name, f"{name}: {item['msg'][:1].lower()}{item['msg'][1:]}{came}."))
+    return faults

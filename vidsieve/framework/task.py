@@ -63,18 +63,3 @@ class Outcome:
     p_gold: float | None = None
     retention_ratio: float | None = None
     kind: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What is run: the shape of every request. Stored in provenance; a policy is valid for its workload."""
-
-    frames: int | None = None
-    fps: float | None = None
-    max_pixels: int | None = None
-    batch_size: int = 1
-    max_new_tokens: int = 1
-    dtype: str = "float32"
-    device: str = "cpu"
-    attn: str = "sdpa"
-    threads: int | None = None

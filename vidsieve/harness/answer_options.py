@@ -16,14 +16,14 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScoredPrompt:
     """`question` as the model is asked it; `choices` are the answers that are scored, in the order of the options."""
 
     question: str
     choices: tuple[str, ...] = ()
 
 
-def ask(example: Example, *, as_written: bool) -> Asked:
+def scored_prompt(example: Example, *, as_written: bool) -> ScoredPrompt:
     """The prompt of an example.
 
     Options that the question does not name are listed under it with letters, and the letters are scored. `as_written`
@@ -34,12 +34,12 @@ def ask(example: Example, *, as_written: bool) -> Asked:
     """
     options = example.options or ()
     if not options or as_written or _names_all(example.question, options):
-        return Asked(example.question, options)
+        return ScoredPrompt(example.question, options)
     if len(options) > len(string.ascii_uppercase):
         raise DataError(f"example {example.id!r}: has {len(options)} options, at most 26 can be lettered.")
     letters = tuple(string.ascii_uppercase[: len(options)])
     listed = [f"{letter}. {option}" for letter, option in zip(letters, options, strict=True)]
-    return Asked("\n".join([example.question, *listed, INSTRUCTION]), letters)
+    return ScoredPrompt("\n".join([example.question, *listed, INSTRUCTION]), letters)
 
 
 def _names_all(question: str, options: Sequence[str]) -> bool:
@@ -47,13 +47,13 @@ def _names_all(question: str, options: Sequence[str]) -> bool:
     return all(re.search(rf"(?<!\w){re.escape(option)}(?!\w)", question) for option in options)
 
 
-def choice_ids(prompter: "Prompter", asked: Asked) -> list[list[int]]:
+def choice_ids(prompter: "Prompter", scored: ScoredPrompt) -> list[list[int]]:
     """For each choice the token ids by which it continues the prompt."""
-    prompt = prompter.text(asked.question, 1)
+    prompt = prompter.text(scored.question, 1)
     before = prompter.token_ids(prompt)
     ends_in_special = any(prompt.endswith(token) for token in prompter.tokenizer.all_special_tokens)
     gap = "" if not prompt or prompt[-1].isspace() or ends_in_special else " "
-    return [_tail(before, prompter.token_ids(prompt + gap + choice)) for choice in asked.choices]
+    return [_tail(before, prompter.token_ids(prompt + gap + choice)) for choice in scored.choices]
 
 
 def _tail(before: Sequence[int], after: Sequence[int]) -> list[int]:

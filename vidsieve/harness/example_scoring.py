@@ -10,10 +10,8 @@ from vidsieve.framework.errors import DataError
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness.answer_options import choice_ids, normalised
-from vidsieve.harness.runner import Force, Runner
-from vidsieve.harness.smaller_runners import Runners
-from vidsieve.tuner.controls.smaller_input import SmallerInput
-from vidsieve.tuner.protocol import Intervention
+from vidsieve.harness.runner import Force, Runner, Runners
+from vidsieve.tuner.protocol import Intervention, SmallerInput
 
 
 class Scorer:
@@ -49,7 +47,7 @@ class Scorer:
     def _choices(self, policy: Intervention | None, examples: Sequence[Example]) -> dict[str, Outcome]:
         """Multiple choice: one new token, or one pass for each option where first tokens collide."""
         full = self._runners.full
-        ids = [choice_ids(full.processor.prompter, full.asked(e)) for e in examples]
+        ids = [choice_ids(full.processor.prompter, full.prompt(e)) for e in examples]
         apart = [len({option[0] for option in each if option}) == len(each) for each in ids]
         scores: dict[str, Float[Tensor, " options"]] = {}
         ratios: dict[str, float | None] = {}

@@ -1,8 +1,12 @@
 """`Workbench`: a loaded model with a workload and a task, as the callables that the tuner is handed."""
 
+import platform
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vidsieve import __version__
 from vidsieve.framework.errors import DataError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
@@ -10,13 +14,12 @@ from vidsieve.framework.report import Report
 from vidsieve.framework.task import SPLITS, Example, Outcome, Task
 from vidsieve.harness.data.clips import ClipReader
 from vidsieve.harness.example_scoring import Scorer
-from vidsieve.harness.facts import facts
 from vidsieve.harness.gpu_clocks import Clocks
-from vidsieve.harness.model_loading import Loaded
+from vidsieve.harness.model_loading import Loaded, fingerprint
+from vidsieve.harness.process_state import used_threads
 from vidsieve.harness.request_timing import MOST_CLIPS, Timer
-from vidsieve.harness.runner import Runner
+from vidsieve.harness.runner import Runner, Runners
 from vidsieve.harness.setup import Setup
-from vidsieve.harness.smaller_runners import Runners
 
 if TYPE_CHECKING:
     from vidsieve.tuner.protocol import Intervention, Metric
@@ -94,7 +97,8 @@ class Workbench:
     def timed(self, policy: "Intervention | None", clip_index: int, metric: "Metric") -> Mapping[str, float]:
         """One request in milliseconds, by parts; on a GPU with its clock right after."""
         run = self._timer.ttft if metric == "ttft" else self._timer.e2e
-        parts = run(policy, clip_index)
+        with used_threads(self.loaded.threads):
+            parts = run(policy, clip_index)
         return parts if self._clocks is None else parts | self._watched(self._clocks)
 
     def _watched(self, clocks: Clocks) -> dict[str, float]:
@@ -107,13 +111,20 @@ class Workbench:
     def answer(self, policy: Policy | None, example: Example) -> tuple[str, Report | None]:
         """What the model writes about one example, and what the policy did."""
         inputs = self.runner.inputs([example])
-        with self.runner.under(policy) as reports:
+        with used_threads(self.loaded.threads), self.runner.under(policy) as reports:
             sequences = self.runner.generate(inputs, self.max_new_tokens).sequences
         return self.runner.answers(inputs, sequences)[0], reports[-1] if reports else None
 
     def score(self, policy: "Intervention | None", examples: Sequence[Example]) -> Iterator[Outcome]:
         """One outcome for each example, in order."""
-        return self._scorer.score(policy, examples)
+        outcomes = self._scorer.score(policy, examples)
+        while True:
+            # given back before each outcome goes out: what the caller does meanwhile is not ours
+            with used_threads(self.loaded.threads):
+                outcome = next(outcomes, None)
+            if outcome is None:
+                return
+            yield outcome
 
 
 def timed_examples(task: Task, setup: Setup, seed: int = 0) -> list[Example]:
@@ -133,3 +144,45 @@ def timed_examples(task: Task, setup: Setup, seed: int = 0) -> list[Example]:
         if found:
             return found
     raise DataError(f"data {task.name!r}: holds no example.")
+
+
+def facts(loaded: Loaded, workload: Mapping[str, object]) -> dict[str, str]:
+    """Model, machine, versions and `workload`; no paths. Two equal ones must give equal accuracies."""
+    import torch
+    import transformers
+
+    choice, model = loaded.choice, loaded.model
+    revision = choice.revision or (fingerprint(choice.folder) if choice.folder else "in memory")
+    described = {
+        "model": loaded.adapter.family,
+        "checkpoint": choice.name,
+        "revision": revision,
+        "bundled": "yes" if loaded.is_bundled else "no",
+        "device": str(model.device),
+        "device_name": device_name(str(model.device)),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attn": str(model.config._attn_implementation),
+        "threads": str(loaded.threads or torch.get_num_threads()),
+        "preprocessing": loaded.processor.kind,
+        "vidsieve": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+    # plain str, for YAML: torch's version is a subclass of it
+    return {name: str(value) for name, value in (described | dict(workload)).items() if value is not None}
+
+
+@cache
+def device_name(device: str) -> str:
+    """The GPU's or the processor's own name."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

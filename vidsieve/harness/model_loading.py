@@ -1,4 +1,4 @@
-"""A chosen checkpoint as a model on its device, with its processor and adapter."""
+"""A chosen checkpoint, or the caller's own model, on its device with its processor and adapter."""
 
 import hashlib
 import json
@@ -22,12 +22,13 @@ EDGE_BYTES = 1 << 20
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Loaded:
-    """A model ready to answer. `choice` says where it came from."""
+    """A model ready to answer. `choice` says where it came from, `threads` on how many it computes (None: torch's)."""
 
     model: "PreTrainedModel"
     processor: "Processor"
     adapter: Any
     choice: Choice
+    threads: int | None = None
 
     @property
     def is_bundled(self) -> bool:
@@ -36,7 +37,7 @@ class Loaded:
 
 
 def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
-    """Load what was chosen onto the device asked for. torch's number of threads is set for it (see `kept_threads`).
+    """Load what was chosen onto the device asked for.
 
     Raises:
         ModelError: the checkpoint cannot be had or read, its class has no adapter, or the family is another.
@@ -45,22 +46,20 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     choice = fetched(choice)
     assert choice.folder is not None
     adapter, class_name = _adapter(choice, registry)
-    import torch
     import transformers
 
     device = pick_device(setup.device)
     # a bundled model is so small that handing work to other threads costs more than it saves, and many times more
     # on a busy machine
     threads = 1 if setup.threads is None and choice.bundled is not None else setup.threads
-    if threads is not None:
-        torch.set_num_threads(threads)
     options = {"dtype": _dtype(setup.dtype, device), "attn_implementation": setup.attn, "local_files_only": True}
     from vidsieve.media import load_processor
 
     with quiet_transformers():
         model = _from_pretrained(getattr(transformers, class_name), choice, options)
         processor = load_processor(choice.folder, model.config, max_pixels=setup.max_pixels)
-    return Loaded(model=model.to(device).eval(), processor=processor, adapter=adapter, choice=choice)
+    model = model.to(device).eval()
+    return Loaded(model=model, processor=processor, adapter=adapter, choice=choice, threads=threads)
 
 
 def processor_of(choice: Choice, setup: Setup) -> "Processor":
@@ -159,3 +158,71 @@ def fingerprint(folder: Path) -> str:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+FIXED = ("model", "checkpoint", "device", "attn")
+
+
+def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
+    """Take over a loaded transformers model, which stays where it is; the caller puts it into eval mode.
+
+    Raises:
+        UsageError: options that only loading could honour.
+        ModelError: no adapter for its class, or no processor to be had.
+    """
+    from vidsieve.adapters.apply import adapter_for, unwrapped
+
+    model = unwrapped(model)
+    adapter = adapter_for(model)
+    defaults = Setup()
+    for name in (*FIXED, "dtype"):
+        if getattr(setup, name) != getattr(defaults, name):
+            raise UsageError(f"{name}: is fixed by the loaded model; leave it out, or pass the model by name.")
+    origin = str(getattr(model.config, "_name_or_path", "") or "")
+    folder = Path(origin).resolve() if origin and Path(origin).is_dir() else None
+    choice = Choice(
+        asked=adapter.family,
+        kind="folder",
+        name=folder.name if folder else origin or type(model).__name__,
+        folder=folder,
+        revision=getattr(model.config, "_commit_hash", None),
+        family=adapter.family,
+    )
+    return Loaded(
+        model=model,
+        processor=_processor(processor, model, origin, setup),
+        adapter=adapter,
+        choice=choice,
+        threads=setup.threads,
+    )
+
+
+def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
+    """Ours as it is, transformers' wrapped, a name loaded; nothing: from where the model came from."""
+    from vidsieve.media import Processor, load_processor
+
+    if isinstance(given, Processor):
+        return given
+    if given is None and not origin:
+        raise ModelError("tune: the model was not loaded from a checkpoint, so it has no processor; pass processor=...")
+    if given is None or isinstance(given, str | Path):
+        return load_processor(given or origin, model.config, max_pixels=setup.max_pixels)
+    from vidsieve.media.processor import VidsieveProcessor
+    from vidsieve.media.processor_loading import build_encoder
+    from vidsieve.media.prompter import Prompter
+    from vidsieve.media.settings import Settings
+
+    video = getattr(given, "video_processor", None)
+    font = getattr(video, "font", None)
+    settings = Settings(
+        video=video.to_dict() if video is not None else {},
+        chat_template=getattr(given, "chat_template", None),
+        font=Path(font) if font and Path(font).is_file() else None,
+    )
+    encoder = build_encoder(model.config, settings, setup.max_pixels, "processor")
+    if encoder is None:
+        raise ModelError(
+            f"tune: no preprocessing for model type {model.config.model_type!r}; pass a Vidsieve processor."
+        )
+    tokenizer = getattr(given, "tokenizer", given)
+    return VidsieveProcessor(Prompter.build(tokenizer, model.config, settings.chat_template), encoder)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidsieve.framework.errors import UsageError, VidsieveError
+from vidsieve.tuner.trial_failure import reason_of
 
 if TYPE_CHECKING:
     from vidsieve.tuner.result import TuneResult
@@ -55,8 +56,10 @@ class Outputs:
     def _attempt(write: Callable[..., Path], result: "TuneResult", path: Path) -> list[str]:
         try:
             write(result, path, force=True)
-        except (VidsieveError, OSError) as error:
-            return [f"{path.name} could not be written: {error}"]
+        except Exception as error:  # whatever it is: the policy is found and written, and must not be lost for this
+            return [
+                f"{path.name} could not be written: {error if isinstance(error, VidsieveError) else reason_of(error)}"
+            ]
         return []
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -21,12 +22,28 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def kept_threads() -> Iterator[None]:
-    """Give torch its number of threads back at the end, whatever is set meanwhile."""
+def used_threads(count: int | None) -> Iterator[None]:
+    """While open, torch computes on `count` CPU threads; None leaves the number as it is."""
     import torch
 
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def eval_mode(model: Any) -> Iterator[None]:
+    """While open, the model is in eval mode; at the end every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

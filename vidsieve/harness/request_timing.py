@@ -13,8 +13,7 @@ from torch import Tensor
 
 from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.task import Example
-from vidsieve.harness.runner import Runner
-from vidsieve.harness.smaller_runners import Runners
+from vidsieve.harness.runner import Runner, Runners
 from vidsieve.tuner.protocol import Intervention
 
 MOST_CLIPS = 8

@@ -1,7 +1,7 @@
-"""A model with a workload: inputs of a batch, and `generate` with or without a policy."""
+"""A model with a workload: inputs of a batch, `generate` with or without a policy, and the same on less video."""
 
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidsieve.framework.errors import MediaError, VidsieveError
+from vidsieve.framework.errors import MediaError, UsageError, VidsieveError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example
-from vidsieve.harness.answer_options import Asked, ask
+from vidsieve.harness.answer_options import ScoredPrompt, scored_prompt
 from vidsieve.harness.data.clips import ClipReader, FrameCache
 from vidsieve.harness.model_loading import Loaded
+from vidsieve.tuner.protocol import Kind, SmallerInput
 
 if TYPE_CHECKING:
     from vidsieve.media.clip import Clip
@@ -35,7 +36,7 @@ class Runner:
     def __init__(self, loaded: Loaded, reader: ClipReader, processor: "Processor | None" = None) -> None:
         self.loaded, self.reader = loaded, reader
         self.model, self.processor = loaded.model, processor or loaded.processor
-        self._shelf = FrameCache()
+        self._inputs = FrameCache()
         self._visual_tokens: dict[str, int] = {}
         self._compresses = False
 
@@ -44,9 +45,9 @@ class Runner:
         """Where the model is."""
         return self.model.device
 
-    def asked(self, example: Example) -> Asked:
+    def prompt(self, example: Example) -> ScoredPrompt:
         """The example's prompt; a model whose vocabulary lacks the letters is asked in the question's own words."""
-        return ask(example, as_written=not self._knows_letters)
+        return scored_prompt(example, as_written=not self._knows_letters)
 
     @cached_property
     def _knows_letters(self) -> bool:
@@ -57,16 +58,17 @@ class Runner:
     def inputs(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """What `generate` takes for a batch, on the device."""
         key = tuple(example.id for example in examples)
-        built = self._shelf.get(key)
+        built = self._inputs.get(key)
         if built is None:
             built = self.build(examples, [self.reader.clip(example) for example in examples])
-            self._shelf.put(key, built, sum(tensor.nbytes for tensor in built.values()))
+            self._inputs.put(key, built, sum(tensor.nbytes for tensor in built.values()))
             layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
-            self._visual_tokens |= {e.id: layout.visual for e, layout in zip(examples, layouts, strict=True)}
+            for example, layout in zip(examples, layouts, strict=True):
+                self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
         return self.on_device(built)
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
-        """How many visual tokens each example's video makes; structural ones are not counted."""
+        """How many visual tokens of each example's video the prompt holds; structural ones are not counted."""
         missing = [example for example in examples if example.id not in self._visual_tokens]
         if missing:
             self.inputs(missing)
@@ -74,7 +76,7 @@ class Runner:
 
     def build(self, examples: Sequence[Example], clips: "Sequence[Clip]") -> dict[str, Tensor]:
         """Preprocess a batch, on the CPU. A clip that is refused, such as for its size, is named by its file."""
-        questions = [self.asked(example).question for example in examples]
+        questions = [self.prompt(example).question for example in examples]
         try:
             inputs = self.processor.build_inputs(questions, [[clip] for clip in clips])
         except (VidsieveError, ValueError):
@@ -114,7 +116,7 @@ class Runner:
             self._compresses = False
 
     def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, **options: Any) -> Any:
-        """Greedy, whatever the checkpoint's generation settings; the output has `sequences`, and `logits` if asked."""
+        """Greedy, whatever the checkpoint's generation settings; the output has `sequences`, and `logits` if scored."""
         settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
         model: Any = self.model
         if self._says_video and not self._compresses:
@@ -166,3 +168,61 @@ class Force:
         wanted = self._tokens[:, self._step : self._step + 1]
         self._step += 1
         return torch.full_like(scores, -torch.inf).scatter_(1, wanted, 0.0)
+
+
+class Runners:
+    """The runner of the full input, and one for each smaller input, with caches of its own: nothing can mix.
+
+    A smaller input is what `frames` (`fps`) or `max_pixels` would make of the workload. `frame_pixels` gives the
+    pixels of the largest frame that latency is measured on, as the model sees it; lower resolution is a share of that.
+    Only the last smaller runner is kept: the caches of the others go with them.
+    """
+
+    def __init__(self, full: Runner, frame_pixels: Callable[[], int]) -> None:
+        self.full, self._frame_pixels = full, frame_pixels
+        vision = getattr(full.model.config, "vision_config", None)
+        sizes = (getattr(vision, name, None) for name in ("temporal_patch_size", "temporal_merge_size"))
+        self._frames_per_unit = int(next((size for size in sizes if size), 1))
+        self._smaller: tuple[SmallerInput, Runner] | None = None
+
+    @cached_property
+    def kinds(self) -> frozenset[str]:
+        """What can be made smaller here; families of one frame size have only fewer frames."""
+        return frozenset({"frames"} if self.full.processor.capped(1) is None else {"frames", "pixels"})
+
+    def of(self, intervention: Policy | SmallerInput | None) -> Runner:
+        """The runner whose inputs a treatment wants.
+
+        Raises:
+            UsageError: a ratio that is none, or fewer pixels for a family that takes every frame at one size.
+        """
+        if not isinstance(intervention, SmallerInput):
+            return self.full
+        if not 0 < intervention.ratio <= 1:
+            raise UsageError(
+                f"{intervention.name}: the ratio must be above 0 and at most 1, got {intervention.ratio!r}."
+            )
+        if intervention.kind not in self.kinds:
+            family = self.full.loaded.adapter.family
+            raise UsageError(f"{intervention.name}: {family} takes every frame at one size; take fewer frames instead.")
+        if intervention.ratio == 1:
+            return self.full
+        if self._smaller is None or self._smaller[0] != intervention:
+            self._smaller = None  # frees the old one's caches before the new one fills its own
+            make: dict[Kind, Callable[[float], Runner]] = {"frames": self._fewer_frames, "pixels": self._fewer_pixels}
+            self._smaller = (intervention, make[intervention.kind](intervention.ratio))
+        return self._smaller[1]
+
+    def _fewer_frames(self, ratio: float) -> Runner:
+        """Whole units of what the vision tower encodes, at least one: half a unit costs as much as a whole one."""
+        reader = self.full.reader
+        if reader.frames is None:
+            fps = None if reader.fps is None else reader.fps * ratio
+            return Runner(self.full.loaded, ClipReader(None, fps))
+        units = -(-reader.frames // self._frames_per_unit)
+        frames = max(1, round(units * ratio)) * self._frames_per_unit
+        return Runner(self.full.loaded, ClipReader(min(frames, reader.frames), None))
+
+    def _fewer_pixels(self, ratio: float) -> Runner:
+        processor = self.full.processor.capped(max(1, int(self._frame_pixels() * ratio + 1e-6)))
+        return Runner(self.full.loaded, self.full.reader, processor)

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UnknownNameError, UsageError
-from vidsieve.harness.open_benches import open_benches
-from vidsieve.harness.setup import Setup
+from vidsieve.harness.setup import Setup, add_plugins
 from vidsieve.tuner.request import TuneRequest
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
-    from vidsieve.harness.open_benches import OpenBenches
-    from vidsieve.harness.session import Session
+    from vidsieve.harness.session import OpenBenches, Session
     from vidsieve.tuner.events import Listener
     from vidsieve.tuner.result import TuneResult
 
@@ -46,42 +44,38 @@ def tune(
         study: a file that keeps the search, and resumes it in a later call, or the URL of a server; none if left out.
         devices: several alike devices to search on at once, such as ["cuda:0", "cuda:1"].
         in_process: evaluate a named model in this process instead of a child; a loaded one always is.
-        listener: hears what happens while it works.
+        listener: is called with progress and results while it works.
         settings: the fields of `TuneRequest` (`latency_ms` or `speedup`, `metric`, `max_drop_points`, `trials`, ...)
             and of `Setup` (`checkpoint`, `frames`, `dtype`, `device`, ...). `inspect.signature` lists them all.
 
     Raises:
-        UnknownNameError: a setting that neither has.
-        UsageError: settings that do not go together.
+        UsageError: settings that do not go together, or one that neither has (UnknownNameError).
         TargetUnreachableError: no policy is fast enough here.
+        Interrupted: Ctrl-C; its `result` is the best policy so far, or None.
+        SearchFailedError: an error after a policy was found; its `result` is the best so far, the error its cause.
         VidsieveError: whatever else is wrong with model, data or policies.
     """
-    from vidsieve.harness.plugins import add_plugins
-    from vidsieve.harness.process_state import kept_threads
+    from vidsieve.harness.model_choice import choose
+    from vidsieve.harness.process_state import eval_mode
+    from vidsieve.harness.session import open_benches
     from vidsieve.tuner.events import Listener
 
     request, setup = _declared(settings, study, {"model": model, "data": data, "videos": videos})
     registry = add_plugins(setup.plugin)
-    hears = listener or Listener()
+    listener = listener or Listener()
     task = None if isinstance(data, str | Path) else data
     if isinstance(model, str | Path):
         if processor is not None:
             raise UsageError("processor: goes with a loaded model; a named checkpoint brings its own.")
-        with open_benches(
-            setup,
-            registry,
-            request=request,
-            devices=devices,
-            in_process=in_process,
-            task=task,
-            notice=hears.told,
-            step=hears.step,
-        ) as opened:
+        choice = choose(setup.model, setup.checkpoint, registry)
+        where: dict[str, Any] = {"devices": devices, "in_process": in_process, "task": task}
+        calls: dict[str, Any] = {"notice": listener.notice, "step": listener.step}
+        with open_benches(setup, choice, registry, request, **where, **calls) as opened:
             return search(opened, request, registry, names=policies, listener=listener)
     if devices:
         raise UsageError("`devices`: a loaded model stays where it is; name the model instead.")
-    with kept_threads():
-        session = _session(model, processor, task, setup, request, hears)
+    with eval_mode(model):
+        session = _session(model, processor, task, setup, request, listener)
         return search(session, request, registry, names=policies, listener=listener)
 
 
@@ -89,13 +83,15 @@ def _signature() -> inspect.Signature:
     """`tune`'s own parameters, then the settings that it takes by the fields of `TuneRequest` and `Setup`."""
     own = [each for each in inspect.signature(tune).parameters.values() if each.kind is not each.VAR_KEYWORD]
     names = {each.name for each in own}
-    more = [
-        inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type)
+    more = {
+        each.name: inspect.Parameter(
+            each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=each.type
+        )
         for kind in (TuneRequest, Setup)
         for each in fields(kind)
         if each.name not in names
-    ]
-    return inspect.Signature([*own, *more], return_annotation="TuneResult")
+    }
+    return inspect.Signature([*own, *more.values()], return_annotation="TuneResult")
 
 
 tune.__signature__ = _signature()  # type: ignore[attr-defined]
@@ -109,8 +105,8 @@ def _declared(settings: dict[str, Any], study: str | Path | None, named: dict[st
         if name not in search_fields | setup_fields:
             raise UnknownNameError("tune", "setting", name, search_fields | setup_fields)
     place = Path(study) if isinstance(study, str) and "://" not in study else study
-    asked = {name: value for name, value in settings.items() if name in search_fields}
-    request = TuneRequest(**({"storage": place} | asked))
+    search_settings = {name: value for name, value in settings.items() if name in search_fields}
+    request = TuneRequest(**({"storage": place} | search_settings))
     paths: dict[str, Any] = {name: str(value) for name, value in named.items() if isinstance(value, str | Path)}
     given = {name: value for name, value in settings.items() if name in setup_fields}
     return request, Setup(**paths, **given)
@@ -132,7 +128,7 @@ def search(
     published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
     searched, more, controls = split_published(published)
     if not names and more and listener is not None:
-        listener.told(f"{len(more)} more published policies are not searched; `policies` all takes them too")
+        listener.notice(f"{len(more)} more published policies are not searched; `policies` all takes them too")
     if names:
         searched = expand_policies(names, registry)
         taken = {policy.name for policy in searched}
@@ -147,14 +143,14 @@ def _session(
     model: Any, processor: Any, task: Any, setup: Setup, request: TuneRequest, listener: "Listener"
 ) -> "Session":
     """A session of a loaded model, on the data given or chosen."""
-    from vidsieve.harness.adopted_model import adopt
     from vidsieve.harness.data.clip_check import clip_opener, readable, searched
-    from vidsieve.harness.data.task_choice import choose_task
+    from vidsieve.harness.data.example_choice import choose_task
     from vidsieve.harness.model_bench import Workbench
+    from vidsieve.harness.model_loading import adopt
     from vidsieve.harness.session import Session
 
     loaded = adopt(model, processor, setup)
     task = task or choose_task(setup, loaded.choice)
     wanted, opener = searched(request, setup), clip_opener(setup, loaded.choice, loaded.processor)
-    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=listener.told, step=listener.step)
+    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=listener.notice, step=listener.step)
     return Session(setup=setup, task=task, loaded=loaded, bench=Workbench.of_task(loaded, setup, task))

@@ -1,24 +1,27 @@
-"""Opening what a verb works on, cheapest checks first: options, names, data, and only then the model."""
+"""Open what a verb works on, cheapest checks first: settings, names, data, and only then the model."""
 
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.harness.data.clip_check import Step, Wanted, clip_opener, readable
-from vidsieve.harness.data.task_choice import choose_task
+from vidsieve.harness.data.clip_check import Step, Wanted, clip_opener, readable, searched
+from vidsieve.harness.data.example_choice import choose_task
 from vidsieve.harness.model_choice import Choice, choose, fetched
-from vidsieve.harness.plugins import add_plugins
-from vidsieve.harness.setup import Setup
+from vidsieve.harness.setup import Setup, add_plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vidsieve.framework.policy.policy import Policy
     from vidsieve.framework.registry import Registry
     from vidsieve.framework.task import Task
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.model_loading import Loaded
+    from vidsieve.harness.process.remote_bench import RemoteBench
+    from vidsieve.tuner.protocol import Bench
+    from vidsieve.tuner.request import TuneRequest
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -40,7 +43,7 @@ class Chosen:
         task: "Task",
         wanted: Wanted,
         *,
-        notice: "Callable[[str], None]",
+        notice: Callable[[str], None],
         step: Step = lambda what, done, total: None,
     ) -> "Task":
         """The task once every clip of `wanted` has been opened. Raises as `fetched` and `readable` do."""
@@ -145,3 +148,113 @@ def differences(policy: "Policy", described: "dict[str, str]") -> list[str]:
         for name in WARNED
         if described.get(name) != measured.get(name)
     ]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OpenBenches:
+    """`bench` times and judges; `others` are the same model on further devices, for trials."""
+
+    task: "Task"
+    bench: "Workbench | RemoteBench"
+    others: "tuple[Bench, ...]" = ()
+
+
+@contextmanager
+def open_benches(
+    setup: Setup,
+    choice: Choice,
+    registry: "Registry",
+    request: "TuneRequest",
+    *,
+    devices: Sequence[str] | None = None,
+    in_process: bool = False,
+    task: "Task | None" = None,
+    notice: Callable[[str], None] = lambda text: None,
+    step: Step = lambda what, done, total: None,
+) -> Iterator[OpenBenches]:
+    """Check the data and every clip that `request` will use, then load the model of `choice`.
+
+    `notice` gets a line if another model stands in for a family, and for each video left out; `step` the progress of
+    opening clips. Children end with the block. Raises as `choose_task`, `readable` and `load` do.
+    """
+    task = task or choose_task(setup, choice)
+    if choice.note:
+        notice(choice.note)
+    # downloaded here, once, where it can show its progress
+    choice = fetched(choice)
+    wanted, opener = searched(request, setup), clip_opener(setup, choice)
+    task = readable(task, wanted, opener, skip_bad=setup.skip_bad, notice=notice, step=step)
+    if in_process:
+        yield OpenBenches(task=task, bench=with_task(setup, choice, task, registry).bench)
+        return
+    benches = open_remotes(setup, choice, task, devices or [setup.device])
+    try:
+        yield OpenBenches(task=task, bench=benches[0], others=tuple(benches[1:]))
+    finally:
+        for bench in benches:
+            bench.close()
+
+
+FACTORY = f"{__name__}:open_here"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Opening:
+    """What a child needs: the choices are made, so that a child cannot choose otherwise than its parent."""
+
+    setup: Setup
+    choice: Choice
+    task: "Task"
+    seed: int = 0
+
+
+def open_remote(setup: Setup, choice: Choice, task: "Task", *, seed: int = 0) -> "RemoteBench":
+    """The bench that `with_task` would open, in a child process, which starts when the bench is first asked.
+
+    The child loads `setup.plugin`, the model, and takes its timing clips from `task`.
+
+    Raises:
+        UsageError: the task is an object that cannot be handed to another process.
+    """
+    from vidsieve.harness.process.messages import pack
+    from vidsieve.harness.process.remote_bench import RemoteBench
+
+    try:
+        pack(task)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise UsageError(
+            f"data: the task {task.name!r} cannot be handed to a child process: {error}. Define {type(task).__name__} "
+            "in a module that can be imported, and keep open files and functions out of it."
+        ) from None
+    return RemoteBench(FACTORY, Opening(setup=setup, choice=choice, task=task, seed=seed), name=setup.device or "")
+
+
+def open_remotes(
+    setup: Setup, choice: Choice, task: "Task", devices: Sequence[str | None], *, seed: int = 0
+) -> "list[RemoteBench]":
+    """One bench for each device, loading side by side; ready when this returns.
+
+    Raises:
+        UsageError: as `open_remote`, or a device that is named twice or not there.
+        VidsieveError: what opening the model raises. No child is left then.
+    """
+    repeated = sorted({device for device in devices if device and list(devices).count(device) > 1})
+    if repeated:
+        raise UsageError(f"`devices`: {repeated[0]} stands more than once; name each device once.")
+    benches = [open_remote(replace(setup, device=device), choice, task, seed=seed) for device in devices]
+    try:
+        for bench in benches:
+            bench.launch()
+        for bench in benches:
+            bench.start()
+    except BaseException:
+        for bench in benches:
+            bench.close()
+        raise
+    return benches
+
+
+def open_here(opening: Opening) -> "Workbench":
+    """In the child: the plugins, the model and the bench."""
+    registry = add_plugins(opening.setup.plugin)
+    return with_task(opening.setup, opening.choice, opening.task, registry, seed=opening.seed).bench

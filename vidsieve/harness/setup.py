@@ -1,9 +1,16 @@
 """What is run and on what: the settings that searches, single runs and evaluations share, checked once."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from vidsieve.framework.errors import UnknownNameError, UsageError
+from vidsieve.framework.registry import default
 from vidsieve.framework.settings_field import setting
+
+if TYPE_CHECKING:
+    from vidsieve.framework.registry import Registry
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2")
@@ -22,7 +29,7 @@ class Setup:
 
     model: str | None = setting(None, _MODEL, "A family (see `vidsieve ls models`), a hub id, or a checkpoint folder.")
     checkpoint: str | None = setting(
-        None, _MODEL, "The hub id or folder that stands for the family of --model; a hub id is downloaded."
+        None, _MODEL, "The hub id or folder that stands for the family of `model`; a hub id is downloaded."
     )
     device: str | None = setting(None, _MODEL, "cpu, cuda or cuda:N.  (default: cuda if there is one)")
     dtype: str = setting(
@@ -43,14 +50,14 @@ class Setup:
         None, _DATA, "Videos without labels: the score is agreement with the uncompressed model.", metavar="DIR"
     )
     question: str | None = setting(
-        None, _DATA, f"What to ask of every video in --videos.  (default: {DEFAULT_QUESTION})"
+        None, _DATA, f"What to ask of every video in `videos`.  (default: {DEFAULT_QUESTION})"
     )
     skip_bad: bool = setting(False, _DATA, "Go on without the videos that cannot be read, and say which.")
     rung: str | None = setting(
         None, _DATA, "Difficulty of the bundled models' own task: static, jitter or cuts.  (default: static)"
     )
     frames: int | None = setting(None, _WORK, "Frames taken from each video, evenly.  (default: 16)")
-    fps: float | None = setting(None, _WORK, "Frames taken per second of video, instead of --frames.")
+    fps: float | None = setting(None, _WORK, "Frames taken per second of video, instead of `frames`.")
     max_pixels: int | None = setting(None, _WORK, "Most pixels of a frame.  (default: the checkpoint's own)")
     batch_size: int | None = setting(None, _WORK, "Videos per request.  (default: 1)")
     max_new_tokens: int | None = setting(None, _WORK, "Most tokens of an answer.  (default: 32, bundled models 4)")
@@ -73,3 +80,18 @@ class Setup:
     def _refuse_both(self, one: str, other: str) -> None:
         if getattr(self, one) is not None and getattr(self, other) is not None:
             raise UsageError(f"`{one}` and `{other}`: exclude each other; give one of them.")
+
+
+def add_plugins(files: Sequence[str] | None) -> "Registry":
+    """This process's registry after loading `files`. Installed plugins that cannot be imported are warned about.
+
+    Raises:
+        PluginError: a file is missing, fails to import, or registers nothing.
+    """
+    registry = default()
+    for file in files or ():
+        registry.add_file(file)
+    registry.policies  # noqa: B018  # asks the installed plugins, which fills `failures`
+    for plugin, why in registry.failures.items():
+        warnings.warn(f"plugin {plugin}: could not be imported: {why}", stacklevel=2)
+    return registry

@@ -34,7 +34,7 @@ class Clip:
 
     @property
     def counted_seconds(self) -> list[float]:
-        """Seconds of each frame by its number and the source's mean rate, as transformers' `VideoMetadata` counts them."""
+        """Seconds of each frame by its number and the source's mean rate, as `VideoMetadata` counts them."""
         return [index / self.fps for index in self.frame_index.tolist()]
 
     @classmethod

@@ -4,7 +4,7 @@ The rules are those of transformers' video processors of the same names (transfo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ class FrameEncoder(Encoder):
     width: int
     tokens_per_frame: int
 
-    required = {"do_center_crop": False}
+    required: ClassVar[Mapping[str, Any]] = {"do_center_crop": False}
 
     def describe(self) -> str:
         return f"{self.width} x {self.height} pixels a frame"
@@ -87,7 +87,7 @@ class CroppedEncoder(LlavaOnevisionEncoder):
 
     short_edge: int
 
-    required = {"do_center_crop": True}
+    required: ClassVar[Mapping[str, Any]] = {"do_center_crop": True}
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "CroppedEncoder":
@@ -150,7 +150,7 @@ class SmolVLMEncoder(FrameEncoder):
 
     size: tuple[int, int]
 
-    required: ClassVar[dict[str, Any]] = {"do_pad": True}
+    required: ClassVar[Mapping[str, Any]] = {"do_pad": True}
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "SmolVLMEncoder":

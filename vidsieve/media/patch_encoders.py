@@ -272,7 +272,7 @@ class VideoLlama3Encoder(PatchEncoder):
 
 @dataclass(frozen=True, kw_only=True)
 class ErnieEncoder(PatchEncoder):
-    """Ernie-4.5-VL: the time is written on each frame; the model merges two frames into a unit, so the grid counts frames.
+    """Ernie-4.5-VL: the time is written on each frame; the grid counts frames, of which the model merges two into one.
 
     font: the file of the font, or None where nothing is written.
     """

@@ -10,10 +10,9 @@ from vidsieve.framework.errors import MediaError, ModelError, UsageError
 from vidsieve.media import frame_encoders as frames
 from vidsieve.media import patch_encoders as patches
 from vidsieve.media.encoder import Encoder
-from vidsieve.media.processor import Processor, VidsieveProcessor
+from vidsieve.media.processor import Processor, TransformersProcessor, VidsieveProcessor
 from vidsieve.media.prompter import Prompter
 from vidsieve.media.settings import Settings, check_supported, load_settings
-from vidsieve.media.transformers_processor import TransformersProcessor
 
 ENCODERS: dict[str, Any] = {
     "ernie4_5_vl_moe": patches.ErnieEncoder,
@@ -58,7 +57,8 @@ def load_processor(
     if max_pixels is not None and max_pixels < 1:
         raise UsageError(f"max_pixels: pixels of a frame, at least 1, got {max_pixels}")
     revision = revision or getattr(model_config, "_commit_hash", None)
-    settings = load_settings(model_dir_or_id, revision=revision)
+    is_ernie = model_config.model_type.startswith("ernie")
+    settings = load_settings(model_dir_or_id, revision=revision, with_font=is_ernie)
     tokenizer = _tokenizer(model_dir_or_id, revision)
     prompter = Prompter.build(tokenizer, model_config, settings.chat_template)
     encoder: Encoder | None = None

@@ -43,7 +43,7 @@ class Prompter:
         spelling = spelling_of(model_config)
         if spelling.adds_video:
             # the token has its place in the vocabulary, but older tokenizers do not list it as a special one
-            tokenizer.add_special_tokens({"additional_special_tokens": ["<|video|>"]})
+            tokenizer.add_tokens(spelling.adds_video, special_tokens=True)
         visual_id = getattr(model_config, f"{spelling.visual}_token_id", None)
         visual = _token(tokenizer, visual_id, spelling.visual)
         video = spelling.video and (getattr(tokenizer, "video_token", None) or spelling.video)
@@ -72,14 +72,16 @@ class Prompter:
         """
         if self.video_token in question:
             return self._checked(question, question, video_count)
+        before, after = self.spelling.around
+        videos = f"{before}{self.video_token}{after}" * video_count
         if self._template(video_count) is None:
-            return self._checked(self.video_token * video_count + question, question, video_count)
+            return self._checked(videos + question, question, video_count)
         content: list[dict[str, Any]] = [{"type": "video"}] * video_count
         rich = self._render([*content, {"type": "text", "text": question}], video_count)
         if rich is not None and rich.count(self.video_token) == video_count and question.strip() in rich:
             return rich
         # A template made for text alone knows no list of contents: write the placeholders out for it.
-        plain = self._render(self.video_token * video_count + "\n" * bool(video_count) + question, video_count)
+        plain = self._render(videos + "\n" * bool(video_count) + question, video_count)
         return self._checked(plain or "", question, video_count)
 
     def token_ids(self, text: str) -> list[int]:
@@ -134,7 +136,7 @@ class Prompter:
         return {"input_ids": ids, "attention_mask": mask}
 
     def token_types(self, ids: Tensor) -> dict[str, Tensor]:
-        """The inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video, as the family has them."""
+        """The family's inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video."""
         types = torch.zeros_like(ids)
         if self.image_token_id is not None:
             types[ids == self.image_token_id] = IMAGE

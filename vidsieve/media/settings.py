@@ -57,8 +57,8 @@ class Settings:
         )
 
 
-def load_settings(checkpoint: str | Path, *, revision: str | None = None) -> Settings:
-    """The settings in the folder or hub repository `checkpoint`; empty where it has none.
+def load_settings(checkpoint: str | Path, *, revision: str | None = None, with_font: bool = False) -> Settings:
+    """The settings in the folder or hub repository `checkpoint`; empty where it has none. The font only if asked for.
 
     Raises MediaError for a file that is no JSON and for a setting that our own preprocessing cannot follow.
     """
@@ -68,7 +68,7 @@ def load_settings(checkpoint: str | Path, *, revision: str | None = None) -> Set
         video = video or _read_json(checkpoint, name, revision)
     video = video or {}
     template = processor.get("chat_template") or _read_template(checkpoint, revision)
-    font = find_file(checkpoint, video.get("font") or ERNIE_FONT, revision)
+    font = find_file(checkpoint, video.get("font") or ERNIE_FONT, revision) if with_font else None
     return Settings(video, processor, template, font)
 
 

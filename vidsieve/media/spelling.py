@@ -36,7 +36,8 @@ class Spelling:
     tokens: special tokens that `write` uses, by their names in tokenizer and configuration, and what they usually are.
     types: inputs that say which tokens are visual; families without M-RoPE refuse them in `generate`.
     template: the chat template for videos, whatever the checkpoint's own; None: the checkpoint's.
-    adds_video: whether the tokenizer may lack the video's token as a special one.
+    around: the text around a whole video that the model needs, where no chat template writes it.
+    adds_video: the video's token, where the tokenizer may not know it as a special one.
     """
 
     write: Write
@@ -45,7 +46,8 @@ class Spelling:
     tokens: Mapping[str, str] = field(default_factory=dict)
     types: tuple[str, ...] = ()
     template: str | None = None
-    adds_video: bool = False
+    around: Around = ("", "")
+    adds_video: str | None = None
 
 
 def spelling_of(model_config: PretrainedConfig) -> Spelling:
@@ -131,7 +133,7 @@ _QWEN3 = Spelling(
     tokens={"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"},
     types=(TYPES,),
 )
-_GLM = Spelling(write=_glm4v, visual="image", types=(TYPES,))
+_GLM = Spelling(write=_glm4v, visual="image", types=(TYPES,), around=("<|begin_of_video|>", "<|end_of_video|>"))
 SPELLINGS: Mapping[str, Spelling] = {
     "qwen2_vl": _M_ROPE,
     "qwen2_5_vl": _M_ROPE,
@@ -147,7 +149,7 @@ SPELLINGS: Mapping[str, Spelling] = {
         write=_gemma4,
         tokens={"boi_token": "", "eoi_token": ""},
         types=(TYPES,),
-        adds_video=True,
+        adds_video="<|video|>",
     ),
     "internvl": Spelling(
         write=_internvl,

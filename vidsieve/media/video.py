@@ -15,8 +15,7 @@ from torch import Tensor
 
 from vidsieve.framework.errors import MediaError, path_fault
 from vidsieve.media.clip import Clip
-from vidsieve.media.frame_table import FrameTable, table_from_frames, table_from_packets
-from vidsieve.media.sampling import check_request, choose_frames
+from vidsieve.media.frame_table import FrameTable, check_request, choose_frames, table_from_frames, table_from_packets
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"),

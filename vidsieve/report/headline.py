@@ -5,8 +5,8 @@ from typing import Literal
 
 from vidsieve.report.number_format import ms_interval, percent, percent_interval, plain, points, points_interval, speed
 from vidsieve.report.points import metric_of
+from vidsieve.tuner.judge.statistics import in_points, ms
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.number_words import in_points, ms
 from vidsieve.tuner.result import TuneResult
 
 Mood = Literal["good", "warn", "plain"]
@@ -31,7 +31,7 @@ class Tile:
     label: str
     value: str
     interval: str
-    beside: str
+    comparison: str
 
 
 def measured_again(result: TuneResult) -> bool:
@@ -40,7 +40,7 @@ def measured_again(result: TuneResult) -> bool:
 
 
 def headline(result: TuneResult) -> str:
-    """What to do, in a sentence."""
+    """Write what to do in one sentence."""
     if result.policy.is_empty:
         return "Keep the uncompressed model"
     name = plain(result.policy.name, 60)
@@ -52,14 +52,14 @@ def headline(result: TuneResult) -> str:
     return f"With {name}, {when} after {ours}\u00a0ms instead of {base}\u00a0ms ({times}\u00a0as\u00a0fast)"
 
 
-def target_told(result: TuneResult) -> str:
-    """'200 ms', or '1.5× as fast' where a ratio was asked for."""
+def target_words(result: TuneResult) -> str:
+    """Write the target: '200 ms', or '1.5× as fast' where a ratio was requested."""
     speedup = result.policy.provenance.get("target", {}).get("speedup")
     return f"{ms(result.target_ms)} ms" if speedup is None else f"{speedup:g}× as fast"
 
 
 def badges(result: TuneResult) -> list[Badge]:
-    """Confirmed? Certified? Better than the controls?"""
+    """Make the badges: confirmed, certified, better than the controls."""
     found = [_latency_badge(result), _accuracy_badge(result), _controls_badge(result)]
     return [badge for badge in found if badge is not None]
 
@@ -70,8 +70,8 @@ def _latency_badge(result: TuneResult) -> Badge | None:
     if result.confirmed:
         return Badge("latency confirmed apart from the search", "good")
     if result.accuracy is not None:
-        told = "not shown to meet" if _reaches(result, result.latency) else "misses"
-        return Badge(f"{told} the target of {target_told(result)}", "warn")
+        verdict = "not shown to meet" if _reaches(result, result.latency) else "misses"
+        return Badge(f"{verdict} the target of {target_words(result)}", "warn")
     return Badge("latency not confirmed: as in the search", "warn")
 
 
@@ -107,7 +107,7 @@ def _controls_badge(result: TuneResult) -> Badge | None:
 
 
 def tiles(result: TuneResult) -> list[Tile]:
-    """Latency, speed, accuracy, change: what was measured of them."""
+    """Make the tiles of what was measured: latency, speed, accuracy, change."""
     return [*_latency_tiles(result), *_accuracy_tiles(result)]
 
 

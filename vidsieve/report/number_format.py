@@ -2,8 +2,7 @@
 
 from collections.abc import Iterable
 
-from vidsieve.tuner.judge.statistics import Interval
-from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.judge.statistics import Interval, ms
 
 NOT_MEASURED = ""
 LONGEST = 160
@@ -11,48 +10,48 @@ LONGEST = 160
 
 
 def decimals(values: Iterable[float]) -> int:
-    """How many decimals a column of milliseconds needs for four digits of its largest value, so that it lines up."""
+    """Count the decimals a column of milliseconds needs for four digits of its largest value, so that it lines up."""
     largest = max((abs(value) for value in values), default=0.0)
     return 0 if largest >= 1000 else 1 if largest >= 100 else 2 if largest >= 10 else 3
 
 
 def ms_interval(interval: Interval) -> str:
-    """'[192.1, 194.9]'."""
+    """Write '[192.1, 194.9]'."""
     return f"[{ms(interval.low)}, {ms(interval.high)}]"
 
 
 def points(value: float) -> str:
-    """'-0.4': percentage points, always with a sign."""
+    """Write percentage points, always with a sign: '-0.4'."""
     return f"{value:+.1f}"
 
 
 def points_interval(fractions: Interval) -> str:
-    """'[-2.2, +1.4]' of an interval of fractions."""
+    """Write an interval of fractions as '[-2.2, +1.4]' points."""
     scaled = fractions.scaled(100)
     return f"[{points(scaled.low)}, {points(scaled.high)}]"
 
 
 def percent(fraction: float) -> str:
-    """'60.8%'."""
+    """Write '60.8%'."""
     return f"{fraction:.1%}"
 
 
 def percent_interval(fractions: Interval) -> str:
-    """'[57.0%, 64.4%]'."""
+    """Write '[57.0%, 64.4%]'."""
     return f"[{percent(fractions.low)}, {percent(fractions.high)}]"
 
 
 def speed(ratio: Interval) -> tuple[str, str]:
-    """How many times as fast, with its interval, of latency ÷ baseline: ('2.70×', '[2.65, 2.74]')."""
+    """Write latency ÷ baseline as a speed-up with its interval: ('2.70×', '[2.65, 2.74]')."""
     return f"{1 / ratio.value:.2f}×", f"[{1 / ratio.high:.2f}, {1 / ratio.low:.2f}]"
 
 
 def visible(text: object) -> str:
-    """Foreign text with a mark for every character that XML, a terminal or a reader's eye would stumble over."""
+    """Replace every character of foreign text that XML or a terminal cannot show."""
     return "".join(c if c.isprintable() or c.isspace() else "\ufffd" for c in str(text))
 
 
 def plain(text: object, longest: int = LONGEST) -> str:
-    """`visible` text on one line, cut where it is too long."""
+    """Put `visible` text on one line, cut where it is too long."""
     line = " ".join(visible(text).split())
     return line if len(line) <= longest else f"{line[: longest - 1]}…"

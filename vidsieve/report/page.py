@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.report.beside import control_rows
-from vidsieve.report.headline import MEANING, badges, headline, measured_again, target_told, tiles
-from vidsieve.report.leaders import leader_rows, leaders_told
+from vidsieve.report.control_table import control_rows
+from vidsieve.report.headline import MEANING, badges, headline, measured_again, target_words, tiles
 from vidsieve.report.number_format import percent, plain, visible
 from vidsieve.report.pareto import pareto_inline
 from vidsieve.report.points import chosen_trial, metric_of
-from vidsieve.report.tables import facts, importance_rows, parts, search_facts, trial_rows
+from vidsieve.report.tables import (
+    facts,
+    importance_rows,
+    leader_rows,
+    leaders_sentence,
+    parts,
+    search_facts,
+    trial_rows,
+)
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.result import TuneResult
 
 if TYPE_CHECKING:
@@ -30,7 +37,7 @@ NOT_PROVENANCE = (
 
 
 def report_html(result: TuneResult) -> str:
-    """The report as HTML: no scripts, nothing loaded from elsewhere. Parts that were not measured say so."""
+    """Write the report as HTML: no scripts, nothing loaded from elsewhere. Parts that were not measured say so."""
     return _template().render(
         **_verdict(result),
         figure=pareto_inline(result),
@@ -39,9 +46,9 @@ def report_html(result: TuneResult) -> str:
         importance=importance_rows(result),
         trials=trial_rows(result),
         trials_in_all=len(result.trials),
-        lowered=_lowered(result),
+        confirmed_retention=_confirmed_retention(result),
         leaders=leader_rows(result),
-        leaders_told=leaders_told(result),
+        leaders_sentence=leaders_sentence(result),
         search=search_facts(result),
         set_aside=dict(result.search.get("set_aside", {})),
         **_provenance(result),
@@ -62,7 +69,7 @@ def write_report(result: TuneResult, path: str | Path, *, force: bool = False) -
 
 
 def _verdict(result: TuneResult) -> dict[str, Any]:
-    """What the top of the page shows."""
+    """Collect what the top of the page shows."""
     metric = metric_of(result)
     sentences = result.sentences()
     return {
@@ -74,7 +81,7 @@ def _verdict(result: TuneResult) -> dict[str, Any]:
         "warnings": result.warnings,
         "metric": metric,
         "meaning": MEANING.get(metric, ""),
-        "target": target_told(result),
+        "target": target_words(result),
         "target_ms": ms(result.target_ms),
         "again": measured_again(result),
         "empty": result.policy.is_empty,
@@ -83,22 +90,25 @@ def _verdict(result: TuneResult) -> dict[str, Any]:
     }
 
 
-def _lowered(result: TuneResult) -> str:
-    """The retention that the chosen trial was confirmed with, where that is less than it had; else empty."""
+def _confirmed_retention(result: TuneResult) -> str:
+    """Say with what retention the chosen trial was confirmed, where that is not the one it had; else empty."""
     trial, ratio = chosen_trial(result), result.policy.retention_ratio
-    if trial is None or trial.retention_ratio is None or ratio is None or ratio >= trial.retention_ratio:
+    if trial is None or trial.retention_ratio is None or ratio is None or ratio == trial.retention_ratio:
         return ""
-    return percent(ratio)
+    kept = f"The chosen policy keeps {percent(ratio)} of the tokens in the end"
+    if ratio < trial.retention_ratio:
+        return f"{kept}: fewer than in its trial, so that its confirmed latency fits."
+    return f"{kept}: more than in its trial, because its confirmed latency left room."
 
 
 def _provenance(result: TuneResult) -> dict[str, Any]:
-    """Where it comes from, and the policy itself."""
-    told = result.policy.provenance
+    """Collect the provenance and the policy itself."""
+    section = result.policy.provenance
     yaml = visible(replace(result.policy, provenance={}).to_yaml())
     return {
-        "bounds": facts(told.get("bounds", {})),
-        "target_facts": facts(told.get("target", {}), "target"),
-        "provenance": facts({key: value for key, value in told.items() if key not in NOT_PROVENANCE}),
+        "bounds": facts(section.get("bounds", {})),
+        "target_facts": facts(section.get("target", {}), "target"),
+        "provenance": facts({key: value for key, value in section.items() if key not in NOT_PROVENANCE}),
         "hash": result.policy.hash,
         "yaml": yaml if len(yaml) <= LONGEST_YAML else f"{yaml[:LONGEST_YAML]}\n(cut; see the policy file)",
     }

@@ -1,11 +1,10 @@
 """The trials of a search as points of a picture: latency across, change in score up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vidsieve.tuner.events import TrialEvent
-from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.result import TrialEvent, TuneResult
 
 Kind = Literal["fits", "misses", "pruned", "unscored"]
 """fits: may win; misses: too slow or inaccurate, scored; pruned: scored in part; unscored: too slow to be scored."""
@@ -23,7 +22,7 @@ class Point:
 
 
 def points_of(trials: Sequence[TrialEvent]) -> list[Point]:
-    """All trials that were timed; failed ones have no place."""
+    """Make the points of all trials that were timed."""
     return [
         Point(
             number=trial.number,
@@ -46,7 +45,7 @@ def _kind(trial: TrialEvent) -> Kind:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """Points fully scored that no other beats in both latency and change, fastest first."""
+    """Find the fully scored points that no other beats in both latency and change, fastest first."""
     found: list[Point] = []
     full = [point for point in points if point.kind in ("fits", "misses")]
     for point in sorted(full, key=lambda p: (p.latency_ms, -(p.change_points or 0.0))):
@@ -56,7 +55,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def most_telling(trials: Sequence[TrialEvent], most: int) -> list[TrialEvent]:
-    """At most `most` trials, in their order: every new best that fits in, then those of the highest change."""
+    """Choose at most `most` trials, in their order: new bests first, then those of the highest change."""
     if len(trials) <= most:
         return list(trials)
 
@@ -68,13 +67,13 @@ def most_telling(trials: Sequence[TrialEvent], most: int) -> list[TrialEvent]:
 
 
 def chosen_trial(result: TuneResult) -> TrialEvent | None:
-    """The trial that the result's policy came from: same policy and settings, nearest retention ratio.
+    """Find the trial that the result's policy came from: same policy and settings, nearest retention ratio.
 
     None where there is none, as for the floor policy, or the policy that removes nothing.
     """
     fits = [t for t in result.trials if t.verdict in ("new best", "feasible") and t.policy == result.policy.name]
     same = [trial for trial in fits if _same_settings(result, trial.settings)]
-    # confirmation only ever shrinks the retention ratio
+    # confirmation lowers the retention ratio until the latency fits, or raises it while it still does
     ours = result.policy.retention_ratio
     return min(same, key=lambda t: (abs((t.retention_ratio or 0.0) - (ours or 0.0)), t.number), default=None)
 
@@ -90,7 +89,7 @@ def _same_settings(result: TuneResult, settings: Mapping[str, Any]) -> bool:
 
 
 def metric_of(result: TuneResult) -> str:
-    """'ttft' or 'e2e'."""
+    """Return 'ttft' or 'e2e'."""
     if result.latency is not None:
         return result.latency.metric
     target = result.policy.provenance.get("target", {})
@@ -98,8 +97,32 @@ def metric_of(result: TuneResult) -> str:
 
 
 def baseline_ms(result: TuneResult) -> float | None:
-    """The uncompressed median that trials are told against, milliseconds; None where nothing was measured."""
+    """Return the uncompressed median of the trials, milliseconds; None where nothing was measured."""
     measured = result.policy.provenance.get("bounds", {}).get("uncompressed_ms")
     if measured:
         return float(measured["value"])
     return result.latency.baseline_ms.value if result.latency is not None else None
+
+
+# Okabe and Ito's palette without black, which is text, and yellow, which white paper swallows
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "h")
+CONTROL_MARKERS = ("x", "+", "1", "2", "3")
+INK = "#1b1f24"
+FAINT = "#8d96a0"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a policy's trials are drawn."""
+
+    colour: str
+    marker: str
+
+
+def marks_of(result: TuneResult) -> dict[str, Mark]:
+    """Assign a mark to each policy with a trial. Colours and markers cycle at different lengths: 42 differ."""
+    searched: Iterable[str] = result.search.get("policies", ())
+    names = dict.fromkeys([*searched, *(trial.policy for trial in result.trials)])
+    marks = {name: Mark(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
+    return {name: marks[name] for name in names if any(trial.policy == name for trial in result.trials)}

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vidsieve.report.marks import COLOURS, FAINT
 from vidsieve.report.number_format import NOT_MEASURED, decimals, percent, points
-from vidsieve.report.points import chosen_trial, most_telling
-from vidsieve.tuner.events import TrialEvent
-from vidsieve.tuner.result import TuneResult
+from vidsieve.report.points import COLOURS, FAINT, chosen_trial, most_telling
+from vidsieve.tuner.result import TrialEvent, TuneResult
 
 PARTS = {
     "video_ms": "decode the video",
@@ -37,7 +35,7 @@ class Part:
 
 
 def parts(result: TuneResult) -> list[Part]:
-    """Where the time goes, the whole request last (without colour); empty if it was not measured for both sides."""
+    """List the parts of a request, the whole last (without colour); empty if not measured for both sides."""
     before, after = (_parts(result.breakdown.get(side) or {}) for side in ("uncompressed", "policy"))
     if not before or not after:
         return []
@@ -57,8 +55,8 @@ def parts(result: TuneResult) -> list[Part]:
 
 
 def _parts(measured: Mapping[str, float]) -> dict[str, float]:
-    """The parts by their names in words, the whole, and what the parts leave over of it where that is anything."""
-    found = {told: float(measured[name]) for name, told in PARTS.items() if name in measured}
+    """Name the parts, the whole, and what the parts leave over of it."""
+    found = {words: float(measured[name]) for name, words in PARTS.items() if name in measured}
     if not found:
         return {}
     total = sum(found.values())
@@ -78,7 +76,7 @@ class Share:
 
 
 def importance_rows(result: TuneResult) -> list[Share]:
-    """The largest dozen."""
+    """List the dozen settings that explain most."""
     named = {("which policy" if name == "policy" else name): share for name, share in result.importance.items()}
     largest = sorted(named.items(), key=lambda item: -item[1])[:MOST_SETTINGS]
     return [Share(name, f"{share:.0%}", round(100 * min(1.0, max(0.0, share)), 2)) for name, share in largest]
@@ -102,7 +100,7 @@ class TrialRow:
 
 
 def trial_rows(result: TuneResult) -> list[TrialRow]:
-    """The trials in order; of very many, the most telling."""
+    """List the trials in order; of very many, the most telling."""
     chosen = chosen_trial(result)
     shown = most_telling(result.trials, MOST_TRIALS)
     digits = decimals(trial.latency.high for trial in shown if trial.latency)
@@ -133,18 +131,18 @@ def _value(value: object) -> str:
 
 
 def search_facts(result: TuneResult) -> list[tuple[str, str]]:
-    """How the search went, as pairs; what other tables show is left out."""
-    told = {key: value for key, value in result.search.items() if key not in SHOWN_ELSEWHERE}
+    """List facts of the search as pairs; what other tables show is left out."""
+    shown = {key: value for key, value in result.search.items() if key not in SHOWN_ELSEWHERE}
     checks: dict[str, Any] = {}
     if result.search.get("proxy"):
         checks["p(gold) follows accuracy"] = _followed(result.search["proxy"])
     if result.search.get("latency_model_error") is not None:
         checks["latency model"] = f"off by {percent(result.search['latency_model_error'])} at most"
-    return facts({"policies searched": ", ".join(map(str, result.search.get("policies", ())))} | told | checks)
+    return facts({"policies searched": ", ".join(map(str, result.search.get("policies", ())))} | shown | checks)
 
 
 def _followed(proxy: Mapping[str, Any]) -> str:
-    """The check of p(gold) in words."""
+    """Write the check of p(gold)."""
     count = proxy["configurations"]
     over = f"{count} configuration{'' if count == 1 else 's'}"
     if proxy["trusted"] is None or proxy["r"] is None:
@@ -152,10 +150,10 @@ def _followed(proxy: Mapping[str, Any]) -> str:
     return f"{'yes' if proxy['trusted'] else 'no'}: r = {proxy['r']:.2f} over {over}"
 
 
-def facts(told: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
-    """Nested numbers and text as flat pairs; an interval in one line; what is empty is left out."""
+def facts(nested: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
+    """Flatten nested numbers and text to pairs; an interval in one line; what is empty is left out."""
     found: list[tuple[str, str]] = []
-    for key, value in told.items():
+    for key, value in nested.items():
         name = f"{label} {key}".strip().replace("_", " ")
         if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
             found.append((name, f"{_value(value['value'])} [{_value(value['low'])}, {_value(value['high'])}]"))
@@ -166,3 +164,45 @@ def facts(told: Mapping[str, Any], label: str = "") -> list[tuple[str, str]]:
         elif value is not None and value != "":
             found.append((name, _value(value)))
     return [(name, text) for name, text in found if text][:MOST_FACTS]
+
+
+@dataclass(frozen=True)
+class LeaderRow:
+    """A leader, best first. `change` is the estimate that ranks, `answers` that of right and wrong alone; points."""
+
+    trial: int
+    policy: str
+    retention: str
+    change: str
+    answers: str
+
+
+def leader_rows(result: TuneResult) -> list[LeaderRow]:
+    """List the leaders that were ranked anew; none where that was skipped."""
+    return [_row(leader) for leader in _rerank(result).get("leaders", ())]
+
+
+def leaders_sentence(result: TuneResult) -> str:
+    """Say in a sentence how the leaders were ranked anew, or why not; empty where nothing is known."""
+    rerank = _rerank(result)
+    if rerank.get("skipped"):
+        return f"The leaders were not ranked once more: {rerank['skipped']}."
+    if not rerank.get("leaders"):
+        return ""
+    order = "That changed their order." if rerank.get("changed_order") else "Their order stayed as it was."
+    return f"The leaders of the search on {rerank['examples']} further examples, which had chosen none of them. {order}"
+
+
+def _rerank(result: TuneResult) -> Mapping[str, Any]:
+    return result.policy.provenance.get("rerank") or {}
+
+
+def _row(leader: Mapping[str, Any]) -> LeaderRow:
+    ratio = leader["retention_ratio"]
+    return LeaderRow(
+        trial=leader["trial"],
+        policy=leader["policy"],
+        retention=percent(ratio) if ratio is not None else NOT_MEASURED,
+        change=f"{points(leader['change_points'])} ± {leader['error_points']:.1f}",
+        answers=points(leader["correct_change_points"]),
+    )

@@ -1,5 +1,6 @@
 """Laws of a call: what callers of `generate` get back, go on from, and are refused."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -74,8 +75,13 @@ class CallLaws(ModelKit):
             model.generation_config.max_length = width + 2
             assert model.generate(**inputs, min_length=width + 2).shape[1] == width + 2
 
-    def test_a_streamer_sees_the_original_prompt_once(self, model: Any) -> None:
+    def test_a_streamer_sees_the_original_prompt_once_and_rules_see_it_always(self, model: Any) -> None:
         seen: list[torch.Tensor] = []
+        ruled: list[torch.Tensor] = []
+
+        def stop(ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+            ruled.append(ids)
+            return torch.zeros(len(ids), dtype=torch.bool)
 
         class Streamer:
             ended = 0
@@ -88,10 +94,12 @@ class CallLaws(ModelKit):
 
         inputs, streamer = self.make_inputs(model, Row()), Streamer()
         with vidsieve.applied(model, HALF):
-            output = model.generate(**inputs, max_new_tokens=3, streamer=streamer)
+            output = model.generate(**inputs, max_new_tokens=3, streamer=streamer, stopping_criteria=[stop])
         assert torch.equal(seen[0], inputs["input_ids"])
         assert torch.equal(torch.cat([part.flatten() for part in seen]), output[0])
         assert streamer.ended == 1
+        assert all(torch.equal(ids, output[:, : ids.shape[1]]) for ids in ruled)
+        assert torch.equal(ruled[-1], output)
 
     @pytest.mark.parametrize("new_ids_only", [False, True])
     def test_a_second_turn_goes_on_from_the_cache(self, model: Any, new_ids_only: bool) -> None:
@@ -119,10 +127,14 @@ class CallLaws(ModelKit):
         whole = torch.cat([output.sequences, third["input_ids"]], dim=1)
         new = third | self.token_types(model, whole)
         new |= {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        full = new | self.join([[self.make_video(0), self.make_video(40)]])
+        cache = copy.deepcopy(output.past_key_values)
         warm, report = run(model, HALF, new | {"past_key_values": output.past_key_values})
         assert len(report.keeps) == 1
         assert report.attained_ratio == 0.5
-        full = new | self.join([[self.make_video(0), self.make_video(40)]])
+        both, other = run(model, HALF, full | {"past_key_values": cache})
+        assert torch.equal(logits(both), logits(warm))
+        assert torch.equal(other.keeps[0], report.keeps[0])
         keep = kept_columns(model, full, Report.combine([self._first(model), report]))
         assert torch.allclose(logits(warm)[0], rows_removed(model, full, keep, STEPS), atol=self.tolerance)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from vidsieve.framework import registry
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
-from vidsieve.framework.policy.policy import BoundStage, Policy, Positions
+from vidsieve.framework.policy.composition import BoundStage, Positions
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.report import Report
 from vidsieve.framework.stage import Stage

@@ -11,7 +11,7 @@ import vidsieve
 from vidsieve.framework.errors import PolicyError, StageError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Scores
-from vidsieve.framework.policy.policy import Positions
+from vidsieve.framework.policy.composition import Positions
 from vidsieve.framework.records import LayerTokens
 from vidsieve.testing.adapter_flash import flash_attention
 from vidsieve.testing.adapter_kit import KeepRandom, Row, adapter_of, kept_columns, places_of, policy_of

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from vidsieve.framework.errors import RetentionError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
-from vidsieve.framework.planning.attainable import check_reach, solved
 from vidsieve.framework.planning.calls import call
 from vidsieve.framework.planning.checks import (
     check_budget,
@@ -25,10 +24,11 @@ from vidsieve.framework.planning.checks import (
     check_segments,
     check_type,
 )
+from vidsieve.framework.planning.inputs import remembered
 from vidsieve.framework.planning.reconcile import reconcile
-from vidsieve.framework.planning.stream import remembered
+from vidsieve.framework.planning.solving import check_reach, solved
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, tokens_to_keep
-from vidsieve.framework.policy.policy import BoundStage
+from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.testing.samples import made_signals, video_tokens

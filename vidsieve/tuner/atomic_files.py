@@ -1,4 +1,4 @@
-"""Writing a result so that it is whole or not there, and never over another without being told to."""
+"""Write result files atomically, and over an existing file only with `force`."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ def check_output(path: str | Path, *, force: bool = False, what: str = "`out`") 
 
 
 def write_atomically(path: str | Path, content: str | bytes, *, force: bool = False, what: str = "`out`") -> Path:
-    """Write `content` to a temporary file beside `path`, flush it to disk, then give it its name in one step.
+    """Write `content` to a temporary file, flush it to disk, then rename it to `path` in one step.
 
     Text is written as UTF-8. `what` is how messages call the file.
 
@@ -67,14 +67,14 @@ def _give_name(temporary: Path, path: Path, force: bool) -> None:
     except FileExistsError:
         raise
     except OSError:
-        # a file system without hard links: look once more, then rename
+        # a file system without hard links: check once more, then rename
         if path.exists():
             raise FileExistsError(path) from None
         os.replace(temporary, path)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where the system allows to."""
+    """Flush the folder, so that the new name is durable where the system allows it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -4,13 +4,38 @@ The tuner knows no model, no video file and no task; whoever owns them implement
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.controls.smaller_input import SmallerInput
 from vidsieve.tuner.request import Metric
+
+Kind = Literal["frames", "pixels"]
+NAMES: dict[Kind, str] = {"frames": "fewer-frames", "pixels": "lower-resolution"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallerInput:
+    """The same request with fewer frames, or with frames of fewer pixels, in place of a policy.
+
+    `ratio` is the share of the frames, or of the pixels of each frame, that is left; above 0, at most 1.
+    """
+
+    kind: Kind
+    ratio: float
+
+    @property
+    def name(self) -> str:
+        """Its name in reports."""
+        return NAMES[self.kind]
+
+    @property
+    def hash(self) -> str:
+        """Identifies the intervention, as a policy's hash does."""
+        return f"{self.kind}-{self.ratio:.6g}"
+
 
 Intervention = Policy | SmallerInput
 """What is done to a request: a policy, or a smaller input as a control."""
@@ -34,20 +59,20 @@ class Bench(Protocol):
     smaller: frozenset[str]
 
     def describe(self) -> Mapping[str, str]:
-        """Facts for provenance, as text: model, checkpoint, revision, device, dtype, attn, threads, frames, ...
+        """Return facts for provenance, as text: model, checkpoint, revision, device, dtype, attn, threads, frames, ...
 
         Versions of the libraries belong here too. Two benches with equal descriptions must give equal accuracies.
         """
         ...
 
     def clip_shape(self, clip_index: int) -> Hashable:
-        """The token shape of a clip, cheaply: clips of equal shape share their warm-up."""
+        """Return the token shape of a clip, cheaply: clips of equal shape share their warm-up."""
         ...
 
     def timed(self, policy: Intervention | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
         """Run one request and time it: wall clock, device synchronised on both sides.
 
-        The answer must hold `ttft_ms` for metric "ttft" and `e2e_ms` for "e2e". Parts are welcome beside it: any of
+        The answer must hold `ttft_ms` for metric "ttft" and `e2e_ms` for "e2e". Parts are welcome too: any of
         video_ms (decoding), preprocess_ms, vision_ms, compress_ms, prefill_ms, decode_step_ms. `clock_ratio`, where
         it is known, is the device's clock right after the run ÷ its nominal one: throttled runs are dropped.
         """
@@ -56,10 +81,10 @@ class Bench(Protocol):
     def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterable[Outcome]:
         """Answer the examples in their order, one outcome each; lazily if possible, so that progress shows.
 
-        Deterministic: the same policy and example give the same outcome whatever stands beside it.
+        Deterministic: the same policy and example give the same outcome whatever else is scored.
         """
         ...
 
     def renew(self) -> bool:
-        """Go on in a fresh process, with nothing warm; False where the bench shares the caller's process."""
+        """Restart in a fresh process with nothing warm; False where the bench shares the caller's process."""
         ...

@@ -1,4 +1,4 @@
-"""What the user asks of a search, checked once at the door."""
+"""The request of a search, checked when it is made."""
 
 import math
 from dataclasses import dataclass
@@ -15,15 +15,16 @@ Metric = Literal["ttft", "e2e"]
 
 @dataclass(frozen=True, kw_only=True)
 class TuneRequest:
-    """Exactly one target: `latency_ms` (milliseconds of `metric`) or `speedup` (1.8 means baseline ÷ 1.8).
+    """The settings of a search, with exactly one target: `latency_ms` of `metric`, or `speedup` (baseline ÷ target).
 
     `max_drop_points` is the accuracy drop to certify, in percentage points. `examples` choose, `heldout_examples`
-    (default: twice as many) only judge the final policy. `data_seed` picks the examples and is apart from `seed`, so
+    (default: twice as many) only judge the final policy. `data_seed` chooses the examples and is apart from `seed`, so
     that tuning again with another seed does not shuffle held-out examples into the search. `storage` is where the
     study lives and is resumed from: a path (SQLite, under a lock), a URL of a server that several tuners may share, or
     an Optuna storage; None keeps it in memory. `fresh` sets an existing file aside and starts anew; `join` adds trials
     to another tuner's study on a server and leaves the verdict to that one. `patience` trials without a new best end
-    the search early. `rerank_examples` (default: twice `examples`) rank the leaders once more.
+    the search early. `rerank_examples` (default: twice `examples`) rank the leaders once more. `skip_bad` resumes a
+    study whose data has lost files since, on the examples that are left.
 
     Raises:
         UsageError: a value out of range, no target, or two.
@@ -48,6 +49,7 @@ class TuneRequest:
     fresh: bool = False
     join: bool = False
     parallel: int = 1
+    skip_bad: bool = False
 
     def __post_init__(self) -> None:
         if (self.latency_ms is None) == (self.speedup is None):
@@ -80,14 +82,14 @@ class TuneRequest:
 
     @property
     def heldout_count(self) -> int:
-        """How many held-out examples to ask the task for."""
+        """Number of held-out examples to request of the task."""
         return 2 * self.examples if self.heldout_examples is None else self.heldout_examples
 
     @property
     def rerank_count(self) -> int:
-        """How many re-rank examples to ask the task for."""
+        """Number of re-rank examples to request of the task."""
         return 2 * self.examples if self.rerank_examples is None else self.rerank_examples
 
     def target_ms(self, baseline_ms: float) -> float:
-        """The target in milliseconds, given the uncompressed model's median."""
+        """Compute the target in milliseconds from the uncompressed model's median."""
         return self.latency_ms if self.latency_ms is not None else baseline_ms / (self.speedup or 1.0)

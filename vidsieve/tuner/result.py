@@ -1,19 +1,67 @@
-"""What a search returns: the policy with its provenance, and everything measured about it."""
+"""Records of a search: its bounds, its trials, and the result with everything measured about the policy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.atomic_files import write_atomically
 from vidsieve.tuner.controls.control import Control
 from vidsieve.tuner.judge.paired_accuracy import Accuracy
+from vidsieve.tuner.judge.statistics import Interval, in_points, ms
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.number_words import in_points, ms
+from vidsieve.tuner.request import Metric
 
-if TYPE_CHECKING:
-    from vidsieve.tuner.events import TrialEvent
+Verdict = Literal["new best", "feasible", "too slow", "inaccurate", "pruned", "failed"]
+"""too slow: the latency misses the target; inaccurate: the drop is too great where the target is met anyway;
+pruned: scored on a part of the examples and clearly worse; failed: it raised, see the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What can be reached, measured before the search: milliseconds of the metric, medians with intervals.
+
+    `already_met`: the uncompressed model meets the target. `set_aside` gives, for each policy that takes no part,
+    the reason. `limits` holds the largest retention ratio predicted to meet the target, by policy. `model_error` is the
+    largest relative deviation of the timed `configurations` from the latency model, None before one is fitted.
+    """
+
+    metric: Metric
+    target_ms: float
+    baseline: Interval
+    floor: Interval
+    floor_policy: str
+    already_met: bool
+    policies: tuple[str, ...]
+    limits: Mapping[str, float] = field(default_factory=dict)
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    model_error: float | None = None
+    configurations: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEvent:
+    """One finished trial. Score and change are on the search examples, which choose: they are no accuracy claim.
+
+    `number` counts from 1. `score` is the mean over `scored` examples, `change_points` the paired difference to the
+    uncompressed model in percentage points, `scorer` says of what: "p_gold" or "correct". None: not measured.
+    """
+
+    number: int
+    total: int
+    policy: str
+    retention_ratio: float | None
+    settings: Mapping[str, Any]
+    latency: Interval | None
+    score: float | None
+    change_points: float | None
+    scored: int
+    scorer: str
+    verdict: Verdict
+    reason: str = ""
+    eta_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,7 +84,7 @@ class TuneResult:
     controls: tuple[Control, ...] = ()
     warnings: tuple[str, ...] = ()
     search: Mapping[str, Any] = field(default_factory=dict)
-    trials: tuple["TrialEvent", ...] = ()
+    trials: tuple[TrialEvent, ...] = ()
     breakdown: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     importance: Mapping[str, float] = field(default_factory=dict)
 
@@ -55,22 +103,22 @@ class TuneResult:
         return write_atomically(path, self.yaml, force=force)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain numbers and text, for `json`."""
+        """Return everything as plain numbers and text, for JSON."""
         return self.policy.to_dict()
 
     def sentences(self) -> list[str]:
-        """The verdict in plain words: target, latency, accuracy, certificate, then each warning."""
-        told = [self._target_told(), self._latency_told(), *self._accuracy_told()]
-        return [line for line in told if line] + [f"warning: {text}" for text in self.warnings]
+        """Write the verdict in sentences: target, latency, accuracy, certificate, then each warning."""
+        lines = [self._target_sentence(), self._latency_sentence(), *self._accuracy_sentences()]
+        return [line for line in lines if line] + [f"warning: {text}" for text in self.warnings]
 
-    def _target_told(self) -> str:
+    def _target_sentence(self) -> str:
         if self.already_met and self.policy.is_empty:
             return f"The uncompressed model is within {ms(self.target_ms)} ms, and no policy was worth it."
         if self.already_met:
             return f"The uncompressed model is within {ms(self.target_ms)} ms already; this is the fastest policy."
         return ""
 
-    def _latency_told(self) -> str:
+    def _latency_sentence(self) -> str:
         if self.latency is None:
             return ""
         ours, base, ratio = self.latency.policy_ms, self.latency.baseline_ms, self.latency.ratio
@@ -81,7 +129,7 @@ class TuneResult:
             f"[{1 / ratio.high:.2f}, {1 / ratio.low:.2f}] ({ours.n} pairs{precise})"
         )
 
-    def _accuracy_told(self) -> list[str]:
+    def _accuracy_sentences(self) -> list[str]:
         if self.accuracy is None:
             return ["held-out examples were not scored"]
         a, change = self.accuracy, self.accuracy.difference.scaled(100)
@@ -99,5 +147,5 @@ class TuneResult:
 
 
 def _reached(latency: Latency) -> float:
-    """The half-width that was reached, as a fraction."""
+    """Return the half-width that was reached, as a fraction."""
     return max(latency.policy_ms.half_width_ratio, latency.ratio.half_width_ratio)

@@ -10,25 +10,21 @@ from vidsieve.tuner.controls.control import Control
 from vidsieve.tuner.controls.matched_controls import controls_for, run_control
 from vidsieve.tuner.examples import Data
 from vidsieve.tuner.judge.finals import Finals
-from vidsieve.tuner.judge.heldout import Heldout
-from vidsieve.tuner.judge.importance import importance_of
-from vidsieve.tuner.judge.paired_accuracy import Accuracy
+from vidsieve.tuner.judge.paired_accuracy import Accuracy, Heldout
 from vidsieve.tuner.judge.proxy import Proxy, proxy_of
 from vidsieve.tuner.judge.rerank import Fresh
 from vidsieve.tuner.judge.scoring import Score, choose_scorer, run_examples
 from vidsieve.tuner.measure.bounds import Explored, explore
-from vidsieve.tuner.measure.breakdown import measure_breakdown
-from vidsieve.tuner.measure.device_pool import DevicePool
-from vidsieve.tuner.measure.explored import explored_from_dict, explored_to_dict
 from vidsieve.tuner.measure.latency import Latency
-from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.measurement import DevicePool, Measurement, measure_breakdown
 from vidsieve.tuner.protocol import Bench, Intervention
-from vidsieve.tuner.provenance import provenance, rounded, search_summary
+from vidsieve.tuner.provenance import importance_of, provenance, rounded, search_summary
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.stopping import Stop
 from vidsieve.tuner.search.trial import Evaluator
 from vidsieve.tuner.search.trial_loop import Search, TrialLoop, event_of
-from vidsieve.tuner.study.remember import RememberingBench
+from vidsieve.tuner.study.record import explored_from_dict, explored_to_dict
+from vidsieve.tuner.study.resume import CachingBench
 from vidsieve.tuner.study.store import SPACE, Study
 
 LEAST_RANKED = 3
@@ -37,19 +33,19 @@ SECONDS_AN_EXAMPLE = "seconds an example"
 
 
 class Run:
-    """One search; its attributes say how far it got, so that an interruption can still tell what there is."""
+    """The phases of one search; its attributes hold what was found, also when a phase is interrupted."""
 
     def __init__(
         self, measurement: Measurement, data: Data, study: Study, stop: Stop, others: Sequence[Bench] = ()
     ) -> None:
         self.measurement, self.data, self.study = measurement, data, study
         self._stop, self._others = stop, list(others)
-        self._remembering: Any = RememberingBench(measurement.bench, study, judging=data.heldout)
+        self._caching: Any = CachingBench(measurement.bench, study, judging=data.heldout)
         self.explored: Explored | None = None
         self.evaluator: Evaluator | None = None
         self.search = Search()
         self.heldout = Heldout(
-            self._remembering,
+            self._caching,
             data.heldout,
             data.metric,
             max_drop_points=measurement.request.max_drop_points,
@@ -62,24 +58,24 @@ class Run:
         self.breakdown: dict[str, dict[str, float]] = {}
 
     def all(self, policies: Sequence[Policy], controls: Sequence[Policy]) -> TuneResult:
-        """Every phase in turn; what the study holds already is taken from there."""
+        """Run every phase in turn; what the study holds already is taken from there."""
         self.explored = self._explore(policies)
         self.measurement.listener.started(self.explored.bounds)
         self.evaluator, per_example_s = self._score_uncompressed()
         self._take_up()
-        beside = controls_for(self.measurement.bench, controls)
-        reserve_s = self._reserve(per_example_s, len(beside))
-        self._hunt(reserve_s)
+        interventions = controls_for(self.measurement.bench, controls)
+        reserve_s = self._reserve(per_example_s, len(interventions))
+        self._run_trials(reserve_s)
         if self.measurement.request.join:
             self.measurement.warn(
                 "joined: the tuner that started this search confirms its result and writes the policy"
             )
             return self.result(confirmed=False)
-        self._conclude(beside, per_example_s, reserve_s)
+        self._conclude(interventions, per_example_s, reserve_s)
         return self.result(confirmed=True)
 
     def _explore(self, policies: Sequence[Policy]) -> Explored:
-        """Measure what is possible, or take it from the study: a search goes on in the very space it began in."""
+        """Measure bounds and space, or read them from the study: a resumed search keeps the space it began with."""
         stored = self.study.get(SPACE)
         if stored is not None:
             return explored_from_dict(self.measurement, policies, stored)
@@ -88,11 +84,11 @@ class Run:
         return explored
 
     def _score_uncompressed(self) -> tuple[Evaluator, float]:
-        """The uncompressed model on the search examples, and the seconds an example takes."""
+        """Score the uncompressed model on the search examples; return the evaluator and the seconds an example."""
         start = self.measurement.clock()
         examples, step = self.data.search, self.measurement.listener.step
         known = self.study.get(SECONDS_AN_EXAMPLE)
-        baseline = run_examples(self._remembering, None, examples, "score uncompressed", step)
+        baseline = run_examples(self._caching, None, examples, "score uncompressed", step)
         per_example_s = known if known is not None else (self.measurement.clock() - start) / len(baseline)
         if known is None:
             self.study.put(SECONDS_AN_EXAMPLE, per_example_s)
@@ -101,17 +97,18 @@ class Run:
         return Evaluator(self.measurement, self.data, Score(baseline, scorer)), float(per_example_s)
 
     def _take_up(self) -> None:
-        """Trials that an earlier session or another tuner finished."""
+        """Read the trials that an earlier session or another tuner finished."""
         assert self.explored is not None and self.evaluator is not None
-        found = self.study.trial_results(self.explored.space, self.data.search)
+        stored = self.study.trial_results(self.explored.space, self.data.search)
+        found = [self.evaluator.rated(trial_result) for trial_result in stored]
         if not found:
             return
         self.search.trial_results.extend(found)
         self.search.resumed = len(found)
         self.evaluator.remember(found)
-        self.measurement.listener.told(f"going on with {self.study.place}: {len(found)} trials are there already")
+        self.measurement.listener.notice(f"going on with {self.study.place}: {len(found)} trials are there already")
 
-    def _hunt(self, reserve_s: float) -> None:
+    def _run_trials(self, reserve_s: float) -> None:
         assert self.explored is not None and self.evaluator is not None
         pool = DevicePool([self.measurement, *(self.measurement.on_device(bench) for bench in self._others)])
         try:
@@ -119,16 +116,16 @@ class Run:
                 pool, reserve_s
             )
         finally:
-            pool.dismiss()
+            pool.shutdown()
 
     def _conclude(self, controls: Sequence[Intervention], per_example_s: float, reserve_s: float) -> None:
-        """Rank the leaders anew, confirm, judge once on held-out examples, and put controls and parts beside it."""
+        """Rank the leaders anew, confirm, judge once on held-out examples, then measure parts and controls."""
         assert self.explored is not None and self.evaluator is not None
         self.proxy = proxy_of(self.search.trial_results, self.evaluator.baseline)
         if self.evaluator.scorer == "p_gold":
-            self.measurement.listener.told(self.proxy.sentence())
+            self.measurement.listener.notice(self.proxy.sentence())
         fresh = Fresh(
-            bench=self._remembering,
+            bench=self._caching,
             examples=self.data.rerank,
             baseline=self.evaluator.baseline,
             proxy=self.proxy,
@@ -145,19 +142,19 @@ class Run:
         chosen = self.finals.chosen
         self.breakdown = measure_breakdown(self.measurement, chosen.policy)
         # a control is another look at the held-out examples, but chooses nothing
-        self._remembering.counting = False
+        self._caching.counting = False
         for control in controls:
             self.controls.append(run_control(self.measurement, self.heldout, control, chosen.latency, outcomes))
 
     def _allow_for_looks(self, outcomes: Sequence[Outcome]) -> None:
-        """Policies judged in earlier sessions count too: each was a chance to be lucky."""
+        """Widen the interval for policies judged in earlier sessions: each was a chance to be lucky."""
         assert self.finals is not None
-        looks = len(self._remembering.looks)
+        looks = len(self._caching.looks)
         if self.finals.accuracy is not None and looks > self.finals.accuracy.looks and self.finals.chosen is not None:
-            self.finals.accuracy = self.heldout.evaluator(outcomes, looks=looks)
+            self.finals.accuracy = self.heldout.accuracy(outcomes, looks=looks)
 
     def _reserve(self, per_example_s: float, controls: int) -> float:
-        """Seconds to keep for the end: a leader or two ranked anew; winner and controls on held-out examples, timed."""
+        """Estimate the seconds the end needs: re-ranking two leaders; winner and controls timed and scored."""
         rules = self.measurement.timings.final
         timing = min(rules.max_seconds, 4 * rules.min_pairs * self.measurement.target.baseline_ms / 1e3)
         ranking = 0.0 if self.measurement.target.already_met else LEAST_RANKED * len(self.data.rerank)
@@ -165,18 +162,23 @@ class Run:
 
     @property
     def accuracy(self) -> Accuracy | None:
-        """The held-out judgement, once there is one."""
+        """The held-out accuracy; None before it is measured."""
         return self.finals.accuracy if self.finals is not None else None
 
-    def interrupted(self) -> TuneResult | None:
-        """The best so far, or None before the first policy that may win."""
+    def best_so_far(self, stopped: str, reason: str = "") -> TuneResult | None:
+        """Put together the best result so far; None before the first policy that may win.
+
+        `stopped` is "interrupted" or "error", whose `reason` becomes a warning.
+        """
+        if reason:
+            self.measurement.warn(f"the search ended early: {reason}")
         if self.accuracy is not None:
             return self.result(confirmed=True)
-        self.search.stopped = "interrupted"
+        self.search.stopped = stopped
         return self.result(confirmed=False) if self._best_so_far() is not None else None
 
     def _best_so_far(self) -> tuple[Policy, Latency | None] | None:
-        """The finalist at work, else the best trial that no final look has ruled out."""
+        """Return the finalist being judged, else the best trial that has not been rejected."""
         if self.finals is not None and self.finals.running is not None:
             return self.finals.running.policy, self.finals.running.latency
         rejected = self.finals.rejected if self.finals is not None else set()
@@ -185,25 +187,26 @@ class Run:
         return (left[0].policy, left[0].latency) if left else None
 
     def result(self, *, confirmed: bool) -> TuneResult:
-        """What there is, as a result; the policy carries it as provenance."""
+        """Make the result of what was measured; the policy carries it as provenance."""
         assert self.explored is not None and self.evaluator is not None
         policy, latency = self._policy()
         warnings = [*self.measurement.warnings, *(control.warning for control in self.controls if control.warning)]
         if not confirmed:
-            warnings.append("interrupted: latency as in the search, held-out examples not scored")
+            ended = "ended by an error" if self.search.stopped == "error" else "interrupted"
+            warnings.append(f"{ended}: latency as in the search, held-out examples not scored")
         bounds = self.explored.bounds
         summary = search_summary(self.measurement, bounds, self.evaluator, self.search, self.proxy)
-        told = provenance(
+        section = provenance(
             self.measurement, self.data, bounds, summary, latency, self.accuracy, self.controls, warnings, confirmed
         )
-        if told["latency"] is not None and self.finals is not None and self.finals.chosen is not None:
-            told["latency"] |= {"fresh_process": self.finals.chosen.fresh}
-        told |= {"rerank": self.finals.rerank if self.finals is not None else {"skipped": "not reached"}}
-        told |= {"breakdown_ms": rounded(self.breakdown)}
+        if section["latency"] is not None and self.finals is not None and self.finals.chosen is not None:
+            section["latency"] |= {"fresh_process": self.finals.chosen.fresh}
+        section |= {"rerank": self.finals.rerank if self.finals is not None else {"skipped": "not reached"}}
+        section |= {"breakdown_ms": rounded(self.breakdown)}
         # the ids are long, and what is long comes last
-        told["heldout_ids"] = told.pop("heldout_ids")
+        section["heldout_ids"] = section.pop("heldout_ids")
         return TuneResult(
-            policy=replace(policy, provenance=told),
+            policy=replace(policy, provenance=section),
             target_ms=bounds.target_ms,
             already_met=bounds.already_met,
             latency=latency,
@@ -220,7 +223,7 @@ class Run:
         )
 
     def _policy(self) -> tuple[Policy, Latency | None]:
-        """The policy to hand out and its latency: the confirmed one, the best so far, or the one that does nothing."""
+        """Return the policy and its latency: the confirmed one, the best so far, or the empty one."""
         if self.finals is not None and self.finals.chosen is not None:
             return self.finals.chosen.policy, self.finals.chosen.latency
         best = self._best_so_far() if self.accuracy is None else None

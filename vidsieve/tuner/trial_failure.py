@@ -18,7 +18,7 @@ class StudyFailedError(TuneError):
     """The storage of the study failed: nothing that is found any more would be kept."""
 
 
-def excuse(error: Exception) -> str:
+def fault_reason(error: Exception) -> str:
     """Release the memory of a failed policy and return the reason for passing it over.
 
     Raises again what is no fault of the policy: a lost bench, a study that fails, a video or data that cannot be read.

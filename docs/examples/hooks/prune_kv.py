@@ -1,7 +1,6 @@
 import torch
 
-from vidsieve import DecodeStep, KeepKV, Stage, hookimpl, tunable
-from vidsieve.framework.plans import tokens_to_keep
+from vidsieve import DecodeStep, KeepKV, Stage, hookimpl, tokens_to_keep, tunable
 
 
 class FirstChoice(Stage):

@@ -1,6 +1,4 @@
-from vidsieve import hookimpl
-from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import grid_layouts
+from vidsieve import Adapter, grid_layouts, hookimpl
 
 ADAPTER = Adapter(
     family="my-vl",

@@ -21,11 +21,10 @@ from tuner.searching import quality, search
 from vidsieve.framework.errors import DataError, ModelError, PolicyFileError, TuneError, UnknownNameError, UsageError
 from vidsieve.framework.task import Example
 from vidsieve.harness.process import child
+from vidsieve.harness.process.failures import OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
 from vidsieve.harness.process.remote_bench import RemoteBench
-from vidsieve.harness.process.worker_errors import OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
-from vidsieve.tuner.controls.smaller_input import SmallerInput
 from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
-from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.protocol import Bench, SmallerInput
 from vidsieve.tuner.trial_failure import reason_of
 
 HARMFUL = "harness.process.benches:harmful"
@@ -112,8 +111,9 @@ def test_a_death_while_scoring_leaves_what_came_before(bench: RemoteBench) -> No
 
 
 def test_a_search_survives_policies_that_kill_it(bench: RemoteBench) -> None:
-    from vidsieve.tuner.events import Listener, TrialEvent
+    from vidsieve.tuner.events import Listener
     from vidsieve.tuner.request import TuneRequest
+    from vidsieve.tuner.result import TrialEvent
     from vidsieve.tuner.tuning import tune
 
     told: list[TrialEvent] = []
@@ -266,13 +266,13 @@ def test_renewals_leave_no_descriptor_open(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_pixels_cross_by_value_and_once(bench: RemoteBench) -> None:
-    from vidsieve.harness.process.pickling import pack, unpack
+    from vidsieve.harness.process.messages import pack, unpack
 
     film = torch.randint(0, 255, (1000, 3, 8, 8), dtype=torch.uint8)
     part = film[::100]
-    parcel = pack([part, part])
-    assert len(parcel) < part.numel() + 1000
-    there = unpack(parcel)
+    payload = pack([part, part])
+    assert len(payload) < part.numel() + 1000
+    there = unpack(payload)
     assert torch.equal(there[0], part) and there[0] is there[1]
     there[0][0] = 1
     odd = torch.ones(2, dtype=torch.bfloat16)
@@ -280,20 +280,19 @@ def test_pixels_cross_by_value_and_once(bench: RemoteBench) -> None:
     seen = [dataclasses.replace(example, frames=part) for example in examples(3)]
     for _ in range(2):
         assert [o.example_id for o in bench.score(None, seen)] == [e.id for e in seen]
-    assert all(isinstance(item, int) for item in bench._shelf.items(seen))
+    assert all(isinstance(item, int) for item in bench._sent.items(seen))
 
 
 def test_a_full_shelf_sends_each_time() -> None:
-    from vidsieve.harness.process.messages import Given
-    from vidsieve.harness.process.sent_examples import SentExamples
+    from vidsieve.harness.process.messages import SentExample, SentExamples
 
     frames = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     one, two = (dataclasses.replace(example, frames=frames) for example in examples(2))
-    shelf = SentExamples(most_bytes=500)
+    sent = SentExamples(most_bytes=500)
     for turn in range(2):
-        first, second = shelf.items([one, two])
-        assert isinstance(first, Given if turn == 0 else int)
-        assert isinstance(second, Given) and second.number is None
+        first, second = sent.items([one, two])
+        assert isinstance(first, SentExample if turn == 0 else int)
+        assert isinstance(second, SentExample) and second.number is None
 
 
 def test_a_failed_score_sends_its_examples_anew(bench: RemoteBench) -> None:
@@ -457,7 +456,7 @@ def test_ctrl_c_at_the_terminal_does_not_reach_the_child(bench: RemoteBench) -> 
 
 
 def test_numpy_is_what_tensors_travel_as() -> None:
-    from vidsieve.harness.process.pickling import pack, unpack
+    from vidsieve.harness.process.messages import pack, unpack
 
     values = torch.tensor(np.array([[0.1, -0.0], [float("inf"), 3e-45]], dtype=np.float32))
     assert unpack(pack(values)).numpy().tobytes() == values.numpy().tobytes()

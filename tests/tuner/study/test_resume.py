@@ -15,9 +15,9 @@ from tuner.searching import Recorder, quality, search
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
-from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.interrupted import Interrupted
+from vidsieve.tuner.result import TrialEvent
+from vidsieve.tuner.search.stopping import Interrupted
 from vidsieve.tuner.study.store import RETRIES, Study, StudyMismatchError
 
 

@@ -17,11 +17,10 @@ from tuner.fake_bench import FakeBench
 from tuner.searching import Recorder, quality, search
 
 from vidsieve.framework.errors import TuneError, UsageError
-from vidsieve.tuner.events import Bounds, TrialEvent
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.result import Bounds, TrialEvent, TuneResult
 from vidsieve.tuner.study import storage, store
-from vidsieve.tuner.study.storage import open_storage, shown
+from vidsieve.tuner.study.storage import open_storage, without_password
 from vidsieve.tuner.study.store import Study, StudyMismatchError
 
 TRIALS = 16
@@ -224,7 +223,7 @@ def _no_answer(*_: Any, **__: Any) -> None:
     ],
 )
 def test_passwords_are_not_printed(place: str, told: str) -> None:
-    assert shown(place) == told
+    assert without_password(place) == told
 
 
 def test_an_engine_that_is_not_known_does_not_give_the_password_away() -> None:

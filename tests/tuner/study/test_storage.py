@@ -15,13 +15,13 @@ from tuner.searching import quality, search
 from vidsieve.framework.errors import TuneError, UsageError
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.study import storage
-from vidsieve.tuner.study.lock import StudyLock
+from vidsieve.tuner.study.storage import StudyLock
 from vidsieve.tuner.study.store import Study
 
 HOLDER = """
 import sys
 from pathlib import Path
-from vidsieve.tuner.study.lock import StudyLock
+from vidsieve.tuner.study.storage import StudyLock
 lock = StudyLock(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
@@ -97,7 +97,7 @@ def test_a_lock_that_passes_is_waited_for() -> None:
             raise optuna.exceptions.StorageInternalError("database is locked")
         return "done"
 
-    assert storage.patiently(work, calls.append) == "done"
+    assert storage.with_retries(work, calls.append) == "done"
     assert calls == list(storage.PAUSES_S[:2])
 
 
@@ -109,7 +109,7 @@ def test_what_cannot_pass_is_not_waited_for() -> None:
         raise AssertionError("waited")
 
     with pytest.raises(ValueError, match="no"):
-        storage.patiently(work, never)
+        storage.with_retries(work, never)
 
 
 @pytest.mark.parametrize("content", [b"no database at all, " * 200, b"SQLite format 3\x00" + b"\xff" * 4000])

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
+from vidsieve.adapters.transformers_internals import unread_configuration
 from vidsieve.framework.errors import ModelError
 
 
@@ -95,4 +96,6 @@ def queries_and_keys(layer: Any, number: int, hidden: Float[Tensor, "rows new di
             attention_mask=None,
             past_key_values=None,
         )
+    if not found:
+        raise unread_configuration(layer.self_attn)
     return found[0]

@@ -4,8 +4,6 @@ A patched module gets a shallow copy of its configuration that names our dispatc
 from which transformers makes the masks, is not touched, and other models never see the dispatcher.
 """
 
-import copy
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+
+from vidsieve.adapters.transformers_internals import (
+    attention_kernel,
+    attention_name,
+    register_attention,
+    renamed_attention,
+)
 
 NAME = "vidsieve"
 FLASH_NAME = "vidsieve_flash"
@@ -65,7 +70,7 @@ def _dispatch(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_
 
 def _through(patch: _Patch, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
     """One call through a tap, and through those below it."""
-    below = patch.below
+    below, implementation = patch.below, attention_name(patch.config)
     call = AttentionCall(
         layer=patch.layer,
         module=module,
@@ -74,36 +79,23 @@ def _through(patch: _Patch, module: Any, query: Tensor, key: Tensor, value: Tens
         value=value,
         mask=mask,
         options=options,
-        kernel=_kernel(module, patch.config) if below is None else partial(_through, below),
-        implementation=patch.config._attn_implementation,
+        kernel=attention_kernel(module, implementation) if below is None else partial(_through, below),
+        implementation=implementation,
     )
     return patch.tap(call)
-
-
-def _kernel(module: nn.Module, config: Any) -> Callable[..., Any]:
-    """The attention function the module would have called."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)
 
 
 @contextmanager
 def tapped(modules: Mapping[int, Any], tap: Callable[[AttentionCall], Any]) -> Iterator[None]:
     """While open, the attention of these modules (by layer) goes through `tap`, which must return a kernel's result."""
-    from transformers import AttentionInterface
-
     for name in (NAME, FLASH_NAME):
-        AttentionInterface.register(name, _dispatch)
+        register_attention(name, _dispatch)
     found = {layer: (module.config, _PATCHES.get(module)) for layer, module in modules.items()}
     try:
         for layer, module in modules.items():
             config, below = found[layer]
             _PATCHES[module] = _Patch(layer, config if below is None else below.config, tap, below)
-            module.config = copy.copy(config)
-            # not through the property, which writes to nested configurations, and the copy shares those
-            flash = "flash" in (config._attn_implementation or "")
-            module.config._attn_implementation_internal = FLASH_NAME if flash else NAME
+            module.config = renamed_attention(config, FLASH_NAME if "flash" in attention_name(config) else NAME)
         yield
     finally:
         for layer, module in modules.items():

@@ -23,6 +23,7 @@ from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.transformers_internals import attention_name, beam_reorder, unread_configuration
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PlanError, PolicyError
 from vidsieve.framework.planning.calls import call as call_stage
@@ -86,6 +87,7 @@ class DecodeKV:
         self._front = 0  # tokens of the pass that belong to the prompt
         self._cache: Any = None
         self._read, self._held = 0, 0
+        self._tapped = False
 
     @property
     def read_ratio(self) -> float | None:
@@ -152,17 +154,19 @@ class DecodeKV:
 
     def _settle(self, past: int) -> None:
         """Count the steps of the last pass whose tokens stayed among the `past` ones."""
+        if self.steps and not self._tapped:
+            raise unread_configuration(self.decoder.layers[self.points[0].layer].self_attn)
         for step in self.steps:
             if step.total <= past:
                 self._read += step.entries
                 self._held += sum(len(group.layers) * sum(group.visual) for group in self._groups)
-        self.steps = []
+        self.steps, self._tapped = [], False
 
     def _follow_beams(self, cache: Any) -> None:
         """Beam search permutes the cache's rows between steps; what stages remember must move along."""
         if any(cache is known for known in self._caches):
             return
-        original = cache.reorder_cache
+        original = beam_reorder(cache)
 
         def reorder(beam_idx: Tensor) -> None:
             original(beam_idx)
@@ -176,6 +180,7 @@ class DecodeKV:
         """The attention of a layer at or behind a prune point."""
         if not self.steps:
             return call.run(call.key, call.value, call.mask)
+        self._tapped = True
         number = self._group(call.layer)
         views = [step.views[number] for step in self.steps]
         points = [point for point in self.points if point.layer == call.layer]
@@ -336,7 +341,7 @@ def _points(decoder: Any, stages: Mapping[str, Stage]) -> list[_Point]:
     """The prune points in the order they are reached; stages at one layer keep the policy's order."""
     config, layers = decoder.config, len(decoder.layers)
     types = getattr(config, "layer_types", None) or ["full_attention"] * layers
-    if config._attn_implementation == "flex_attention":
+    if attention_name(config) == "flex_attention":
         raise PolicyError("KV stages: flex_attention's block masks cannot be cut; load the model with sdpa or flash.")
     points = []
     for where, stage in stages.items():

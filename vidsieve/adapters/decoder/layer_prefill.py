@@ -12,7 +12,8 @@ from torch.func import functional_call
 from vidsieve.adapters.decoder.attention_rows import Tapped, ones_rotated, queries_and_keys, scaling_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall
 from vidsieve.adapters.decoder.cached_columns import CachedColumns, gathered
-from vidsieve.adapters.decoder.layer_rows import Row, VideoOnItsWay, right_aligned
+from vidsieve.adapters.decoder.layer_rows import PrefillRow, PrefillVideo, right_aligned
+from vidsieve.adapters.transformers_internals import attention_name, cached_keys, rotary_of, unread_configuration
 from vidsieve.framework.errors import PlanError
 from vidsieve.framework.planning.calls import call as call_stage
 from vidsieve.framework.planning.layer_cut import LayerCut, cut_of
@@ -36,7 +37,7 @@ class Prefill:
         decoder: Any,
         policy: Policy,
         *,
-        rows: Sequence[Row],
+        rows: Sequence[PrefillRow],
         mask: Bool[Tensor, "prompts width"],
         start: int = 0,
         past: Sequence[CachedColumns | None] | None = None,
@@ -52,7 +53,7 @@ class Prefill:
         self.whole = bool(mask.all())
         self.width: int | None = None  # of the shortened sequence; None before the first cut
         self.watches: list[Stopwatch] = []
-        self.tap: Tapped | None = None
+        self._last: Tapped | None = None
         self.rotation: Any = None  # cosines and sines that the layer run last was given
         self._made: dict[Any, tuple[CachedColumns, Any, Any]] = {}
         self._rngs: dict[Any, torch.Generator] = {}
@@ -71,7 +72,7 @@ class Prefill:
                 with torch.no_grad(), Stopwatch(hidden.device) as watch:
                     hidden = self._prune(point, hidden, kwargs)
                 self.watches.append(watch)
-        self.tap = None
+        self._last = None
         if any(point.layer == layer for point in self.points):
             self.before = hidden
             for row in self.rows:
@@ -96,7 +97,7 @@ class Prefill:
 
     def attended(self, call: AttentionCall) -> None:
         """The attention of a layer that a prune point follows has its queries and keys ready."""
-        self.tap = self._tapped(call, call.layer, call.key)
+        self._last = self._tapped(call, call.layer, call.key)
 
     def _finish(self) -> None:
         for row in self.rows:
@@ -128,7 +129,7 @@ class Prefill:
         self,
         point: PrunePoint,
         number: int,
-        video: VideoOnItsWay,
+        video: PrefillVideo,
         hidden: Tensor,
         kwargs: Mapping[str, Any],
         ahead: dict[str, Tapped],
@@ -173,7 +174,7 @@ class Prefill:
             )
         return cut
 
-    def _rng(self, number: int, video: VideoOnItsWay, point: PrunePoint) -> torch.Generator:
+    def _rng(self, number: int, video: PrefillVideo, point: PrunePoint) -> torch.Generator:
         key = (number, video.index, point.position)
         if key not in self._rngs:
             self._rngs[key] = generator(self.seed, video.index, point.position)
@@ -183,7 +184,7 @@ class Prefill:
         self,
         point: PrunePoint,
         number: int,
-        video: VideoOnItsWay,
+        video: PrefillVideo,
         hidden: Tensor,
         kwargs: Mapping[str, Any],
         ahead: dict[str, Tapped],
@@ -193,7 +194,6 @@ class Prefill:
         """`LayerTokens.attention`."""
         row = self.rows[number]
         if of == "previous":
-            assert self.tap is not None, "the layer before the point is tapped"
             tap, places = self.tap, row.seen
         else:
             if "next" not in ahead:
@@ -202,20 +202,25 @@ class Prefill:
         asked = places[row.query_slots(rows)]
         return tap.rows(number * self.times, number, asked, places[video.slots]).to(hidden.device)
 
+    @property
+    def tap(self) -> Tapped:
+        """Queries and keys of the layer that the point follows."""
+        if self._last is None:
+            raise unread_configuration(self.decoder.layers[0].self_attn)
+        return self._last
+
     def _rotary(
-        self, number: int, video: VideoOnItsWay, device: torch.device, rows: Any = "last"
+        self, number: int, video: PrefillVideo, device: torch.device, rows: Any = "last"
     ) -> Float[Tensor, "asked visual"]:
         """`LayerTokens.rotary`."""
-        assert self.tap is not None, "the layer before the point is tapped"
         row, first = self.rows[number], number * self.times
         asked, visual = row.seen[row.query_slots(rows)], row.seen[video.slots]
         return ones_rotated(self.decoder, self.rotation, first, asked, visual, self.tap.query.shape[-1]).to(device)
 
     def _keys(
-        self, number: int, video: VideoOnItsWay, device: torch.device, of: str
+        self, number: int, video: PrefillVideo, device: torch.device, of: str
     ) -> Float[Tensor, "heads asked dim"]:
         """`LayerTokens.keys`."""
-        assert self.tap is not None, "the layer before the point is tapped"
         row = self.rows[number]
         slots = video.slots if of == "visual" else row.others[row.text]
         return self.tap.keys(number * self.times, row.seen[slots]).to(device)
@@ -229,7 +234,7 @@ class Prefill:
 
     # ---------------------------------------------------------------- where things are
 
-    def _columns(self, row: Row) -> Int[Tensor, " slots"]:
+    def _columns(self, row: PrefillRow) -> Int[Tensor, " slots"]:
         """The column of each of a row's tokens in the sequence as it is now."""
         if self.width is None:
             return row.places
@@ -256,7 +261,7 @@ class Prefill:
         call = queries_and_keys(self.decoder.layers[layer], layer, hidden, embeddings)
         key = call.key
         if self.start:
-            key = torch.cat([kwargs["past_key_values"].layers[layer].keys, key], dim=2)
+            key = torch.cat([cached_keys(kwargs["past_key_values"], layer), key], dim=2)
         return self._tapped(call, layer, key)
 
     # ---------------------------------------------------------------- shortening
@@ -285,7 +290,7 @@ class Prefill:
             new = self._new(hidden.device)
             held = new if not self.start else new.behind(self._whole_past(new) if past is None else past)
             wide, queries = held.for_rows(hidden.shape[0]), hidden.shape[1]
-            implementation = self.decoder.config._attn_implementation
+            implementation = attention_name(self.decoder.config)
             mask = wide.mask(kwargs["attention_mask"], queries, implementation, hidden.dtype)
             self._made[id(past)] = held, mask, self._embeddings(wide, hidden, kwargs["position_embeddings"])
         held, mask, embeddings = self._made[id(past)]
@@ -342,4 +347,4 @@ def renumbered(decoder: Any, positions: Int[Tensor, "rows new"], hidden: Tensor,
     """Rotary embeddings of positions counted over what a layer holds; the same on all axes of M-RoPE."""
     positions = positions.to(hidden.device)
     # past the hooks, which would turn them into those of the uncompressed prompt
-    return tuple(decoder.rotary_emb.forward(hidden, positions.expand(3, *positions.shape) if mrope else positions))
+    return tuple(rotary_of(decoder).forward(hidden, positions.expand(3, *positions.shape) if mrope else positions))

@@ -17,8 +17,9 @@ from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.layer_prefill import Prefill, renumbered
 from vidsieve.adapters.decoder.layer_refusals import refuse_cache, refuse_layers
-from vidsieve.adapters.decoder.layer_rows import Row
+from vidsieve.adapters.decoder.layer_rows import PrefillRow
 from vidsieve.adapters.prompt.positions import has_mrope
+from vidsieve.adapters.transformers_internals import DEEPSTACK, attention_name, deepstack_step
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.planning.layers import prune_points
@@ -41,7 +42,11 @@ class LayerPrune:
         self._step: dict[Any, Any] = {}
 
     def start(
-        self, rows: Sequence[Row], mask: Tensor, start: int = 0, past: Sequence[CachedColumns | None] | None = None
+        self,
+        rows: Sequence[PrefillRow],
+        mask: Tensor,
+        start: int = 0,
+        past: Sequence[CachedColumns | None] | None = None,
     ) -> None:
         """The next pass is over a prompt of these columns, `start` of which are cached."""
         self.width = mask.shape[1]
@@ -82,8 +87,8 @@ class LayerPrune:
     @contextmanager
     def _deepstack(self) -> Iterator[None]:
         """While open, features that a decoder adds behind its first layers are cut as the sequence is."""
-        original = getattr(self.decoder, "_deepstack_process", None)
-        if original is None or "_deepstack_process" in vars(self.decoder):
+        original = deepstack_step(self.decoder)
+        if original is None or DEEPSTACK in vars(self.decoder):
             yield
             return
 
@@ -95,11 +100,11 @@ class LayerPrune:
             full[places.to(hidden.device)] = features.to(full)
             return hidden + prefill.shortened(full)
 
-        self.decoder._deepstack_process = add
+        setattr(self.decoder, DEEPSTACK, add)
         try:
             yield
         finally:
-            del self.decoder._deepstack_process
+            delattr(self.decoder, DEEPSTACK)
 
     def report(self, report: Report) -> None:
         """Write what the layer stages did into the report of a call."""
@@ -158,7 +163,7 @@ class LayerPrune:
         """Mask and positions of a decode step for a layer that holds less; made once for layers that agree."""
         if id(held) not in self._step:
             wide = held.grown(self.width, self.total - self.width).for_rows(hidden.shape[0])
-            queries, implementation = hidden.shape[1], self.decoder.config._attn_implementation
+            queries, implementation = hidden.shape[1], attention_name(self.decoder.config)
             changed = {"attention_mask": wide.mask(kwargs["attention_mask"], queries, implementation, hidden.dtype)}
             if held.renumbered:
                 positions = wide.positions(queries)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from vidsieve.adapters.transformers_internals import attention_name
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.policy.policy import Policy
 
@@ -44,7 +45,7 @@ def refuse_layers(decoder: Any, policy: Policy, first: int) -> None:
     """
     config, layers = decoder.config, len(decoder.layers)
     where = f"policy {policy.name!r}"
-    if config._attn_implementation == "flex_attention":
+    if attention_name(config) == "flex_attention":
         raise PolicyError(
             f"{where}: flex_attention's block masks cannot be cut inside the decoder; load the model with sdpa, eager "
             "or flash_attention_2."

@@ -1,4 +1,4 @@
-"""The prompts of a batch on their way through the decoder: which token is where, as more and more of them go."""
+"""The prompts of a batch in prefill: which token is where, as prune points remove more and more of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from vidsieve.framework.policy.policy import Policy
 
 
 @dataclass(eq=False, kw_only=True)
-class VideoOnItsWay:
+class PrefillVideo:
     """One video: `slots` of its tokens among the row's, their numbers in the video, and how many each stands for."""
 
     plan: TokenPlan
@@ -39,7 +39,7 @@ class VideoOnItsWay:
 
 
 @dataclass(eq=False)
-class Row:
+class PrefillRow:
     """The real tokens of one prompt in this pass, by slot: padding has none.
 
     `places` are columns of the pass whose position a token has, `columns` those whose place in the order it has;
@@ -50,7 +50,7 @@ class Row:
     places: Int[Tensor, " slots"]
     others: Int[Tensor, " others"]
     text: Int[Tensor, " words"]
-    videos: list[VideoOnItsWay]
+    videos: list[PrefillVideo]
 
     def __post_init__(self) -> None:
         self.columns = self.places
@@ -112,7 +112,7 @@ def rows_of_prompt(
     placeholders: Bool[Tensor, "rows columns"],
     policy: Policy,
     layers: int,
-) -> list[Row]:
+) -> list[PrefillRow]:
     """The prompts behind column `start`, with their videos. Reads the places of visual tokens back, once a row."""
     rows = []
     for number, videos in enumerate(plans):
@@ -122,8 +122,8 @@ def rows_of_prompt(
         behind = others > (slots[-1] if slots.numel() else -1)
         text = (behind & ~placeholders[number, start:][places[others]]).nonzero().squeeze(1)
         parts = slots.split([plan.index.numel() for plan in videos])
-        on_their_way = [
-            VideoOnItsWay(
+        found = [
+            PrefillVideo(
                 plan=plan,
                 index=index,
                 counts=LayerCounts(policy, baseline=plan.report.baseline_tokens, offered=part.numel(), layers=layers),
@@ -134,5 +134,5 @@ def rows_of_prompt(
             )
             for index, (plan, part) in enumerate(zip(videos, parts, strict=True))
         ]
-        rows.append(Row(places, others, text, on_their_way))
+        rows.append(PrefillRow(places, others, text, found))
     return rows

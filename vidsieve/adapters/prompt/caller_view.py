@@ -31,7 +31,7 @@ class CallerView:
         max_length: int | None = None,
     ) -> None:
         self._ids, self._mask, self._width, self._max_length = ids, mask, width, max_length
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._prompts: dict[tuple[int, torch.device], Tensor] = {}
 
     @property
     def removed(self) -> int:
@@ -40,10 +40,10 @@ class CallerView:
 
     def __call__(self, ids: Any) -> Any:
         """Ids of `generate` with the caller's prompt in front. Beams and answers are consecutive rows of one prompt."""
-        if self._last is None or self._last[0] is not ids:
-            prompt = self._rows(self._ids, ids.shape[0]).to(ids.device)
-            self._last = ids, torch.cat([prompt, ids[:, self._width :]], dim=1)
-        return self._last[1]
+        key = ids.shape[0], ids.device
+        if key not in self._prompts:
+            self._prompts[key] = self._rows(self._ids, ids.shape[0]).to(ids.device)
+        return torch.cat([self._prompts[key], ids[:, self._width :]], dim=1)
 
     def streamer(self, streamer: Any) -> "_Streamer":
         """A streamer that passes on the caller's prompt once, then every new token."""

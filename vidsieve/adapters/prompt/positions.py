@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.transformers_internals import attention_name, rope_index, rotary_of
 from vidsieve.adapters.uncompiled import uncompiled
 
 _READS_MASKS_ONLY = ("sdpa", "eager", "flex_attention")
@@ -26,12 +27,13 @@ _READS_MASKS_ONLY = ("sdpa", "eager", "flex_attention")
 
 def has_mrope(model: VideoModel) -> bool:
     """Whether the model's positions have a time, a height and a width axis."""
-    return hasattr(model.base_model, "get_rope_index")
+    return rope_index(model) is not None
 
 
 def reads_types(model: VideoModel) -> bool:
     """Whether positions are made from `mm_token_type_ids`: without them such a model silently sees only text."""
-    return has_mrope(model) and "mm_token_type_ids" in inspect.signature(model.base_model.get_rope_index).parameters
+    number = rope_index(model)
+    return number is not None and "mm_token_type_ids" in inspect.signature(number).parameters
 
 
 def text_positions(mask: Shaped[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
@@ -50,16 +52,17 @@ def original_positions(
     if given is not None:
         return _axes_of(given, has_mrope(model))[..., -ids.shape[1] :].to(ids.device)
     flat = text_positions(mask)
-    if not has_mrope(model):
+    number = rope_index(model)
+    if number is None:
         return flat
     grids = [inputs.get(name) for name in ("image_grid_thw", "video_grid_thw")]
     if all(grid is None for grid in grids):
         return flat.expand(3, *flat.shape)
-    accepted = inspect.signature(model.base_model.get_rope_index).parameters
+    accepted = inspect.signature(number).parameters
     known = {**inputs, **_other_names(inputs)}
     extra = {name: known[name] for name in accepted if known.get(name) is not None}
     extra |= {"input_ids": ids, "attention_mask": mask}
-    return model.base_model.get_rope_index(**extra)[0]
+    return number(**extra)[0]
 
 
 def _other_names(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def _axes_of(given: Tensor, mrope: bool) -> Tensor:
 
 def misreads_gaps(model: VideoModel, use_cache: Any) -> bool:
     """Whether a gap in `position_ids` would be read as a border between packed sequences."""
-    return use_cache is False or decoder_of(model).config._attn_implementation not in _READS_MASKS_ONLY
+    return use_cache is False or attention_name(decoder_of(model).config) not in _READS_MASKS_ONLY
 
 
 def model_positions(columns: Columns, *, contiguous: bool = False) -> Int[Tensor, "*axes rows columns"]:
@@ -125,7 +128,7 @@ def original_rotation(model: VideoModel, columns: Columns) -> Iterator[None]:
             return args, kwargs | {"position_ids": original(kwargs["position_ids"])}
         return (args[0], original(args[1]), *args[2:]), kwargs
 
-    rotary = decoder_of(model).rotary_emb
+    rotary = rotary_of(decoder_of(model))
     with uncompiled, ExitStack() as stack:
         stack.callback(rotary.register_forward_pre_hook(swap, with_kwargs=True).remove)
         yield

@@ -76,10 +76,9 @@ def shorten(request: Request) -> Shortened:
     layouts = videos_by_row(request.adapter, model.config, inputs, request.ids, request.placeholders)
     with torch.no_grad():
         units = _units(request, layouts)
-        with Stopwatch(model.device) as watch:
-            calls = [inputs] if units is None else _tower_inputs(request, units)
-            outputs, signals = encode_all(model, request.adapter, calls, request.policy)
-            vision = Vision.of(outputs)
+        calls = [inputs] if units is None else _tower_inputs(request, units)
+        outputs, signals = encode_all(model, request.adapter, calls, request.policy)
+        vision = Vision.of(outputs)
         pictures = _plan_all(request, layouts, units, vision, signals)
         with Stopwatch(model.device) as gathering:
             columns = _columns(request, pictures)
@@ -89,20 +88,17 @@ def shorten(request: Request) -> Shortened:
     return Shortened(
         columns=columns,
         features=features,
-        report=_report(request, pictures, watch, gathering),
+        report=_report(request, pictures, gathering),
         gapped=gapped,
         plans=[[picture.plan for picture in row if picture.plan is not None] for row in pictures],
     )
 
 
-def _report(
-    request: Request, pictures: Sequence[Sequence[PlannedVideo]], vision: Stopwatch, gathering: Stopwatch
-) -> Report:
+def _report(request: Request, pictures: Sequence[Sequence[PlannedVideo]], gathering: Stopwatch) -> Report:
     """What was done to all videos together."""
     plans = [picture.plan for picture in chain(*pictures) if picture.plan is not None]
     report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)
     report.stopwatches = (*report.stopwatches, gathering)
-    report.extra["vision"] = vision
     if plans:
         later = ("prune_layer", "prune_kv")
         ran = {bound.label for bound in request.policy.frame_stages if not bound.runs(*later)}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vidsieve.adapters.adapter import VideoModel
 from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.transformers_internals import broken, needed, vision_encoder
 from vidsieve.framework.errors import InputError
 
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
@@ -19,7 +20,7 @@ PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_val
 
 def vision_names(model: VideoModel, modality: str) -> tuple[str, ...]:
     """Names of the inputs that only the vision side of a modality reads."""
-    encoder = getattr(model.base_model, f"get_{modality}_features", None)
+    encoder = vision_encoder(model, modality)
     names = () if encoder is None else inspect.signature(encoder).parameters
     return tuple(name for name in names if name != "kwargs")
 
@@ -43,7 +44,7 @@ class Vision:
             return None
         deep = [getattr(output, "deepstack_features", None) for output in found]
         levels = None if deep[0] is None else [[*chain(*level)] for level in zip(*deep, strict=True)]
-        return cls(found[0], [part for output in found for part in output.pooler_output], levels)
+        return cls(found[0], [part for output in found for part in needed(output, "pooler_output")], levels)
 
 
 def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:
@@ -57,7 +58,10 @@ def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:
     if all(inputs.get(name) is None for name in PIXELS[modality]):
         return None
     taken = {name: inputs[name] for name in vision_names(model, modality) if inputs.get(name) is not None}
-    return getattr(model.base_model, f"get_{modality}_features")(**taken, return_dict=True)
+    encoder = vision_encoder(model, modality)
+    if encoder is None:
+        raise broken(f"{type(model.base_model).__name__} has no `get_{modality}_features`")
+    return encoder(**taken, return_dict=True)
 
 
 def rows_of(features: Sequence[Tensor] | Tensor, layouts: Sequence[VideoLayout]) -> list[Tensor]:

@@ -28,6 +28,7 @@ from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.decoder.attention_rows import scaling_of
 from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.transformers_internals import broken
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.adapters.vision.encoding import PIXELS, encode
 from vidsieve.adapters.vision.towers import Tower
@@ -56,6 +57,9 @@ def encode_all(
             outputs.append(encode(model, adapter.modality, call))
         for name, heard in parts.items():
             assert adapter.tower is not None
+            ran = outputs[-1] is not None and adapter.modality not in (call.get("mm_encoder_outputs") or {})
+            if ran and not heard:
+                raise broken(f"the vision tower of {type(model).__name__} runs past the module that shows {name}")
             found[name] += [adapter.tower.tokens(model, call, heard)] if heard else []
         if "pixel_difference" in asked and call.get("pixel_values_videos") is not None:
             found["pixel_difference"] += _pixel_difference(model, adapter, call)

@@ -1,20 +1,17 @@
-"""Which ratios a policy can reach, and the setting that reaches the one asked for."""
-
-from collections.abc import Callable
-from functools import lru_cache
-from typing import get_args
+"""Which ratios a policy can reach."""
 
 from vidsieve.framework.errors import RetentionError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS
+from vidsieve.framework.planning.layers import layer_reach
 from vidsieve.framework.plans import tokens_to_keep
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.composition import Composition
 from vidsieve.framework.records import VideoShape
-from vidsieve.framework.stage import Stage
+from vidsieve.framework.stage import cached_on_owner
 
 
 # asked for every video of every request, and nearly always about the same few shapes
-@lru_cache(maxsize=512)
-def attainable(policy: Policy, shape: VideoShape) -> tuple[float, float]:
+@cached_on_owner(512)
+def attainable(policy: Composition, shape: VideoShape) -> tuple[float, float]:
     """Lowest and highest retention ratio of `policy` on this shape: the product over its reducing stages.
 
     Layer stages count together, by the mean over decoder layers of the visual tokens entering each.
@@ -26,12 +23,10 @@ def attainable(policy: Policy, shape: VideoShape) -> tuple[float, float]:
             low, high = low * stage_low, high * stage_high
     if not policy.layer_stages or shape.layers < 2 or shape.total == 0:
         return low, high
-    from vidsieve.framework.planning.layers import layer_reach
-
     return layer_reach(policy, shape, low, high)
 
 
-def check_attainable(policy: Policy, shape: VideoShape) -> None:
+def check_attainable(policy: Composition, shape: VideoShape) -> None:
     """Refuse a ratio the policy cannot reach on this shape.
 
     Raises:
@@ -55,84 +50,3 @@ def check_attainable(policy: Policy, shape: VideoShape) -> None:
         f"policy {policy.name!r}: retention ratio {ratio:g} asked, but on {shape.frames} frames of {shape.tokens} "
         f"visual tokens it reaches {reach}{setting}. Ask for a ratio in that range or use another policy."
     )
-
-
-@lru_cache(maxsize=512)
-def _reach(stage: Stage, shape: VideoShape) -> tuple[float, float]:
-    return stage.attainable(shape)
-
-
-def check_reach(where: str, stage: Stage, shape: VideoShape, token_budget: int) -> None:
-    """Refuse a budget the closer cannot meet on the tokens that reached it.
-
-    Raises:
-        RetentionError: with the range of counts it can leave.
-    """
-    low, high = _reach(stage, shape)
-    if low * shape.total - 0.5 <= token_budget <= high * shape.total + 0.5:
-        return
-    raise RetentionError(
-        f"{where}: token_budget {token_budget} asked, but of the {shape.total} visual tokens that reach it, it leaves "
-        f"{round(low * shape.total)} to {round(high * shape.total)}. Ask for a ratio within that or change the policy."
-    )
-
-
-def solved(bound: BoundStage, shape: VideoShape, token_budget: int) -> Stage:
-    """The stage with the setting it names in `solves` chosen so that it leaves nearest to `token_budget` tokens.
-
-    Bisection on `attainable` with the setting fixed, which must be monotone in it.
-    """
-    return _solved(bound.stage, shape, token_budget)
-
-
-@lru_cache(maxsize=256)
-def _solved(stage: Stage, shape: VideoShape, token_budget: int) -> Stage:
-    def count(one: Stage) -> int:
-        return round(one.attainable(shape)[0] * shape.total)
-
-    fewer, more = bracket(stage, count, token_budget)
-    return fewer if token_budget - count(fewer) <= count(more) - token_budget else more
-
-
-def bracket(stage: Stage, count: Callable[[Stage], float], target: float) -> tuple[Stage, Stage]:
-    """Two neighbours of `stage` in the setting it solves: one with `count` up to `target`, one with more.
-
-    Both are the same end of the setting's range when even that end does not reach the target.
-    """
-    name = stage.solves
-    assert name is not None
-    annotation = type(stage).model_fields[name].annotation
-    whole = int in (annotation, *get_args(annotation)) and float not in (annotation, *get_args(annotation))
-
-    def fixed(value: float) -> Stage:
-        return stage.model_copy(update={name: round(value) if whole else value})
-
-    low, high = _range(stage)
-    fewer, more = (high, low) if count(fixed(low)) > count(fixed(high)) else (low, high)
-    if count(fixed(fewer)) >= target:
-        return fixed(fewer), fixed(fewer)
-    if count(fixed(more)) <= target:
-        return fixed(more), fixed(more)
-    for _ in range(48):
-        middle = (fewer + more) / 2
-        if count(fixed(middle)) <= target:
-            fewer = middle
-        else:
-            more = middle
-    return fixed(fewer), fixed(more)
-
-
-@lru_cache(maxsize=256)
-def extremes(stage: Stage) -> tuple[Stage, Stage]:
-    """A layer stage at both ends of the setting it solves, the one that leaves less first."""
-    name = stage.solves
-    assert name is not None
-    ends = [stage.model_copy(update={name: value}) for value in _range(stage)]
-    ends.sort(key=lambda one: sum(one.leaves(1_000_000, 1_000)))
-    return ends[0], ends[1]
-
-
-def _range(stage: Stage) -> tuple[float, float]:
-    extra = type(stage).model_fields[str(stage.solves)].json_schema_extra
-    assert isinstance(extra, dict), f"{type(stage).__name__}.{stage.solves} must be declared with tunable(low=, high=)"
-    return float(extra["low"]), float(extra["high"])  # type: ignore[arg-type]

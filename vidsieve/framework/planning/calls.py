@@ -1,6 +1,5 @@
 """Calling a stage through pluggy: it hands each hook the arguments it takes, and names the stage when one raises."""
 
-from functools import lru_cache
 from typing import Any
 
 import pluggy
@@ -8,7 +7,7 @@ import torch
 
 from vidsieve.framework.errors import StageError, VidsieveError
 from vidsieve.framework.hookspecs import PROJECT, STAGE_HOOKS, StageSpecs
-from vidsieve.framework.stage import Stage
+from vidsieve.framework.stage import Stage, cached_on_owner
 
 
 class _StageManager(pluggy.PluginManager):
@@ -18,9 +17,7 @@ class _StageManager(pluggy.PluginManager):
         return super().parse_hookimpl_opts(plugin, name) if name in STAGE_HOOKS else None
 
 
-# A stage is found by identity (its hash), so a manager is built once for each stage object; the bound forgets the
-# solved copies of shapes not seen for long.
-@lru_cache(maxsize=1024)
+@cached_on_owner(1)
 def callers(stage: Stage) -> dict[str, Any]:
     """One manager per stage object: its hook callers by name. A policy builds them when it is made."""
     manager = _StageManager(PROJECT)

@@ -5,18 +5,18 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.planning.attainable import check_reach, solved
 from vidsieve.framework.planning.calls import call
 from vidsieve.framework.planning.checks import check_keep_frames, check_type
 from vidsieve.framework.planning.pipeline import generator
+from vidsieve.framework.planning.solving import check_reach, solved
 from vidsieve.framework.plans import KeepFrames, tokens_to_keep
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.composition import BoundStage, Composition
 from vidsieve.framework.records import FrameBatch, VideoShape
 from vidsieve.framework.stage import Stage
 
 
 def plan_frames(
-    policy: Policy,
+    policy: Composition,
     pixels: Float[Tensor, "units frames channels height width"],
     *,
     timestamps_s: Float[Tensor, " units"] | None = None,
@@ -54,7 +54,7 @@ def plan_frames(
     return keep
 
 
-def _turn(where: str, policy: Policy, bound: BoundStage, units: int, left: int) -> tuple[Stage, int | None]:
+def _turn(where: str, policy: Composition, bound: BoundStage, units: int, left: int) -> tuple[Stage, int | None]:
     """The stage with its count solved and its budget, if it answers for the ratio."""
     closes = policy.closer is None and bound is policy.frame_stages[-1]
     if not closes or bound.fixed or policy.retention_ratio is None:
@@ -65,7 +65,7 @@ def _turn(where: str, policy: Policy, bound: BoundStage, units: int, left: int) 
     return solved(bound, shape, budget) if bound.stage.solves else bound.stage, budget
 
 
-def _refuse_other_count(where: str, policy: Policy, plan: KeepFrames, keep_budget: int | None) -> None:
+def _refuse_other_count(where: str, policy: Composition, plan: KeepFrames, keep_budget: int | None) -> None:
     """Units are few, so there is no rounding to mend: what was asked must come."""
     if keep_budget is None or not policy.exact:
         return

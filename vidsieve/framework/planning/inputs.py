@@ -3,17 +3,31 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vidsieve.framework.errors import InputError, PolicyError, suggest
+from vidsieve.framework.errors import InputError, PlanError, PolicyError, suggest
+from vidsieve.framework.policy.composition import Composition
 from vidsieve.framework.records import INPUTS, SIGNALS, VideoShape
 
-if TYPE_CHECKING:
-    from vidsieve.framework.planning.stream import StreamState
-    from vidsieve.framework.policy.policy import Policy
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StreamState:
+    """What a policy remembers after `chunks` chunks of one video; `Policy.plan` makes it and takes it back.
+
+    `kept` holds, by stage and hook, what their last plans said in `state`. Nothing else of a chunk is kept, so its size
+    does not depend on how much of the video has passed.
+    """
+
+    policy_hash: str
+    chunks: int = 0
+    kept: Mapping[tuple[str, str], dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """What it holds, in bytes."""
+        return sum(value.numel() * value.element_size() for one in self.kept.values() for value in one.values())
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +45,7 @@ class VideoInput:
     video_index: int = 0
     units: int | None = None
     alive: Bool[Tensor, "units tokens"] | None = None
-    state: "StreamState | None" = None
+    state: StreamState | None = None
 
     @property
     def living(self) -> Bool[Tensor, "frames tokens"] | None:
@@ -57,7 +71,7 @@ def _per_frame(alive: Tensor | None) -> tuple[int, ...] | None:
     return None if alive is None else tuple(alive.sum(dim=1).tolist())
 
 
-def check_sizes(policy: "Policy", video: VideoInput) -> None:
+def check_sizes(policy: Composition, video: VideoInput) -> None:
     """Tensors must fit together. Raises InputError naming the argument, what it must be and what came."""
     where, features = f"policy {policy.name!r}", video.features
     if features.dim() != 3 or features.numel() == 0 or not features.is_floating_point():
@@ -113,7 +127,7 @@ def _fits(value: Tensor, shape: tuple[int | None, ...]) -> bool:
     )
 
 
-def check_needs(policy: "Policy", video: VideoInput) -> None:
+def check_needs(policy: Composition, video: VideoInput) -> None:
     """Every input a stage needs must be there. Raises PolicyError naming stage and argument."""
     given = {name for name in INPUTS if getattr(video, name) is not None} | set(video.signals)
     for bound in policy.video_stages:
@@ -123,3 +137,33 @@ def check_needs(policy: "Policy", video: VideoInput) -> None:
                 f"policy {policy.name!r}, stage {bound.label!r}: needs {name}, which was not given. Pass {how}; inside "
                 "a model, the adapter of that model family has to offer it."
             )
+
+
+def begin(policy: Composition, state: StreamState | None) -> StreamState:
+    """The state to go on from: a fresh one for the first chunk.
+
+    Raises:
+        InputError: `state` is another policy's.
+    """
+    if state is None:
+        return StreamState(policy_hash=policy.hash)
+    if state.policy_hash != policy.hash:
+        raise InputError(
+            f"policy {policy.name!r}: state was made by another policy ({state.policy_hash}, this is {policy.hash}); "
+            "go on with the policy that planned the first chunk, or start without state."
+        )
+    return state
+
+
+def remembered(where: str, plan: object) -> dict[str, Tensor] | None:
+    """The state in a plan, checked.
+
+    Raises:
+        PlanError: it is no dictionary of tensors.
+    """
+    state = getattr(plan, "state", None)
+    if state is None:
+        return None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise PlanError(f"{where}: state must be a dictionary of tensors, or None, got {type(state).__name__}.")
+    return {name: value.detach() for name, value in state.items()}

@@ -5,14 +5,13 @@ divided by those of the uncompressed model. A token that enters 7 of 28 layers c
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import NamedTuple
 
 from vidsieve.framework.errors import PolicyError, RetentionError
-from vidsieve.framework.planning.attainable import bracket, extremes
-from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.planning.solving import bracket, extremes
+from vidsieve.framework.policy.composition import Composition
 from vidsieve.framework.records import VideoShape
-from vidsieve.framework.stage import Stage
+from vidsieve.framework.stage import Stage, cached_on_owner
 
 
 class PrunePoint(NamedTuple):
@@ -23,8 +22,8 @@ class PrunePoint(NamedTuple):
     turn: int
 
 
-@lru_cache(maxsize=256)
-def prune_points(policy: Policy, layers: int) -> tuple[PrunePoint, ...]:
+@cached_on_owner(256)
+def prune_points(policy: Composition, layers: int) -> tuple[PrunePoint, ...]:
     """All prune points of a policy on a decoder of this depth, in the order they are reached.
 
     Raises:
@@ -50,7 +49,7 @@ def prune_points(policy: Policy, layers: int) -> tuple[PrunePoint, ...]:
 class LayerCounts:
     """One video on its way through the decoder: `entered` says how many of its visual tokens entered each layer."""
 
-    def __init__(self, policy: Policy, *, baseline: int, offered: int, layers: int) -> None:
+    def __init__(self, policy: Composition, *, baseline: int, offered: int, layers: int) -> None:
         self.policy, self.baseline, self.alive, self.layers = policy, baseline, offered, layers
         self.entered: list[int] = []
         self._offered: dict[int, int] = {}
@@ -105,7 +104,7 @@ class LayerCounts:
         return bound.stage, min(self.alive, max(1, bound.stage.leaves(first, self.layers)[point.turn]))
 
 
-def layer_reach(policy: Policy, shape: VideoShape, low: float, high: float) -> tuple[float, float]:
+def layer_reach(policy: Composition, shape: VideoShape, low: float, high: float) -> tuple[float, float]:
     """Lowest and highest mean over layers, when `low` to `high` of the video's tokens enter the first layer."""
     ends = {}
     for position, bound in enumerate(policy.stages):
@@ -151,9 +150,9 @@ def _walk(
 
 # asked for every video of every request, and nearly always about the same few numbers; the solved stage is the same
 # object each time, which the cache of hook callers needs
-@lru_cache(maxsize=512)
+@cached_on_owner(512)
 def _closed(
-    policy: Policy,
+    policy: Composition,
     point: PrunePoint,
     baseline: int,
     layers: int,

@@ -1,6 +1,7 @@
 """Steps 3 to 8 on one video: call the stages in order, check each plan, apply it, gather what is left."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from vidsieve.framework.errors import InputError, PlanError
+from vidsieve.framework.errors import InputError, PlanError, PolicyError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
-from vidsieve.framework.planning.attainable import check_attainable, check_reach, solved
+from vidsieve.framework.planning.attainable import check_attainable
 from vidsieve.framework.planning.calls import call
 from vidsieve.framework.planning.checks import (
     check_budget,
@@ -20,13 +21,12 @@ from vidsieve.framework.planning.checks import (
     check_segments,
     check_type,
 )
-from vidsieve.framework.planning.inputs import VideoInput, check_needs, check_sizes
+from vidsieve.framework.planning.inputs import StreamState, VideoInput, begin, check_needs, check_sizes, remembered
 from vidsieve.framework.planning.merging import MergeStep, melt
 from vidsieve.framework.planning.reconcile import reconcile
-from vidsieve.framework.planning.silence import refuse_silence
-from vidsieve.framework.planning.stream import StreamState, begin, remembered
+from vidsieve.framework.planning.solving import check_reach, solved
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, tokens_to_keep
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.composition import BoundStage, Composition
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.stage import Stage
@@ -74,7 +74,7 @@ class TokenPlan:
 class _Video:
     """One video on its way through the stages."""
 
-    def __init__(self, policy: Policy, video: VideoInput) -> None:
+    def __init__(self, policy: Composition, video: VideoInput) -> None:
         self.policy, self.video = policy, video
         frames, tokens, _ = video.features.shape
         self.features = video.features
@@ -208,7 +208,7 @@ def _over_units(work: _Video) -> Bool[Tensor, "units tokens"]:
     return mask.index_copy(0, work.frame_index.long().to(mask.device), work.keep)
 
 
-def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
+def plan_video(policy: Composition, video: VideoInput) -> TokenPlan:
     """Run steps 3 to 8 of `policy` on one video. Raises as `Policy.plan` does."""
     check_sizes(policy, video)
     check_needs(policy, video)
@@ -221,7 +221,7 @@ def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
         features = work.features.flatten(0, 1)[index]
         weight = work.weight.flatten()[index]
     if index.numel() == video.baseline.total:
-        work.notes += refuse_silence(policy, video.shape)
+        work.notes += _refuse_silence(policy, video.shape)
     report = Report(
         policy_name=policy.name,
         policy_hash=policy.hash,
@@ -243,3 +243,35 @@ def plan_video(policy: Policy, video: VideoInput) -> TokenPlan:
         state=StreamState(policy_hash=policy.hash, chunks=work.past.chunks + 1, kept=work.kept),
         **work.made,
     )
+
+
+def _refuse_silence(policy: Composition, shape: VideoShape) -> list[str]:
+    """Say what the Report should note about a video of `shape` from which nothing was removed.
+
+    A count that depends on content may come out at everything, which is worth a warning; a static count below all is
+    a fault.
+
+    Raises:
+        PolicyError: a stage whose count does not depend on content should have removed something.
+    """
+    where = f"policy {policy.name!r}"
+    reducing = [bound for bound in policy.video_stages if bound.runs(*REDUCING_HOOKS)]
+    for bound in reducing:
+        left = _expected(policy, bound, shape)
+        if left < shape.total and not bound.stage.data_dependent:
+            raise PolicyError(
+                f"{where}: stage {bound.label!r} should have left {left} of {shape.total} visual tokens, but nothing "
+                "was removed. Check its settings."
+            )
+    if policy.retention_ratio == 1.0 or not any(bound.stage.data_dependent for bound in reducing):
+        return []
+    text = f"{where}: removed none of {shape.total} visual tokens."
+    warnings.warn(text, stacklevel=4)
+    return [text]
+
+
+def _expected(policy: Composition, bound: BoundStage, shape: VideoShape) -> int:
+    """The most visual tokens the stage should leave of all that there are."""
+    if bound is policy.closer and not bound.fixed and policy.retention_ratio is not None:
+        return tokens_to_keep(shape.total, policy.retention_ratio)
+    return round(bound.stage.attainable(shape)[1] * shape.total)

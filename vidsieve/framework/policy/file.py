@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,21 @@ from pydantic import ValidationError
 
 from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, UsageError, path_fault, suggest
 from vidsieve.framework.policy import yaml_nodes
-from vidsieve.framework.policy.alternatives import read_alternatives
-from vidsieve.framework.policy.composition import count_faults, flow_faults, stage_faults
-from vidsieve.framework.policy.policy import FORMAT, BoundStage, Policy, setting_faults
+from vidsieve.framework.policy.composition import (
+    FORMAT,
+    BoundStage,
+    Composition,
+    count_faults,
+    flow_faults,
+    stage_faults,
+)
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.policy.yaml_nodes import Faults, kind, pairs, python
 from vidsieve.framework.registry import Registry, default
+from vidsieve.framework.stage import setting_faults
 
+CHOICES = ("fixed", "optional")
+"""What `search: stages:` may say of a stage instead of naming others."""
 _LABEL = re.compile(r"[A-Za-z0-9]+([._-][A-Za-z0-9]+)*")
 KEYS = (
     "format",
@@ -43,7 +53,7 @@ def load_policy(
 ) -> Policy:
     """The published policy of that name, or the policy in a YAML file, with a ratio and settings of your own.
 
-    `settings` are `{"stage-label.setting": value}`, split at the last dot.
+    `settings` are `{"stage-label.setting": value}`, split at the last dot; `positions` is the policy's own.
 
     Raises:
         UnknownNameError: no such policy, stage or setting; offers the nearest.
@@ -108,12 +118,10 @@ def read_policy(text: str, where: str, registry: Registry | None = None) -> Poli
 
 def _refuse_composition(reader: "_Reader", root: yaml.Node, fields: dict[str, Any]) -> None:
     """Fault stages that do not fit together, each at its line."""
-    draft = object.__new__(Policy)  # a Policy that may be wrong, so that its faults get lines
-    for name, value in ({"name": "", "retention_ratio": None} | fields).items():
-        object.__setattr__(draft, name, value)
-    found = stage_faults(draft) + flow_faults(draft)
+    composition = Composition(name="", retention_ratio=fields.get("retention_ratio"), stages=fields["stages"])
+    found = stage_faults(composition) + flow_faults(composition)
     # a ratio that could not be read is told already; that none is given would be wrong
-    found += count_faults(draft) if reader.ratio_is_sound else []
+    found += count_faults(composition) if reader.ratio_is_sound else []
     for index, sentence in found:
         reader.faults.add(reader.stage_nodes[index] if index is not None else reader.stages_node or root, sentence)
 
@@ -157,7 +165,7 @@ class _Reader:
         asked = pairs(search, "search", self.faults).get("stages") if isinstance(search, yaml.MappingNode) else None
         if asked is not None:
             stages = fields.get("stages") if self.stages_are_sound else None
-            fields["alternatives"] = read_alternatives(asked[1], stages, self.registry, self.faults)
+            fields["alternatives"] = _read_alternatives(asked[1], stages, self.registry, self.faults)
 
     def _format(self, node: yaml.Node) -> None:
         if not (node.tag.endswith(":int") and python(node) == FORMAT):
@@ -299,3 +307,55 @@ class _Reader:
         except Exception as error:  # a stranger's validator may raise anything
             self.faults.add(entries["use"][1], f"{what} ({use}): raised {type(error).__name__}: {error}.")
         return None
+
+
+def _read_alternatives(
+    node: yaml.Node, stages: Sequence[BoundStage] | None, registry: Registry, faults: Faults
+) -> dict[str, tuple[BoundStage, ...]]:
+    """The stages that may stand in place of each, built with their default settings; what is wrong goes to `faults`.
+
+    `stages` are those of the policy, None where they could not be read (then labels are not checked).
+    """
+    found: dict[str, tuple[BoundStage, ...]] = {}
+    by_label = {bound.label: bound for bound in stages or ()}
+    for label, (key, value) in pairs(node, "search.stages", faults).items():
+        if stages is not None and label not in by_label:
+            faults.add(key, f"search.stages: no stage labelled {label!r}. {suggest(label, by_label)}")
+        where = f"search.stages.{label}"
+        if isinstance(value, yaml.SequenceNode) and value.value:
+            others = [_alternative(item, where, by_label.get(label), registry, faults) for item in value.value]
+            names = [item.value for item in value.value]
+            for index, item in enumerate(value.value):
+                if names[index] in names[:index]:
+                    faults.add(item, f"{where}: {names[index]!r} stands twice.")
+            found[label] = tuple(bound for bound in others if bound is not None)
+        elif not (isinstance(value, yaml.ScalarNode) and value.value in CHOICES):
+            faults.add(value, f"{where} must be fixed, optional or a list of stage names, got {_came(value)}.")
+    return found
+
+
+def _came(node: yaml.Node) -> str:
+    return "an empty list" if isinstance(node, yaml.SequenceNode) else kind(node)
+
+
+def _alternative(
+    node: yaml.Node, where: str, published: BoundStage | None, registry: Registry, faults: Faults
+) -> BoundStage | None:
+    """The stage a list names; None for the published one, which is there with its own settings, and for faults."""
+    if not (isinstance(node, yaml.ScalarNode) and node.tag.endswith(":str")):
+        faults.add(node, f"{where} must list names of stages, got {kind(node)}.")
+        return None
+    name = node.value
+    if name not in registry.stages:
+        faults.add(node, f"{where}: no stage named {name!r}. {suggest(name, registry.stages)}")
+        return None
+    if published is None or name == published.use:
+        return None
+    try:
+        stage = registry.stages[name].build({})
+    except ValidationError as error:
+        missing = " ".join(sentence for _, sentence in setting_faults(error))
+        faults.add(node, f"{where}: {name!r} cannot stand in, as it has settings without a default: {missing}")
+        return None
+    # a label the author chose names the place; otherwise a stage goes by its own name
+    return BoundStage(published.label if published.label != published.use else name, name, stage)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vidsieve.framework.policy.alternatives import WORDS
-from vidsieve.framework.policy.policy import FORMAT
+from vidsieve.framework.policy.composition import FORMAT
+from vidsieve.framework.policy.file import CHOICES
 from vidsieve.framework.registry import Registry, default
 
 _TEXT: dict[str, Any] = {"type": "string"}
@@ -39,7 +39,7 @@ def policy_schema(registry: Registry | None = None) -> dict[str, Any]:
 def _search(stages: list[str]) -> dict[str, Any]:
     """Ranges by setting, under `stages` what may be left out or exchanged, and whether a search takes it unasked."""
     names = {"type": "array", "minItems": 1, "uniqueItems": True, "items": {"enum": stages}}
-    choice = {"anyOf": [{"enum": list(WORDS)}, names]}
+    choice = {"anyOf": [{"enum": list(CHOICES)}, names]}
     properties = {"default": {"type": "boolean"}, "stages": {"type": "object", "additionalProperties": choice}}
     return {"type": "object", "properties": properties}
 

@@ -19,8 +19,8 @@ STEP = "open clips"
 Step = Callable[[str, int, int], None]
 Wanted = Callable[[Task], Iterable[Example]]
 """The examples of a task that will be measured on."""
-Opener = Callable[[Example], None]
-"""Opens an example's video, and raises where it cannot be measured on."""
+Opener = Callable[[Example], str | None]
+"""Opens an example's video, and says in words why it cannot be measured on; None if it can."""
 
 
 class ReadableTask:
@@ -67,7 +67,7 @@ def readable(
 ) -> Task:
     """Open the video of every example of `wanted(task)`; with `skip_bad`, leave out those that cannot be read.
 
-    `step` hears (what, done, total), `notice` a sentence for each video left out.
+    `step` is called with (what, done, total), `notice` with a sentence for each video left out.
 
     Raises:
         MediaError: videos that cannot be read, all of them at once; not with `skip_bad`.
@@ -81,7 +81,7 @@ def readable(
         found = {}
         for done, (group, example) in enumerate(videos.items()):
             step(STEP, done, len(videos))
-            if (fault := _fault(opener, example)) is not None:
+            if (fault := opener(example)) is not None:
                 found[group] = fault
         if videos:
             step(STEP, len(videos), len(videos))
@@ -96,30 +96,25 @@ def readable(
         checked = ReadableTask(task, bad)
 
 
-def _fault(opener: Opener, example: Example) -> str | None:
-    """Why this example's video cannot be measured on; None if it can."""
-    try:
-        opener(example)
-    except (VidsieveError, OSError, ValueError, RuntimeError) as error:
-        fault = str(error).strip() or type(error).__name__
-        return fault if str(example.video) in fault else f"{example.video}: {fault}"
-    return None
-
-
 def clip_opener(setup: "Setup", choice: "Choice", processor: "Processor | None" = None) -> Opener:
     """What reads both ends of an example's clip and preprocesses them; the processor is loaded when first needed."""
     reader = ClipReader.of(setup, choice)
     loaded = [processor] if processor is not None else []
 
-    def open_ends(example: Example) -> None:
+    def fault_of(example: Example) -> str | None:
         from vidsieve.harness.model_loading import processor_of
         from vidsieve.harness.runner import build_named
 
-        clip = reader.ends(example)
+        # outside of the try: what is wrong with the checkpoint is no fault of a clip
         loaded[:] = loaded or [processor_of(choice, setup)]
-        build_named(loaded[0], example.question, clip)
+        try:
+            build_named(loaded[0], example.question, reader.ends(example))
+        except (VidsieveError, OSError, ValueError, RuntimeError) as error:
+            fault = str(error).strip() or type(error).__name__
+            return fault if str(example.video) in fault else f"{example.video}: {fault}"
+        return None
 
-    return open_ends
+    return fault_of
 
 
 def searched(request: "TuneRequest", setup: "Setup") -> Wanted:

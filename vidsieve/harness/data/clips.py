@@ -17,10 +17,10 @@ CACHE_BYTES = 512 << 20
 
 
 class FrameCache:
-    """Keeps what was used last, up to a number of bytes; what is larger than that alone is not kept."""
+    """Keep the most recently used items, up to a number of bytes; a larger item is not kept."""
 
     def __init__(self, most_bytes: int = CACHE_BYTES) -> None:
-        self._most, self._held = most_bytes, 0
+        self._most_bytes, self._bytes = most_bytes, 0
         self._items: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable) -> Any | None:
@@ -31,13 +31,13 @@ class FrameCache:
         return self._items[key][0]
 
     def put(self, key: Hashable, item: Any, size_bytes: int) -> None:
-        """Keep an item that is not here yet, and let go of the longest unused."""
-        if size_bytes > self._most or key in self._items:
+        """Keep an item that is not here yet, and drop the least recently used ones."""
+        if size_bytes > self._most_bytes or key in self._items:
             return
         self._items[key] = (item, size_bytes)
-        self._held += size_bytes
-        while self._held > self._most:
-            self._held -= self._items.popitem(last=False)[1][1]
+        self._bytes += size_bytes
+        while self._bytes > self._most_bytes:
+            self._bytes -= self._items.popitem(last=False)[1][1]
 
 
 class ClipReader:
@@ -78,7 +78,7 @@ class ClipReader:
 
     def _in_memory(self, example: Example) -> "Clip":
         from vidsieve.media import Clip
-        from vidsieve.media.sampling import sample_by_count
+        from vidsieve.media.frame_table import sample_by_count
 
         if example.frames is None or not example.fps:
             raise DataError(f"example {example.id!r}: has neither a video nor frames with fps; give one of them.")

@@ -1,4 +1,4 @@
-"""`Child`: one worker process as its parent sees it; started, spoken to, and told of when it dies."""
+"""`Child`: one worker process, as its parent starts it, exchanges messages with it and learns how it ended."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from socket import socketpair
 from typing import Any
 
-from vidsieve.harness.process.pickling import pack, unpack
+from vidsieve.harness.process.messages import pack, unpack
 
 MAIN = "vidsieve.harness.process.child_main"
 ENDS_WITHIN_S = 10.0

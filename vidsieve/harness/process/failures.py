@@ -1,4 +1,11 @@
-"""What a child's call raised, as it travels: the error itself where it can be rebuilt, else its words."""
+"""What goes wrong in or with a child process, and how it travels: the error itself, or its words.
+
+TuneError
+└── WorkerError           the child cannot be used
+    ├── WorkerDied        it ended while it worked; the next call starts a fresh one
+    ├── WorkerCannotStart it ends each time it starts, or comes back as another; ends the search
+    └── OutOfMemory       there was not enough memory, in a fresh child either
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,8 +14,25 @@ from typing import Any, Literal
 import torch
 
 from vidsieve.framework.errors import TuneError, VidsieveError
-from vidsieve.harness.process.pickling import pack, unpack
-from vidsieve.tuner.trial_failure import reason_of, release_memory
+from vidsieve.harness.process.messages import pack, unpack
+from vidsieve.tuner.trial_failure import BenchLostError, reason_of, release_memory
+
+
+class WorkerError(TuneError):
+    """A child process that cannot be used."""
+
+
+class WorkerDied(WorkerError):
+    """The child ended while it worked: its signal or exit code, and what it last wrote on standard error."""
+
+
+class WorkerCannotStart(WorkerError, BenchLostError):
+    """The child ended at every start, or a fresh one is not the same bench."""
+
+
+class OutOfMemory(WorkerError):
+    """Memory ran out, and once more in a fresh child."""
+
 
 Kind = Literal["error", "memory", "device"]
 MEMORY_WORDS = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
@@ -22,7 +46,7 @@ class Failure:
     kind: Kind
     name: str
     text: str
-    parcel: bytes | None
+    payload: bytes | None
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
@@ -41,7 +65,7 @@ class Failure:
     def error(self) -> Exception:
         """The error to raise; a TuneError `kind: message` where its class is not here."""
         try:
-            error = _rebuilt(unpack(self.parcel)) if self.parcel is not None else None
+            error = _rebuilt(unpack(self.payload)) if self.payload is not None else None
         except Exception:  # a stranger's class may raise anything when it is put together again
             error = None
         return error or TuneError(f"{self.name}: {self.text}".removesuffix(": "))
@@ -53,11 +77,11 @@ def _packed(error: Exception) -> bytes | None:
     state = {name: value for name, value in vars(error).items() if not name.startswith("__")}
     parts: Any = (type(error), error.args, state) if isinstance(error, VidsieveError) else error
     try:
-        parcel = pack(parts)
-        back = _rebuilt(unpack(parcel))
+        payload = pack(parts)
+        back = _rebuilt(unpack(payload))
     except Exception:  # again, anything
         return None
-    return parcel if type(back) is type(error) and str(back) == str(error) else None
+    return payload if type(back) is type(error) and str(back) == str(error) else None
 
 
 def _rebuilt(parts: Any) -> Exception:

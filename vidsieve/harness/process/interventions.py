@@ -2,7 +2,7 @@
 
 import importlib
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any
 
 import yaml
@@ -11,12 +11,12 @@ from vidsieve.framework.errors import TuneError, VidsieveError
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
-from vidsieve.tuner.controls.smaller_input import SmallerInput
-from vidsieve.tuner.protocol import Intervention
+from vidsieve.framework.stage import cached_on_owner
+from vidsieve.tuner.protocol import Intervention, SmallerInput
 
 
 @dataclass(frozen=True)
-class Written:
+class PolicyDocument:
     """A policy as its document. `homes` says by `use` in which module a stage's class is found, as module:name."""
 
     name: str
@@ -25,37 +25,39 @@ class Written:
     homes: dict[str, str]
 
 
-@lru_cache(maxsize=64)
-def write(intervention: Intervention | None) -> Written | SmallerInput | None:
-    """The form in which a treatment travels; provenance stays behind. Kept, as a policy is timed hundreds of times."""
-    if intervention is None or isinstance(intervention, SmallerInput):
-        return intervention
-    text = yaml.safe_dump(intervention.to_dict(provenance=False), sort_keys=False, allow_unicode=True)
-    classes = {bound.use: type(bound.stage) for bound in intervention.stages}
+def to_document(intervention: Intervention | None) -> PolicyDocument | SmallerInput | None:
+    """The form in which an intervention travels; provenance stays behind."""
+    return _written(intervention) if isinstance(intervention, Policy) else intervention
+
+
+@cached_on_owner(1)  # a policy is timed hundreds of times
+def _written(policy: Policy) -> PolicyDocument:
+    text = yaml.safe_dump(policy.to_dict(provenance=False), sort_keys=False, allow_unicode=True)
+    classes = {bound.use: type(bound.stage) for bound in policy.stages}
     homes = {use: f"{found.__module__}:{found.__qualname__}" for use, found in classes.items()}
-    return Written(intervention.name, intervention.hash, text, homes)
+    return PolicyDocument(policy.name, policy.hash, text, homes)
 
 
 class PolicyReader:
-    """Reads what `write` wrote, each policy once. Stages that `registry` lacks are imported from their modules."""
+    """Reads what `to_document` made, each policy once. Stages that `registry` lacks are imported from their modules."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._read: dict[str, Policy] = {}
 
-    def read(self, written: Written | SmallerInput | None) -> Intervention | None:
-        """The treatment.
+    def read(self, written: PolicyDocument | SmallerInput | None) -> Intervention | None:
+        """The intervention.
 
         Raises:
             TuneError: a stage is not there, or the document means another policy here.
         """
-        if not isinstance(written, Written):
+        if not isinstance(written, PolicyDocument):
             return written
         if written.hash not in self._read:
             self._read[written.hash] = self._parse(written)
         return self._read[written.hash]
 
-    def _parse(self, written: Written) -> Policy:
+    def _parse(self, written: PolicyDocument) -> Policy:
         where = f"policy {written.name!r} in the child process"
         for use, home in written.homes.items():
             if use not in self._registry.stages:

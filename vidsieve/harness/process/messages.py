@@ -1,14 +1,20 @@
 """What goes through the pipe.
 
 The parent sends a `Hello`, then requests, each a tuple of a verb and its arguments: ("clip_shape", clip),
-("timed", treatment, clip, metric), ("score", treatment, examples). To each the child answers with replies in order:
+("timed", intervention, clip, metric), ("score", intervention, examples). The child answers each with replies in order:
 "value" ends a call; in scoring, any number of "item" come before "end"; "failure" ends whatever it was. While outcomes
 stream, the parent may send ("stop",): the child then sends "end" at the next outcome. A stop that comes too late is
-passed over. Both sides thus always know whose turn it is.
+ignored. Both sides thus always know whose turn it is.
 """
 
+import io
+import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Literal
+
+import torch
 
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example
@@ -57,8 +63,73 @@ class Reply:
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class SentExample:
     """An example on its way, which the child keeps under `number`; later its number alone is sent."""
 
     number: int | None
     example: Example
+
+
+MOST_BYTES = 1 << 30
+
+
+class SentExamples:
+    """Remembers what a child was given, up to `most_bytes` of pixels; what comes later is sent every time."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self.clear()
+
+    def clear(self) -> None:
+        """A fresh child has nothing."""
+        self._bytes = 0
+        # the examples are held, so that no other object can come to have the same id
+        self._numbers: dict[int, tuple[int, Example]] = {}
+
+    def items(self, examples: Sequence[Example]) -> list[int | SentExample]:
+        """The examples as they are sent: by number where the child has them."""
+        return [self._item(example) for example in examples]
+
+    def _item(self, example: Example) -> int | SentExample:
+        if id(example) in self._numbers:
+            return self._numbers[id(example)][0]
+        size = example.frames.nbytes if example.frames is not None else 0
+        if self._bytes + size > self._most_bytes:
+            return SentExample(None, example)
+        self._bytes += size
+        number = len(self._numbers)
+        self._numbers[id(example)] = (number, example)
+        return SentExample(number, example)
+
+
+def pack(content: Any) -> bytes:
+    """`content` as bytes. Tensors travel by value, and of a view only what it shows.
+
+    Raises:
+        TypeError, AttributeError, pickle.PicklingError: something in it cannot travel.
+    """
+    buffer = io.BytesIO()
+    _Pickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump(content)
+    return buffer.getvalue()
+
+
+def unpack(payload: bytes) -> Any:
+    """What `pack` was given. Raises whatever its classes raise, or ImportError where they are not there."""
+    return pickle.loads(payload)
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses what only the running script could read back; hands tensors over as arrays."""
+
+    def reducer_override(self, content: Any) -> Any:
+        if isinstance(content, type | FunctionType) and content.__module__ == "__main__":
+            raise pickle.PicklingError(f"{content.__qualname__} is defined in the running script")
+        if type(content) is torch.Tensor and _is_plain(content):
+            return torch.from_numpy, (content.numpy(),)
+        return NotImplemented
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether numpy can stand for it. Otherwise pickle would take the whole storage behind a view."""
+    known = tensor.dtype in (torch.uint8, torch.int64, torch.int32, torch.bool, torch.float32, torch.float64)
+    return known and tensor.device.type == "cpu" and tensor.layout == torch.strided and not tensor.requires_grad

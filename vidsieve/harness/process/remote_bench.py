@@ -11,12 +11,9 @@ from vidsieve.framework.errors import UsageError
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness.process.child import Child
-from vidsieve.harness.process.failures import Failure
-from vidsieve.harness.process.interventions import write
-from vidsieve.harness.process.messages import STOP, Facts, Hello, Reply
-from vidsieve.harness.process.pickling import pack
-from vidsieve.harness.process.sent_examples import SentExamples
-from vidsieve.harness.process.worker_errors import OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
+from vidsieve.harness.process.failures import Failure, OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
+from vidsieve.harness.process.interventions import to_document
+from vidsieve.harness.process.messages import STOP, Facts, Hello, Reply, SentExamples, pack
 from vidsieve.tuner.protocol import Intervention, Metric
 
 MOST_STARTS = 3
@@ -78,7 +75,7 @@ class RemoteBench:
         self._ready = self._closed = False
         self._stream: object | None = None
         self._shapes: dict[int, Hashable] = {}
-        self._shelf = SentExamples()
+        self._sent = SentExamples()
         self._warned: dict[Any, Any] = {}
         self.notices: list[str] = []
         self._lock = threading.RLock()
@@ -102,7 +99,7 @@ class RemoteBench:
             if self._child is None:
                 self._child, self._ready = Child(self._folder), False
                 self.starts += 1
-                self._shelf.clear()
+                self._sent.clear()
 
     def start(self) -> None:
         """Wait until a child is ready. Raises as the factory does, and WorkerCannotStart."""
@@ -167,16 +164,16 @@ class RemoteBench:
 
     def timed(self, policy: Intervention | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
         """One request, timed in the child."""
-        parts: dict[str, float] = self._ask("timed", write(policy), clip_index, metric)
+        parts: dict[str, float] = self._ask("timed", to_document(policy), clip_index, metric)
         return parts
 
     def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
         """Outcomes as the child finds them. If the caller wants no more, the child stops at the next one."""
-        written, done, again = write(policy), 0, False
+        written, done, again = to_document(policy), 0, False
         while True:
             with self._lock:
                 self._settle()
-                items = self._shelf.items(examples[done:])
+                items = self._sent.items(examples[done:])
                 self._send(("score", written, items))
                 stream = self._stream = object()
             try:
@@ -205,7 +202,7 @@ class RemoteBench:
 
     def _raise_unless_first(self, failure: Failure, again: bool) -> None:
         """Raise what the child raised, unless memory ran out for the first time: then a fresh child is due."""
-        self._shelf.clear()  # how far the child got with the examples is unknown
+        self._sent.clear()  # how far the child got with the examples is unknown
         if failure.kind == "device" or (failure.kind == "memory" and not again):
             self._drop()
         if failure.kind != "memory":
@@ -276,7 +273,7 @@ class RemoteBench:
             warnings.warn_explicit(warned.text, warned.category, warned.file, warned.line, registry=self._warned)
 
     def _death(self) -> WorkerError:
-        """What became of the child, which is let go."""
+        """Drop a child that ended; the error says how it ended."""
         assert self._child is not None
         child, closed = self._child, self._closed
         reason = child.died_of()

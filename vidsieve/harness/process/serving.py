@@ -13,8 +13,7 @@ from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example
 from vidsieve.harness.process.failures import Failure
 from vidsieve.harness.process.interventions import PolicyReader
-from vidsieve.harness.process.messages import STOP, Facts, Given, Hello, Reply, Warned
-from vidsieve.harness.process.pickling import pack, unpack
+from vidsieve.harness.process.messages import STOP, Facts, Hello, Reply, SentExample, Warned, pack, unpack
 from vidsieve.tuner.measure.latency import collector_off
 from vidsieve.tuner.protocol import Bench
 
@@ -42,10 +41,10 @@ class Server:
         self._warned: list[Warned] = []
         self._notices_sent = 0
 
-    def answer(self, parcel: bytes) -> bool:
+    def answer(self, payload: bytes) -> bool:
         """Do what is asked and reply, with the failure if it raised. False: this process has to go."""
         try:
-            self._do(unpack(parcel))
+            self._do(unpack(payload))
             return True
         except (BrokenPipeError, ConnectionResetError):
             raise
@@ -98,7 +97,7 @@ class Server:
             parts = dict(self.bench.timed(policy, clip_index, metric))
         self._reply("value", parts)
 
-    def score(self, intervention: Any, items: Sequence[int | Given]) -> None:
+    def score(self, intervention: Any, items: Sequence[int | SentExample]) -> None:
         """As `Bench.score`; outcomes go out one by one, until the parent wants no more."""
         examples = [self._example(item) for item in items]
         for outcome in self.bench.score(self._policies.read(intervention), examples):
@@ -107,7 +106,7 @@ class Server:
             self._reply("item", outcome)
         self._reply("end")
 
-    def _example(self, item: int | Given) -> Example:
+    def _example(self, item: int | SentExample) -> Example:
         if isinstance(item, int):
             return self._examples[item]
         if item.number is not None:
@@ -116,10 +115,10 @@ class Server:
 
     def _reply(self, kind: Any, content: Any = None) -> None:
         notices = getattr(getattr(self, "bench", None), "notices", ())
-        parcel = pack(Reply(kind, content, tuple(self._warned), tuple(notices[self._notices_sent :])))
+        payload = pack(Reply(kind, content, tuple(self._warned), tuple(notices[self._notices_sent :])))
         self._warned.clear()
         self._notices_sent = len(notices)
-        self._connection.send_bytes(parcel)
+        self._connection.send_bytes(payload)
 
     def note_warning(
         self, message: Warning | str, category: type[Warning], filename: str, lineno: int, *more: Any, **named: Any

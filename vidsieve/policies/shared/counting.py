@@ -1,11 +1,15 @@
-"""How many tokens a selecting stage leaves: the budget the core gives the last one, else its keep_ratio."""
+"""How many tokens a selecting stage leaves, in all and of each line of a frame budget.
+
+The total is the budget that the core gives the last reducing stage, else the share of the stage's `keep_ratio`. A line
+is a frame, a group of frames, or the whole video.
+"""
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.plans import apportion, tokens_to_keep
+from vidsieve.framework.plans import Budget, apportion, tokens_to_keep
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
 
@@ -70,6 +74,55 @@ def still_or_moving(tokens: VideoTokens) -> Int[Tensor, "frames tokens"]:
     """Two groups a frame: 2 f for tokens that stand for themselves, 2 f + 1 for merged ones; −1 for dead tokens."""
     frame = torch.arange(len(tokens.keep), device=tokens.keep.device).unsqueeze(1)
     return torch.where(tokens.keep, 2 * frame + (tokens.weight > 1), -1)
+
+
+def budget_lines(
+    tokens: VideoTokens, keep_ratio: float | None, where: str
+) -> tuple[Int[Tensor, " frames"], Int[Tensor, " lines"]]:
+    """The budget line of each frame, and how many tokens each line keeps; without a Budget one line is the video.
+
+    Raises:
+        PolicyError: neither a token budget, nor a ratio, nor counts say how many.
+    """
+    frames = tokens.keep.shape[0]
+    alive = tokens.keep.sum(dim=1)
+    budget = tokens.budget
+    if budget is None:
+        total = tokens_to_leave(tokens, keep_ratio, where)
+        return torch.zeros_like(alive), torch.full_like(alive[:1], total)
+    lines = _lines(budget, frames, alive.device)
+    if budget.counts is not None:
+        return lines, _per_line(budget.counts.to(alive.dtype), lines)
+    assert budget.share is not None, "a Budget has shares or counts"
+    total = tokens_to_leave(tokens, keep_ratio, where)
+    return lines, apportion(_per_line(budget.share.double(), lines), total, _per_line(alive, lines))
+
+
+def _lines(budget: Budget, frames: int, device: torch.device) -> Int[Tensor, " frames"]:
+    """Which budget line each frame draws on: its group's, or its own."""
+    if budget.group is None:
+        return torch.arange(frames, device=device)
+    return torch.unique(budget.group, return_inverse=True)[1]
+
+
+def _per_line(amount: Num[Tensor, " frames"], lines: Int[Tensor, " frames"]) -> Num[Tensor, " frames"]:
+    """Sum of the frames' amounts in each line; lines that no frame draws on hold zero."""
+    return torch.zeros_like(amount).scatter_add_(0, lines, amount)
+
+
+def rank_in_line(
+    values: Float[Tensor, " all"], token_lines: Int[Tensor, " all"], num_lines: int
+) -> Int[Tensor, " all"]:
+    """Place of each token among the tokens of its line, 0 = highest value; equal values in order of index."""
+    order = torch.argsort(values, descending=True, stable=True)
+    order = order[torch.argsort(token_lines[order], stable=True)]
+    sizes = torch.zeros(num_lines, dtype=torch.int64, device=values.device)
+    sizes.scatter_add_(0, token_lines, torch.ones_like(token_lines))
+    starts = sizes.cumsum(0) - sizes
+    place = torch.arange(values.numel(), device=values.device)
+    rank = torch.empty_like(place)
+    rank[order] = place - starts[token_lines[order]]
+    return rank
 
 
 class KeepsRatio(Stage):

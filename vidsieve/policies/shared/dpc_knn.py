@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vidsieve.policies.top_k import rank_in_line
+from vidsieve.policies.shared.counting import rank_in_line
 
 
 class Peaks(NamedTuple):

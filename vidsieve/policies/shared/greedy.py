@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vidsieve.framework.records import VideoTokens
-from vidsieve.policies.shared.budget_lines import budget_lines
+from vidsieve.policies.shared.counting import budget_lines
 
 WHOLE = 16_384
 """Up to this many tokens (1 GiB of float32) all similarities are made at once; above it, a row a pick."""

@@ -1,11 +1,11 @@
-"""A control beside the winner: what came of it, and what to say about it."""
+"""The result of a control at the winner's latency, and its warning."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from vidsieve.tuner.controls.smaller_input import Kind
 from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.protocol import Kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,21 +32,21 @@ class Control:
         if self.advantage is None:
             return f"control {self.name} could not be measured: {self.reason}"
         points = self.advantage.scaled(100)
-        told = f"{self.name} at {self._pace}: {points.value:+.1f} points [{points.low:+.1f}, {points.high:+.1f}]"
+        comparison = f"{self.name} at {self._pace}: {points.value:+.1f} points [{points.low:+.1f}, {points.high:+.1f}]"
         if points.value <= 0:
-            return f"the policy does not beat the control {told}"
-        return "" if points.low > 0 else f"not clearly better than the control {told}"
+            return f"the policy does not beat the control {comparison}"
+        return "" if points.low > 0 else f"not clearly better than the control {comparison}"
 
     @property
     def _pace(self) -> str:
-        """The latency in words: a smaller input moves in steps, so it says which one was reached."""
+        """State the latency; a smaller input moves in steps, so the step reached is named."""
         if self.kind is None or self.latency is None:
             return "the same latency"
         return f"{self.latency.ratio.value:.0%} of the uncompressed time"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and text, for provenance."""
-        told = {
+        """Return plain numbers and text, for provenance."""
+        numbers = {
             "name": self.name,
             "retention_ratio": self.retention_ratio,
             "latency_ratio": self.latency.ratio.to_dict() if self.latency else None,
@@ -54,4 +54,4 @@ class Control:
             "winner_minus_control_points": self.advantage.scaled(100).to_dict() if self.advantage else None,
         }
         more = {"kind": self.kind, "input_ratio": self.input_ratio, "reason": self.reason or None}
-        return told | {name: value for name, value in more.items() if value is not None}
+        return numbers | {name: value for name, value in more.items() if value is not None}

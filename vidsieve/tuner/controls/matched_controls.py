@@ -1,24 +1,26 @@
-"""Does the winner beat dropping tokens at random, frames evenly, or simply giving the model less video?"""
+"""Measure controls at the winner's latency: random tokens, even frames, or less video."""
 
+import bisect
 from collections.abc import Sequence
-from typing import get_args
+from dataclasses import replace
+from typing import NamedTuple, get_args
 
+from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Outcome
 from vidsieve.tuner.controls.control import Control
-from vidsieve.tuner.controls.match_latency import match_smaller
-from vidsieve.tuner.controls.smaller_input import Kind, SmallerInput
-from vidsieve.tuner.judge.heldout import Heldout
+from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.judge.statistics import wilson_interval
 from vidsieve.tuner.measure.bounds import has_free_retention
-from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measure.latency import Latency, TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.protocol import Bench, Intervention
+from vidsieve.tuner.protocol import Bench, Intervention, Kind, SmallerInput
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 
 def controls_for(bench: Bench, policies: Sequence[Policy]) -> list[Intervention]:
-    """`policies`, then each kind of smaller input that the bench can give, its size to be found by `run_control`."""
+    """List `policies`, then each kind of smaller input that the bench can give; `run_control` finds its size."""
     kinds: tuple[Kind, ...] = get_args(Kind)
     return [*policies, *(SmallerInput(kind=kind, ratio=1.0) for kind in kinds if kind in bench.smaller)]
 
@@ -48,7 +50,7 @@ def run_control(
 
 
 def _matched(measurement: Measurement, control: Intervention, winner: Latency) -> tuple[Intervention, Latency]:
-    """`control` at the winner's latency, and the latency it has there."""
+    """Match `control` to the winner's latency; return it with its latency."""
     if isinstance(control, SmallerInput):
         return match_smaller(measurement, control.kind, winner)
     policy = match_latency(measurement, control, winner.ratio.value)
@@ -60,7 +62,7 @@ def _kind(control: Intervention) -> Kind | None:
 
 
 def _retention(control: Intervention, outcomes: Sequence[Outcome]) -> float | None:
-    """As asked of a policy; of a smaller input as its outcomes tell it."""
+    """Return the retention ratio: requested of a policy, counted in the outcomes of a smaller input."""
     if isinstance(control, Policy):
         return control.retention_ratio
     kept = [outcome.retention_ratio for outcome in outcomes if outcome.retention_ratio is not None]
@@ -68,7 +70,7 @@ def _retention(control: Intervention, outcomes: Sequence[Outcome]) -> float | No
 
 
 def match_latency(measurement: Measurement, control: Policy, latency_ratio: float) -> Policy:
-    """`control` with the largest retention ratio predicted to be as fast as `latency_ratio` ÷ baseline."""
+    """Solve the largest retention ratio of `control` predicted to be as fast as `latency_ratio` ÷ baseline."""
     missing = control.needs() - measurement.bench.offers
     if missing:
         raise ValueError(f"needs {', '.join(sorted(missing))}")
@@ -83,3 +85,78 @@ def match_latency(measurement: Measurement, control: Policy, latency_ratio: floa
         measurement.probe(control.with_(retention_ratio=first), measurement.timings.quick)
     solved = curve.solve(latency_ratio)
     return control.with_(retention_ratio=low if solved is None else max(low, round(solved, 4)))
+
+
+TOLERANCE = 0.02
+"""Latencies this close count as equal: the half-width that timing stops at."""
+MOST_PROBES = 6
+MOST_STEPS_DOWN = 2
+
+
+def sizes(kind: Kind, shape: VideoShape) -> list[float]:
+    """List the ratios below 1 that may give another input size, ascending: whole frames, whole tokens of a frame."""
+    whole = shape.frames if kind == "frames" else shape.tokens
+    return [part / whole for part in range(1, whole)]
+
+
+def match_smaller(measurement: Measurement, kind: Kind, winner: Latency) -> tuple[SmallerInput, Latency]:
+    """Find the largest input of `kind` that is as fast as the winner within tolerance, and its latency.
+
+    On a noisy machine the latency that is returned may still be somewhat higher: it says what was reached.
+
+    Raises:
+        TuneError: there is no smaller input, or the smallest is slower than the winner.
+    """
+    ratios = sizes(kind, measurement.bench.shape)
+    limit = winner.ratio.high * (1 + TOLERANCE)
+    if not ratios:
+        raise TuneError("the input cannot be made smaller")
+    at = _bracket(measurement, kind, ratios, winner.ratio.value, limit)
+    for steps_left in reversed(range(MOST_STEPS_DOWN + 1)):
+        chosen = SmallerInput(kind=kind, ratio=ratios[at])
+        latency = measurement.timer.measure(chosen, measurement.timings.trial)
+        if latency.ratio.value <= limit or (at > 0 and not steps_left):
+            break
+        if at == 0:
+            raise _too_slow(latency.ratio.value, limit)
+        # the quick measurement was lucky
+        wanted = bisect.bisect_right(ratios, ratios[at] * limit / latency.ratio.value) - 1
+        at = max(0, min(at - 1, wanted))
+    return chosen, latency
+
+
+def _bracket(measurement: Measurement, kind: Kind, ratios: list[float], aim: float, limit: float) -> int:
+    """Find the index of the largest size within `limit`, by regula falsi with a few quick measurements.
+
+    Raises TuneError if the smallest is slower.
+    """
+    rules = replace(measurement.timings.quick, above=limit)
+    fits, slow = _time(measurement, kind, ratios, 0, rules), _Point(len(ratios), 1.0, 1.0)
+    if fits.latency > limit:
+        raise _too_slow(fits.latency, limit)
+    for _ in range(MOST_PROBES):
+        if slow.place - fits.place == 1 or fits.latency >= aim * (1 - TOLERANCE):
+            break
+        share = (limit - fits.latency) / max(slow.latency - fits.latency, 1e-9)
+        wanted = bisect.bisect_right(ratios, fits.ratio + share * (slow.ratio - fits.ratio)) - 1
+        point = _time(measurement, kind, ratios, min(max(wanted, fits.place + 1), slow.place - 1), rules)
+        fits, slow = (point, slow) if point.latency <= limit else (fits, point)
+    return fits.place
+
+
+class _Point(NamedTuple):
+    """A size and its latency ÷ that of the full input."""
+
+    place: int
+    ratio: float
+    latency: float
+
+
+def _time(measurement: Measurement, kind: Kind, ratios: list[float], index: int, rules: TimingRules) -> _Point:
+    """Time one size quickly."""
+    latency = measurement.timer.measure(SmallerInput(kind=kind, ratio=ratios[index]), rules)
+    return _Point(index, ratios[index], latency.ratio.value)
+
+
+def _too_slow(latency_ratio: float, limit: float) -> TuneError:
+    return TuneError(f"the smallest input takes {latency_ratio:.1%} of the full one's time, above {limit:.1%}")

@@ -1,4 +1,4 @@
-"""Latency measured again, apart from the runs that chose: retention shrinks until it fits, then grows while it does."""
+"""Confirm latency apart from the runs that chose: retention shrinks until it fits, then grows while it does."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ LEAST_GROWTH = 1.02
 """Fewer tokens than this are not worth another measurement."""
 MOST_GROWTH = 1.25
 GROWTH_SECONDS = 240.0
-"""Growing begins no new step after this long; shrinking to a policy that fits goes on."""
+"""No growing step begins after this long; shrinking to a policy that fits continues."""
 HALF_WIDTH_RATIO = 0.007
 """A target that binds is worth more pairs: what the interval is wide cannot be spent on tokens."""
 MOST_PAIRS = 1000
@@ -28,12 +28,11 @@ class Confirmed:
 
     policy: Policy
     latency: Latency
-    steps: int
     fresh: bool = False
 
 
 def confirm_latency(measurement: Measurement, policy: Policy, *, fresh: bool = False) -> Confirmed | None:
-    """Measure `policy` afresh beside the uncompressed model; None if it cannot be made to fit in a few steps.
+    """Measure `policy` afresh, paired with the uncompressed model; None if it cannot be made to fit in a few steps.
 
     Where the target binds, retention shrinks until a measurement fits, and from one that fits it grows to what is
     predicted to fit still; the last policy that fitted is the answer. No run that chose it counts, nor any of an
@@ -47,7 +46,7 @@ def confirm_latency(measurement: Measurement, policy: Policy, *, fresh: bool = F
         measurement.listener.step("confirm latency", step, STEPS)
         latency = measurement.timer.measure(policy, _rules(measurement))
         if meets_target(measurement, latency):
-            fitting = Confirmed(policy, latency, step, fresh)
+            fitting = Confirmed(policy, latency, fresh)
         else:
             too_much = policy.retention_ratio
         if fitting is None:
@@ -73,7 +72,7 @@ def meets_target(measurement: Measurement, latency: Latency) -> bool:
 
 
 def _rules(measurement: Measurement) -> TimingRules:
-    """As for all that is told; with more pairs where the target binds, and none more once it is clearly missed."""
+    """Make the timing rules: more pairs where the target binds, and an end once it is clearly missed."""
     rules = measurement.timings.final
     if measurement.target.already_met:
         return rules
@@ -85,14 +84,14 @@ def _rules(measurement: Measurement) -> TimingRules:
 
 
 def _of_target(measurement: Measurement, latency: Latency) -> float:
-    """The upper end of the interval ÷ the target."""
+    """Compute the upper end of the interval ÷ the target."""
     if measurement.request.latency_ms is not None:
         return latency.policy_ms.high / measurement.request.latency_ms
     return latency.ratio.high / measurement.target.ratio
 
 
 def _solved(measurement: Measurement, policy: Policy, latency: Latency) -> float | None:
-    """The retention ratio whose upper end is predicted to be the target; None below all that was ever timed."""
+    """Solve the retention ratio whose upper end is predicted to be the target; None below all that was timed."""
     curve = measurement.curves.get(policy.name)
     if curve is None or not curve.points or policy.retention_ratio is None:
         return None
@@ -102,7 +101,7 @@ def _solved(measurement: Measurement, policy: Policy, latency: Latency) -> float
 
 
 def _shrunk(measurement: Measurement, policy: Policy, latency: Latency) -> Policy | None:
-    """`policy` with the retention ratio its curve predicts to fit, or None at its floor."""
+    """Lower the retention ratio to what the curve predicts to fit; None at its floor."""
     if measurement.target.already_met or not has_free_retention(policy) or policy.retention_ratio is None:
         return None
     ratio, low = policy.retention_ratio, policy.attainable(measurement.bench.shape)[0]
@@ -116,7 +115,7 @@ def _shrunk(measurement: Measurement, policy: Policy, latency: Latency) -> Polic
 
 
 def _grown(measurement: Measurement, fitting: Confirmed, too_much: float | None) -> Policy | None:
-    """The policy that fits with the retention ratio predicted to fit still; None where little is to be gained.
+    """Raise the retention ratio to what is predicted to fit still; None where little is to be gained.
 
     Never as much as what was measured not to fit: at most half-way there.
     """

@@ -1,22 +1,33 @@
-"""What the held-out examples say about a policy beside the uncompressed model."""
+"""Paired accuracy of a policy and the uncompressed model: rates, change and certificate.
 
+`vidsieve tune` and `vidsieve eval` both judge by these.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidsieve.tuner.judge.statistics import Interval, examples_needed
+from vidsieve.framework.task import Example, Outcome
+from vidsieve.tuner.judge.scoring import Step, run_examples
+from vidsieve.tuner.judge.statistics import (
+    Interval,
+    examples_needed,
+    mcnemar_exact,
+    paired_difference,
+    wilson_interval,
+)
+from vidsieve.tuner.protocol import Bench, Intervention
 
 MOST_TOLD = 1_000_000
-"""An interval that would need more examples than this knows nothing."""
+"""An interval that would need more examples than this is no estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """Held-out results as fractions. `metric` is "accuracy", or "agreement" with the uncompressed model.
+class PairedAccuracy:
+    """Results as fractions. `metric` is "accuracy", or "agreement" with the uncompressed model.
 
-    `difference` is policy minus uncompressed with its clustered interval, `lost` and `won` the examples that changed.
-    `certified`: the interval's upper end of the drop is at most `max_drop_points`; else `needed` says about how many
-    held-out examples would be, or None when the measured drop is too great itself. `looks` is how many policies were
-    tried on the held-out examples; the interval's level allows for it (Bonferroni).
+    `difference` is policy minus uncompressed with its interval, clustered by video; `lost` and `won` count the examples
+    that changed.
     """
 
     metric: str
@@ -28,8 +39,34 @@ class Accuracy:
     lost: int
     won: int
     mcnemar_p: float
-    max_drop_points: float
     attained_retention: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and text. Intervals of rates are fractions, those of changes are points."""
+        return {
+            "metric": self.metric,
+            "examples": self.n,
+            "videos": self.videos,
+            "uncompressed": self.baseline.to_dict(),
+            "policy": self.policy.to_dict(),
+            "change_points": self.difference.scaled(100).to_dict(),
+            "lost": self.lost,
+            "won": self.won,
+            "mcnemar_p": float(f"{self.mcnemar_p:.4g}"),
+            "attained_retention": self.attained_retention,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(PairedAccuracy):
+    """Held-out results and whether they certify a drop of at most `max_drop_points` percentage points.
+
+    `certified`: the interval's upper end of the drop is at most that; else `needed` says about how many held-out
+    examples would be, or None when the measured drop is too great itself. `looks` is how many policies were tried on
+    the held-out examples; the interval's level allows for it (Bonferroni).
+    """
+
+    max_drop_points: float
     looks: int = 1
 
     @property
@@ -45,7 +82,7 @@ class Accuracy:
 
     @property
     def needed(self) -> int | None:
-        """About how many examples would certify every other time, if the measured drop were the true one."""
+        """About how many examples would certify in every second study, if the measured drop were the true one."""
         return examples_needed(self.drop, self.max_drop_points / 100, changed=self.lost + self.won > 0)
 
     @property
@@ -59,21 +96,91 @@ class Accuracy:
         return f"needs about {needed} held-out examples"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and text, for provenance. Intervals of rates are fractions, those of changes are points."""
-        return {
-            "metric": self.metric,
+        """Return plain numbers and text, for provenance."""
+        return super().to_dict() | {
             "split": "heldout",
-            "examples": self.n,
-            "videos": self.videos,
-            "uncompressed": self.baseline.to_dict(),
-            "policy": self.policy.to_dict(),
-            "change_points": self.difference.scaled(100).to_dict(),
-            "lost": self.lost,
-            "won": self.won,
-            "mcnemar_p": float(f"{self.mcnemar_p:.4g}"),
             "max_drop_points": self.max_drop_points,
             "certified": self.certified,
             "examples_needed": None if self.certified else self.needed,
             "looks": self.looks,
-            "attained_retention": self.attained_retention,
         }
+
+
+def paired_accuracy(
+    metric: str, ours: Sequence[Outcome], base: Sequence[Outcome], *, looks: int = 1, seed: int = 0
+) -> PairedAccuracy:
+    """Compare a policy's outcomes with the uncompressed model's, example by example.
+
+    The interval of the change is at 95 %, divided among `looks` policies tried on the examples (Bonferroni).
+    """
+    kept = [outcome.retention_ratio for outcome in ours if outcome.retention_ratio is not None]
+    changes = [a.correct - b.correct for a, b in zip(ours, base, strict=True)]
+    lost, won = sum(change < 0 for change in changes), sum(change > 0 for change in changes)
+    return PairedAccuracy(
+        metric=metric,
+        n=len(ours),
+        videos=len({outcome.group for outcome in ours}),
+        baseline=wilson_interval(sum(outcome.correct for outcome in base), len(base)),
+        policy=wilson_interval(sum(outcome.correct for outcome in ours), len(ours)),
+        difference=change_interval(ours, base, level=1 - 0.05 / looks, seed=seed),
+        lost=lost,
+        won=won,
+        mcnemar_p=mcnemar_exact(lost, won),
+        attained_retention=round(sum(kept) / len(kept), 6) if kept else None,
+    )
+
+
+def change_interval(
+    ours: Sequence[Outcome], theirs: Sequence[Outcome], *, level: float = 0.95, seed: int = 0
+) -> Interval:
+    """Compute the mean paired difference of 0/1 results, ours minus theirs, resampled by video."""
+    changes = [a.correct - b.correct for a, b in zip(ours, theirs, strict=True)]
+    return paired_difference(changes, [outcome.group for outcome in ours], level=level, seed=seed)
+
+
+def rates_by_kind(ours: Sequence[Outcome], base: Sequence[Outcome]) -> dict[str, tuple[int, float, float]]:
+    """Count the examples of each kind of question, with the rates of the uncompressed model and of the policy."""
+    kinds = {}
+    for kind in sorted({outcome.kind for outcome in ours if outcome.kind}):
+        rows = [(a.correct, b.correct) for a, b in zip(ours, base, strict=True) if a.kind == kind]
+        kinds[kind] = (len(rows), sum(b for _, b in rows) / len(rows), sum(a for a, _ in rows) / len(rows))
+    return kinds
+
+
+class Heldout:
+    """Score and judge policies on the held-out examples; the uncompressed model is scored once."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        examples: Sequence[Example],
+        metric: str,
+        *,
+        max_drop_points: float = 1.0,
+        seed: int = 0,
+        step: Step = lambda what, done, total: None,
+    ) -> None:
+        self._bench, self._examples, self._metric = bench, examples, metric
+        self._max_drop_points, self._seed, self._step = max_drop_points, seed, step
+        self._baseline: tuple[Outcome, ...] | None = None
+
+    def outcomes(self, policy: Intervention | None) -> tuple[Outcome, ...]:
+        """Score a policy or a control on all held-out examples."""
+        name = "uncompressed" if policy is None else policy.name
+        return run_examples(self._bench, policy, self._examples, f"held-out: {name}", self._step)
+
+    @property
+    def baseline(self) -> tuple[Outcome, ...]:
+        """The uncompressed model's outcomes."""
+        if self._baseline is None:
+            self._baseline = self.outcomes(None)
+        return self._baseline
+
+    def compare(self, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> Interval:
+        """Compute the mean paired difference of 0/1 results, ours minus theirs, resampled by video."""
+        return change_interval(ours, theirs, seed=self._seed)
+
+    def accuracy(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
+        """Judge a policy's outcomes against the uncompressed model's."""
+        paired = paired_accuracy(self._metric, outcomes, self.baseline, looks=looks, seed=self._seed)
+        return Accuracy(**vars(paired), max_drop_points=self._max_drop_points, looks=looks)

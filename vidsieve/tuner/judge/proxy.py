@@ -33,24 +33,24 @@ class Proxy:
     trusted: bool | None
 
     def accuracy_change(self, p_change: float) -> float:
-        """The change of accuracy that a change of p(gold) speaks for, as fractions."""
+        """Predict the change of accuracy from a change of p(gold), as fractions."""
         return self.intercept + self.slope * p_change
 
     def variance(self, p_error: float) -> float:
-        """Squared error of `accuracy_change`, given the standard error of the p(gold) change."""
+        """Compute the variance of `accuracy_change`, given the standard error of the p(gold) change."""
         return (self.slope * p_error) ** 2 + (self.bias_points / 100) ** 2
 
     def sentence(self) -> str:
-        """The check in words."""
+        """Write the check as a sentence."""
         if self.trusted is None or self.r is None:
             return f"whether p(gold) follows accuracy cannot be told from {self.n} configurations"
-        told = f"r = {self.r:.2f}"
+        correlation = f"r = {self.r:.2f}"
         if self.trusted:
-            return f"p(gold) follows accuracy: {told} over {self.n} configurations"
-        return f"p(gold) does not follow accuracy ({told}): leaders are ranked by accuracy itself"
+            return f"p(gold) follows accuracy: {correlation} over {self.n} configurations"
+        return f"p(gold) does not follow accuracy ({correlation}): leaders are ranked by accuracy itself"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, for provenance."""
+        """Return plain numbers, for provenance."""
         return {
             "configurations": self.n,
             "r": None if self.r is None else round(self.r, 4),
@@ -94,7 +94,7 @@ def proxy_check(
 
 
 def proxy_of(trial_results: Sequence[TrialResult], baseline: Score) -> Proxy:
-    """The check over trials: each policy once, those scored on at least half of the examples that have p(gold)."""
+    """Check trials: each policy once, those scored on at least half of the examples that have p(gold)."""
     measured: dict[str, Score] = {}
     for trial_result in trial_results:
         score = trial_result.score
@@ -106,7 +106,7 @@ def proxy_of(trial_results: Sequence[TrialResult], baseline: Score) -> Proxy:
 
 
 def _change(score: Score, baseline: Score, scorer: Any) -> tuple[float, float]:
-    """Mean paired change in `scorer`, and its standard error."""
+    """Compute the mean paired change in `scorer` and its standard error."""
     changes = Score(score.outcomes, scorer).change(Score(baseline.outcomes, scorer))
     if len(changes) < 2:
         return float(changes.mean()), 1.0

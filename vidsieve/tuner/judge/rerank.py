@@ -1,4 +1,4 @@
-"""The leaders of a search ranked once more, on examples that did not choose them."""
+"""Re-rank the leaders of a search on examples that did not choose them."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from vidsieve.tuner.judge.statistics import clustered_error
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.search.trial import TrialResult
-from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 LEADERS = 5
 FAR_AHEAD = 3.0
-"""A first leader this many standard errors ahead of the second needs no further look, where p(gold) is trusted."""
+"""A first leader this many standard errors ahead of the second is not ranked anew, where p(gold) is trusted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Ranked:
     p_gold_change: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and text, for provenance."""
+        """Return plain numbers and text, for provenance."""
         p_gold = self.p_gold_change
         return {
             "trial": self.trial_result.number,
@@ -49,7 +49,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class Reranking:
-    """What came of it. `order` is what to try, best first; `skipped` the reason where nothing was ranked anew.
+    """The result of a re-ranking. `order` is what to try, best first; `skipped` the reason where nothing was ranked.
 
     `ranked` are the leaders scored afresh on `examples` examples. Leaders beyond them follow in `order` as the search
     had them; those that raised (`failed`, by policy hash) are out.
@@ -64,7 +64,7 @@ class Reranking:
     failed: frozenset[str] = frozenset()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and text, for provenance."""
+        """Return plain numbers and text, for provenance."""
         if self.skipped:
             return {"skipped": self.skipped}
         return {
@@ -77,7 +77,7 @@ class Reranking:
 
 @dataclass(frozen=True, kw_only=True)
 class Fresh:
-    """What re-ranking needs beside the leaders: a bench, fresh `examples`, the search's `baseline`, the proxy check.
+    """Inputs of a re-ranking: a bench, fresh `examples`, the search's `baseline`, the check of p(gold).
 
     `per_example_s` is what one example takes, `reserve_s` what the end of the study needs of a time budget.
     """
@@ -116,7 +116,7 @@ def rerank(measurement: Measurement, leaders: Sequence[TrialResult], fresh: Fres
             ours = run_examples(fresh.bench, trial_result.policy, fresh.examples, what, measurement.listener.step)
             scored.append((trial_result, ours))
         except POLICY_FAULTS as error:
-            measurement.warn(f"{trial_result.policy.name} was passed over while re-ranking: {excuse(error)}")
+            measurement.warn(f"{trial_result.policy.name} was passed over while re-ranking: {fault_reason(error)}")
             failed.add(trial_result.policy.hash)
     ranked = _ranked(scored, theirs, fresh)
     done = {id(one.trial_result) for one in ranked}
@@ -133,7 +133,7 @@ def rerank(measurement: Measurement, leaders: Sequence[TrialResult], fresh: Fres
 
 
 def _how_many(measurement: Measurement, leaders: Sequence[TrialResult], fresh: Fresh) -> tuple[int, str]:
-    """How many leaders to score afresh, or why none."""
+    """Decide how many leaders to score afresh, or why none."""
     if len(leaders) < 2:
         return 0, "fewer than two policies to rank"
     if not fresh.examples:
@@ -167,7 +167,7 @@ def far_ahead(first: TrialResult, second: TrialResult, proxy: Proxy) -> bool:
 def _ranked(
     scored: Sequence[tuple[TrialResult, tuple[Outcome, ...]]], theirs: tuple[Outcome, ...], fresh: Fresh
 ) -> list[Ranked]:
-    """The leaders scored, best estimate first; equal ones as the search had them."""
+    """Rank the scored leaders, best estimate first; equal ones as the search ranked them."""
     before = fresh.baseline.outcomes
     answers: list[tuple[float, float]] = []
     likely: list[tuple[float, float]] = []
@@ -184,12 +184,12 @@ def _ranked(
     weight = variance_p / (variance_a + variance_p) if by_p else 1.0
     ranked = []
     for (trial_result, _), (correct, error_a), (p, error_p) in zip(scored, answers, likely, strict=True):
-        told = fresh.proxy.accuracy_change(p) if by_p else 0.0
+        predicted = fresh.proxy.accuracy_change(p) if by_p else 0.0
         variance = weight**2 * error_a**2 + (1 - weight) ** 2 * fresh.proxy.variance(error_p)
         ranked.append(
             Ranked(
                 trial_result=trial_result,
-                change=weight * correct + (1 - weight) * told,
+                change=weight * correct + (1 - weight) * predicted,
                 error=float(np.sqrt(variance)),
                 correct_change=correct,
                 p_gold_change=p if by_p else None,
@@ -199,7 +199,7 @@ def _ranked(
 
 
 def _change(pairs: Sequence[tuple[Outcome, Outcome]], scorer: Scorer) -> tuple[float, float]:
-    """Mean paired change and its standard error by video.
+    """Compute the mean paired change and its standard error by video.
 
     Two made-up examples, +1 and -1, join the error of 0/1 changes: no change at all is no certainty.
     """

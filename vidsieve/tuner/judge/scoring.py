@@ -1,4 +1,4 @@
-"""Scoring a policy on examples, paired with the uncompressed model, and stopping when it is clearly beaten."""
+"""Score a policy on examples, paired with the uncompressed model, and stop when it is clearly worse."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.protocol import Bench, Intervention
 
 Scorer = Literal["p_gold", "correct"]
-LOOKS = (0.2, 0.4, 0.6, 0.8)
+CHECKPOINTS = (0.2, 0.4, 0.6, 0.8)
 ONE_SIDED_90 = 1.28
 Step = Callable[[str, int, int], None]
 
@@ -43,30 +43,30 @@ class Score:
         return float(np.mean([outcome.correct for outcome in self.outcomes]))
 
     def change(self, other: "Score") -> np.ndarray:
-        """Paired differences to `other`, on the examples both have."""
+        """Compute paired differences to `other`, on the examples both have."""
         n = min(len(self.outcomes), len(other.outcomes))
         return self.values[:n] - other.values[:n]
 
 
 def _shifted(step: Step, done: int, total: int, what: str, at: int, _: int) -> None:
-    """Progress in one part as progress in the whole."""
+    """Report progress in one part as progress in the whole."""
     step(what, done + at, total)
 
 
 def value_of(outcome: Outcome, scorer: Scorer) -> float:
-    """The number a scorer takes from an outcome."""
+    """Return the number a scorer takes from an outcome."""
     return float(outcome.correct if outcome.p_gold is None or scorer == "correct" else outcome.p_gold)
 
 
 def choose_scorer(outcomes: Sequence[Outcome]) -> Scorer:
-    """p(gold) if every outcome has one: it tells two policies apart with far fewer examples than 0/1 does."""
+    """Choose p(gold) if every outcome has one: it tells policies apart with far fewer examples than 0/1 does."""
     return "p_gold" if all(outcome.p_gold is not None for outcome in outcomes) else "correct"
 
 
 def run_examples(
     bench: Bench, policy: Intervention | None, examples: Sequence[Example], what: str, step: Step
 ) -> tuple[Outcome, ...]:
-    """All outcomes of `policy` on `examples`.
+    """Score `policy` on all `examples`.
 
     Raises:
         TuneError: the bench answered other examples than were asked, or with a number that is none.
@@ -107,9 +107,9 @@ def race(
     Clearly: the mean paired difference plus 1.28 standard errors lies below -margin (one-sided 90 %).
     """
     n = len(examples)
-    looks = sorted({round(share * n) for share in LOOKS if round(share * n) >= 4}) if rival is not None else []
+    ends = sorted({round(share * n) for share in CHECKPOINTS if round(share * n) >= 4}) if rival is not None else []
     outcomes: list[Outcome] = []
-    for end in [*looks, n]:
+    for end in [*ends, n]:
         chunk = examples[len(outcomes) : end]
         done = len(outcomes)
         outcomes += run_examples(bench, policy, chunk, f"score {policy.name}", partial(_shifted, step, done, n))

@@ -1,4 +1,4 @@
-"""The intervals and tests a report may use: order statistics, Wilson, cluster bootstrap, exact McNemar."""
+"""The intervals and tests a report may use, and how their numbers are written: order statistics, Wilson, bootstrap."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -27,17 +27,17 @@ class Interval:
         return (self.high - self.low) / 2 / abs(self.value) if self.value else math.inf
 
     def scaled(self, factor: float) -> "Interval":
-        """The interval in another unit; `factor` must be positive."""
+        """Scale the interval to another unit; `factor` must be positive."""
         return Interval(self.value * factor, self.low * factor, self.high * factor, self.n, self.level)
 
     def to_dict(self) -> dict[str, float | int]:
-        """Plain numbers for a file, rounded to six significant digits."""
+        """Return plain numbers for a file, rounded to six significant digits."""
         numbers = {"value": self.value, "low": self.low, "high": self.high, "level": self.level}
         return {key: float(f"{number:.6g}") for key, number in numbers.items()} | {"n": self.n}
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """The median with its distribution-free interval between two order statistics.
+    """Compute the median with its distribution-free interval between two order statistics.
 
     The k-th smallest and k-th largest of n cover the median with probability 1 - 2 P(Binomial(n, 1/2) < k); k is the
     largest for which that is at least `level`. Fewer than 6 values cannot reach 95 %: then smallest and largest are
@@ -54,7 +54,7 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 @lru_cache(maxsize=4096)
 def _central_rank(n: int, level: float) -> tuple[int, float]:
-    """The largest k >= 1 with P(Binomial(n, 1/2) < k) <= (1 - level) / 2, and that probability; k = 1 if none."""
+    """Find the largest k >= 1 with P(Binomial(n, 1/2) < k) <= (1 - level) / 2, and that probability; k = 1 if none."""
     allowed = (1 - level) / 2
     # in logarithms: binomial coefficients leave the range of a float from n = 1030 on
     whole = math.lgamma(n + 1) - n * math.log(2)
@@ -68,7 +68,7 @@ def _central_rank(n: int, level: float) -> tuple[int, float]:
 
 
 def wilson_interval(successes: float, n: int, level: float = 0.95) -> Interval:
-    """A proportion with the Wilson score interval (Wilson 1927), which behaves near 0 and 1 and for small n.
+    """Compute a proportion with its Wilson score interval (Wilson 1927), sound near 0 and 1 and for small n.
 
     `successes` may be fractional (a sum of agreements). n = 0 gives the whole of [0, 1].
     """
@@ -82,7 +82,7 @@ def wilson_interval(successes: float, n: int, level: float = 0.95) -> Interval:
 
 
 def mcnemar_exact(lost: int, won: int) -> float:
-    """Two-sided exact McNemar p-value: are `lost` and `won` discordant pairs equally likely? 1.0 without any."""
+    """Compute the two-sided exact McNemar p-value of `lost` and `won` discordant pairs; 1.0 without any."""
     pairs = lost + won
     if pairs == 0:
         return 1.0
@@ -98,7 +98,7 @@ def paired_difference(
     draws: int = BOOTSTRAP_DRAWS,
     seed: int = 0,
 ) -> Interval:
-    """The mean of paired differences with a cluster bootstrap interval: whole groups (videos) are drawn again.
+    """Compute the mean of paired differences with a cluster bootstrap interval: whole groups (videos) are resampled.
 
     Percentile interval, widened by sqrt(G / (G - 1)) and by Student's t over the normal quantile with G - 1 degrees
     of freedom (Hesterberg 2015, arXiv:1411.5279, "expanded percentile"), because few groups cover too seldom. Two
@@ -131,7 +131,7 @@ def paired_difference(
 
 
 def _rare_bound(sums: np.ndarray, examples: int, level: float) -> float:
-    """The least upper end of the mean: what groups gain, its share at the Wilson bound, less what the others lose.
+    """Bound the upper end of the mean: what groups gain, its share at the Wilson bound, less what the others lose.
 
     Where few groups change, a bootstrap draws from too few; where many do, it reaches further than this.
     """
@@ -142,7 +142,7 @@ def _rare_bound(sums: np.ndarray, examples: int, level: float) -> float:
 
 
 def clustered_error(differences: Sequence[float], groups: Sequence[Hashable]) -> float:
-    """Standard error of the mean of `differences` whose groups (videos) were drawn as a whole; infinite for one group.
+    """Compute the standard error of a mean whose groups (videos) were drawn as a whole; infinite for one group.
 
     The sandwich formula with G / (G - 1) (Miller 2024, arXiv:2411.00640, equation 6 with that factor).
     """
@@ -154,26 +154,26 @@ def clustered_error(differences: Sequence[float], groups: Sequence[Hashable]) ->
 
 
 def _group_totals(values: np.ndarray, groups: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and size of each group, in order of first appearance."""
+    """Sum and count each group, in order of first appearance."""
     numbers: dict[Hashable, int] = {}
     labels = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
     return np.bincount(labels, weights=values), np.bincount(labels).astype(np.float64)
 
 
 def _bootstrap_means(sums: np.ndarray, counts: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """`draws` means over groups drawn with replacement, the two pseudo-examples among what is drawn from."""
+    """Draw `draws` means over groups with replacement, the two pseudo-examples among them."""
     sums, counts = np.append(sums, [1.0, -1.0]), np.append(counts, [1.0, 1.0])
     rng = np.random.default_rng(seed)
     block = max(1, 4_000_000 // len(sums))  # bounds the memory of one block of draws to 32 MB
     means = []
     for start in range(0, draws, block):
-        picks = rng.integers(len(sums), size=(min(block, draws - start), len(sums)))
-        means.append(sums[picks].sum(axis=1) / counts[picks].sum(axis=1))
+        drawn = rng.integers(len(sums), size=(min(block, draws - start), len(sums)))
+        means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     return np.concatenate(means)
 
 
 def _small_sample_factor(groups: int, level: float) -> float:
-    """sqrt(G / (G - 1)) times the ratio of Student's t (Cornish-Fisher, A&S 26.7.5) to the normal quantile."""
+    """Compute sqrt(G / (G - 1)) times Student's t (Cornish-Fisher, A&S 26.7.5) ÷ the normal quantile."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
     nu = groups - 1
     t = z + (z**3 + z) / (4 * nu) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * nu**2)
@@ -182,7 +182,7 @@ def _small_sample_factor(groups: int, level: float) -> float:
 
 
 def examples_needed(drop: Interval, max_drop: float, *, changed: bool = True) -> int | None:
-    """How many examples would certify `max_drop` in about one study of two, if the measured drop were the true one.
+    """Estimate how many examples would certify `max_drop` in every second study, if the drop were the true one.
 
     `drop` is baseline minus policy with its interval; None if it exceeds `max_drop` itself. The width shrinks with the
     square root of the number of examples; where not one of them `changed`, the bound z^2 / (n + z^2) shrinks faster.
@@ -194,3 +194,45 @@ def examples_needed(drop: Interval, max_drop: float, *, changed: bool = True) ->
     if changed:
         return max(drop.n, math.ceil(drop.n * (width / room) ** 2))
     return max(drop.n, math.ceil(drop.n * width / max(1e-9, 1 - width) * (1 - room) / room))
+
+
+def ms(value: float) -> str:
+    """Write milliseconds: four digits below a thousand, whole numbers above."""
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def in_points(value: float) -> str:
+    """Write percentage points: `1 point`, `2.5 points`."""
+    return f"{value:g} point{'' if value == 1 else 's'}"
+
+
+SHARE = 0.95
+LEAST_RUNS = 59
+"""With fewer runs even the slowest one bounds the 95th percentile with less than 95 % confidence: 0.95^58 > 5 %."""
+
+
+def p95_interval(values: Sequence[float]) -> Interval | None:
+    """Compute the 95th percentile, each end a bound at 95 % confidence (so 90 % both); None below 59 values.
+
+    The k-th smallest of n lies at or above the percentile with probability P(Binomial(n, 0.95) < k), whatever the
+    distribution: the upper end is the smallest k where that reaches 95 %, the lower end its mirror.
+    """
+    ordered = sorted(float(value) for value in values)
+    n = len(ordered)
+    if n < LEAST_RUNS:
+        return None
+    # in logarithms: binomial coefficients leave the range of a float from n = 1030 on
+    yes, no = math.log(SHARE), math.log1p(-SHARE)
+    below = 0.0  # P(Binomial(n, 0.95) < rank)
+    low, high = 1, n
+    for rank in range(1, n + 1):
+        few = rank - 1
+        ways = math.lgamma(n + 1) - math.lgamma(few + 1) - math.lgamma(n - few + 1)
+        below += math.exp(ways + few * yes + (n - few) * no)
+        if below <= 1 - SHARE:
+            low = rank
+        if below >= SHARE:
+            high = rank
+            break
+    value = ordered[math.ceil(SHARE * n - 1e-9) - 1]
+    return Interval(value, min(value, ordered[low - 1]), max(value, ordered[high - 1]), n, level=2 * SHARE - 1)

@@ -1,1 +1,1 @@
-"""Latency: timed beside the uncompressed model, as a function of retention, within a target."""
+"""Latency: timed in pairs with the uncompressed model, as a function of retention, within a target."""

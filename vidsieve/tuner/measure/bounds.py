@@ -5,22 +5,22 @@ from dataclasses import dataclass
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Bounds
+from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_limits import find_retention
-from vidsieve.tuner.number_words import ms
+from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
 from vidsieve.tuner.space.knobs import retention_window
 from vidsieve.tuner.space.search_space import PolicySpace, Space
-from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 NO_TIME = "time budget used up"
 
 
 @dataclass(frozen=True)
 class Explored:
-    """What the search starts from. `floor` is the policy that the floor was measured with."""
+    """Bounds and space of a search; `floor` is the policy that the floor was measured with."""
 
     bounds: Bounds
     space: Space
@@ -53,7 +53,7 @@ def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
         target_ms=measurement.target.target_ms,
         baseline=floor.baseline_ms,
         floor=floor.policy_ms,
-        floor_policy=_told(floor_policy),
+        floor_policy=_described(floor_policy),
         already_met=measurement.target.already_met,
         policies=tuple(space.entries),
         limits={name: entry.retention[1] for name, entry in space.entries.items() if entry.retention},
@@ -68,13 +68,12 @@ def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
 def _lowest(
     measurement: Measurement, policies: Sequence[Policy], set_aside: dict[str, str]
 ) -> list[tuple[Policy, Policy, Latency]]:
-    """(policy, the policy at its smallest retention, its latency) for each that runs; the rest with a reason."""
+    """Time each policy at its smallest retention: (policy, policy at that retention, latency); set the rest aside."""
     found: list[tuple[Policy, Policy, Latency]] = []
     for index, policy in enumerate(policies):
-        (
-            PolicySpace.of(policy, None),
-            retention_window(policy),
-        )  # a faulty search section is the user's to mend, not a reason
+        # a faulty `search:` section is for the user to mend and no reason to set the policy aside
+        PolicySpace.of(policy, None)
+        retention_window(policy)
         missing = policy.needs() - measurement.bench.offers
         if found and _time_is_up(measurement):
             set_aside[policy.name] = NO_TIME
@@ -87,7 +86,7 @@ def _lowest(
             smallest = policy.with_(retention_ratio=low) if has_free_retention(policy) else policy
             found.append((policy, smallest, measurement.probe(smallest, measurement.timings.quick)))
         except POLICY_FAULTS as error:
-            set_aside[policy.name] = excuse(error)
+            set_aside[policy.name] = fault_reason(error)
         measurement.listener.step("find the floor", index + 1, len(policies))
     return found
 
@@ -105,23 +104,23 @@ def _target(measurement: Measurement, floor: Latency) -> Target:
 def _refuse_unreachable(measurement: Measurement, floor: Latency, policy: Policy) -> None:
     target = measurement.target.target_ms
     name = f"{measurement.request.metric}_ms"
-    told = (
-        f"the floor, {_told(policy)}, takes {ms(floor.policy_ms.value)} ms "
+    floor_text = (
+        f"the floor, {_described(policy)}, takes {ms(floor.policy_ms.value)} ms "
         f"[{ms(floor.policy_ms.low)}, {ms(floor.policy_ms.high)}]; uncompressed {ms(floor.baseline_ms.value)} ms"
     )
     if floor.policy_ms.low > target:
         raise TargetUnreachableError(
-            f"target: {ms(target)} ms of {name} asked, but {told}. Ask for more time, or give the model less video "
-            "(`frames`, `max_pixels`)."
+            f"target: {ms(target)} ms of {name} asked, but {floor_text}. Ask for more time, or give the model "
+            "less video (`frames`, `max_pixels`)."
         )
     if floor.policy_ms.high > target:
-        measurement.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {told}")
+        measurement.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {floor_text}")
 
 
 def _space(
     measurement: Measurement, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]
 ) -> Space:
-    """The space of the policies that can meet the target; the others are set aside with a reason."""
+    """Build the space of the policies that can meet the target, and set the others aside with a reason."""
     entries: dict[str, PolicySpace] = {}
     for index, (policy, _, latency) in enumerate(lowest):
         try:
@@ -145,14 +144,14 @@ def _space(
                     metric=measurement.request.metric,
                 )
         except POLICY_FAULTS as error:
-            set_aside[policy.name] = excuse(error)
+            set_aside[policy.name] = fault_reason(error)
         measurement.listener.step("find each policy's range", index + 1, len(lowest))
     for entry in entries.values():
-        _tell_left_out(measurement, entry)
+        _warn_left_out(measurement, entry)
     return Space(entries)
 
 
-def _tell_left_out(measurement: Measurement, entry: PolicySpace) -> None:
+def _warn_left_out(measurement: Measurement, entry: PolicySpace) -> None:
     """Warn of variants that the model has no inputs for."""
     for variant in PolicySpace.of(entry.policy, None).variants.values():
         missing = variant.policy.needs() - measurement.bench.offers
@@ -165,14 +164,14 @@ def _time_is_up(measurement: Measurement) -> bool:
     return left is not None and left <= 0
 
 
-def _told(policy: Policy) -> str:
-    """The policy and its retention ratio in words."""
+def _described(policy: Policy) -> str:
+    """Name a policy with its retention ratio."""
     ratio = policy.retention_ratio
     return policy.name if ratio is None else f"{policy.name} at retention {ratio:.3g}"
 
 
 def _listed(set_aside: Mapping[str, str]) -> str:
-    """The policies set aside with their reasons, or that none was given."""
+    """List the policies set aside with their reasons."""
     if not set_aside:
         return "No policy was given."
     return "Set aside: " + "; ".join(f"{name} ({reason})" for name, reason in set_aside.items()) + "."

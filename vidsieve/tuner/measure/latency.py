@@ -1,4 +1,4 @@
-"""Latency of a policy beside the uncompressed model: interleaved, warmed up, stopped when precise enough."""
+"""Latency of a policy paired with the uncompressed model: interleaved, warmed up, stopped when precise enough."""
 
 import gc
 import math
@@ -10,8 +10,7 @@ from statistics import median
 from typing import Any, Literal
 
 from vidsieve.framework.errors import TuneError
-from vidsieve.tuner.judge.statistics import Interval, median_interval
-from vidsieve.tuner.measure.tail import p95_interval
+from vidsieve.tuner.judge.statistics import Interval, median_interval, p95_interval
 from vidsieve.tuner.protocol import Bench, Intervention, Metric
 
 PROTOCOL = "abba-interleaved-v1"
@@ -70,8 +69,8 @@ class Latency:
     throttled_kept: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and text, for provenance."""
-        told: dict[str, Any] = {
+        """Return plain numbers and text, for provenance."""
+        numbers: dict[str, Any] = {
             "metric": f"{self.metric}_ms",
             "protocol": PROTOCOL,
             "policy_ms": self.policy_ms.to_dict(),
@@ -82,14 +81,14 @@ class Latency:
             "baseline_parts_ms": {key: round(value, 4) for key, value in self.baseline_parts_ms.items()},
         }
         if self.policy_p95_ms is not None:
-            told["policy_p95_ms"] = self.policy_p95_ms.to_dict()
+            numbers["policy_p95_ms"] = self.policy_p95_ms.to_dict()
         counts = {"throttled_pairs": self.throttled_pairs, "throttled_kept": self.throttled_kept}
-        return told | {name: count for name, count in counts.items() if count}
+        return numbers | {name: count for name, count in counts.items() if count}
 
 
 @dataclass
 class _Pairs:
-    """What one measurement has so far: runs of the baseline and of the policy, pair by pair."""
+    """The timed runs of one measurement, pair by pair: baseline and policy."""
 
     baseline: list[dict[str, float]] = field(default_factory=list)
     policy: list[dict[str, float]] = field(default_factory=list)
@@ -100,7 +99,7 @@ class _Pairs:
         return len(self.baseline)
 
     def add(self, baseline: dict[str, float], policy: dict[str, float], *, may_drop: bool) -> None:
-        """Take a pair, or drop it if the device was throttled in either run and `may_drop`."""
+        """Append a pair, or drop it if the device was throttled in either run and `may_drop`."""
         throttled = min(run.get("clock_ratio", math.inf) for run in (baseline, policy)) < LEAST_CLOCK
         if throttled and may_drop:
             self.dropped += 1
@@ -110,18 +109,18 @@ class _Pairs:
         self.policy.append(policy)
 
     def intervals(self, metric: Metric) -> tuple[Interval, Interval, Interval]:
-        """Baseline, policy, ratio."""
+        """Compute the intervals of baseline, policy and ratio."""
         baseline, policy = ([run[f"{metric}_ms"] for run in side] for side in (self.baseline, self.policy))
         ratios = [ours / theirs for ours, theirs in zip(policy, baseline, strict=True)]
         return median_interval(baseline), median_interval(policy), median_interval(ratios)
 
 
 class PairedTimer:
-    """Times policies against the uncompressed model in ABBA order, clip after clip.
+    """Time policies in pairs with the uncompressed model, in ABBA order, clip after clip.
 
     Drift (heat, clocks, neighbours) hits both sides alike, so the ratio survives what the milliseconds do not. What
-    has been warmed up is remembered from call to call. `clock` gives seconds. `warn` may be set, and is then told what
-    makes the numbers doubtful: throttling, and the bench's own `notices` where it has any.
+    has been warmed up is remembered from call to call. `clock` gives seconds. `warn` may be set, and is then called
+    with what makes the numbers doubtful: throttling, and the bench's own `notices` where it has any.
     """
 
     def __init__(self, bench: Bench, metric: Metric, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -130,7 +129,7 @@ class PairedTimer:
         self.warn: Callable[[str], None] = lambda text: None
 
     def measure(self, policy: Intervention, rules: TimingRules) -> Latency:
-        """The latency of `policy` beside the baseline. Whatever the bench raises passes through.
+        """Measure the latency of `policy` in pairs with the baseline. What the bench raises passes through.
 
         Raises:
             TuneError: the bench gave no usable number for the metric.
@@ -146,7 +145,7 @@ class PairedTimer:
                     return self._summary(pairs, stopped)
 
     def _pair(self, policy: Intervention, pairs: _Pairs, rules: TimingRules, start: float) -> None:
-        """One more pair on the next clip; on the same one again, in the same order, if it is dropped."""
+        """Time a pair on the next clip; after a dropped pair the same clip is timed again in the same order."""
         number = len(pairs)
         clip = number % self._bench.clips
         for each in (None, policy):
@@ -163,7 +162,7 @@ class PairedTimer:
         pairs.add(theirs, ours, may_drop=in_time and pairs.dropped < max(rules.min_pairs, number))
 
     def _run(self, policy: Intervention | None, clip: int) -> dict[str, float]:
-        """One timed request."""
+        """Time one request."""
         parts = dict(self._bench.timed(policy, clip, self._metric))
         value = parts.get(f"{self._metric}_ms", math.nan)
         if not (math.isfinite(value) and value > 0):
@@ -171,7 +170,7 @@ class PairedTimer:
         return parts
 
     def _warm_up(self, policy: Intervention | None, clip: int, rules: TimingRules, start: float) -> None:
-        """Run a new token shape untimed; give up half the seconds at most, and one run at least."""
+        """Run a new token shape untimed, at least once and for at most half the seconds."""
         key = (policy.hash if policy is not None else "", self._bench.clip_shape(clip))
         if key in self._warm:
             return
@@ -182,7 +181,7 @@ class PairedTimer:
         self._warm.add(key)
 
     def _stop(self, pairs: _Pairs, rules: TimingRules, elapsed: float) -> Stop | None:
-        """Why to stop now, or None to go on."""
+        """Decide why to stop now, or None."""
         if len(pairs) >= rules.min_pairs and len(pairs) % 2 == 0:
             _, policy, ratio = pairs.intervals(self._metric)
             if max(policy.half_width_ratio, ratio.half_width_ratio) <= rules.half_width_ratio:
@@ -194,7 +193,7 @@ class PairedTimer:
         return "seconds" if elapsed >= rules.max_seconds and len(pairs) >= LEAST_PAIRS else None
 
     def _tell(self, pairs: _Pairs) -> None:
-        """Pass on what makes the numbers doubtful."""
+        """Pass warnings of throttling and of the bench on."""
         if pairs.kept_throttled:
             self.warn(STAYS_THROTTLED)
         elif pairs.dropped:
@@ -219,14 +218,14 @@ class PairedTimer:
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    """The median of every part that some run reported."""
+    """Compute the median of every part that some run reported."""
     names = dict.fromkeys(name for run in runs for name in run if name.endswith("_ms"))
     return {name: float(median(run[name] for run in runs if name in run)) for name in names}
 
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Collect young garbage now, and none while timing."""
+    """Collect young garbage now and switch the collector off while timing."""
     was_on = gc.isenabled()
     gc.collect(1)  # the whole heap, with torch in it, would take longer than many a measurement
     gc.disable()

@@ -1,20 +1,24 @@
-"""`Measurement`: a bench with a stopwatch, a listener, a deadline, and the latency target of a search."""
+"""`Measurement`: a bench with the timer, curves, warnings, deadline and latency target of a search."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
+from typing import TypeVar
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.events import Listener
 from vidsieve.tuner.measure.latency import Latency, PairedTimer, TimingRules
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
-from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """How carefully latency is measured: `quick` to find the range, `trial` in the search, `final` for what is told."""
+    """Timing rules by phase: `quick` to find the range, `trial` in the search, `final` for what is reported."""
 
     quick: TimingRules
     trial: TimingRules
@@ -22,7 +26,7 @@ class Timings:
 
     @classmethod
     def for_device(cls, device: str) -> "Timings":
-        """A GPU needs ten warm-up runs a shape (clocks, autotuning, allocator), a CPU two."""
+        """Choose rules: a GPU needs ten warm-up runs a shape (clocks, autotuning, allocator), a CPU two."""
         warmup = 2 if device.startswith("cpu") else 10
         return cls(
             quick=TimingRules(warmup=warmup, min_pairs=6, max_pairs=12, max_seconds=8.0, half_width_ratio=0.04),
@@ -33,7 +37,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The latency target beside the uncompressed model's median, both in milliseconds of the metric.
+    """The latency target and the uncompressed model's median, both in milliseconds of the metric.
 
     `already_met`: the uncompressed model is within the target, so the fastest policy is sought.
     """
@@ -100,19 +104,19 @@ class Measurement:
         return timer
 
     def fresh(self) -> bool:
-        """Go on in a fresh process with nothing warm; False where the bench shares this process."""
+        """Restart the bench in a fresh process with nothing warm; False where it shares this process."""
         renewed = self.bench.renew()
         if renewed:
             self.timer = self._timer(self.bench)
         return renewed
 
     def warn(self, text: str) -> None:
-        """Keep a warning for the report, once."""
+        """Add a warning to the report, once."""
         if text not in self.warnings:
             self.warnings.append(text)
 
     def elapsed_s(self) -> float:
-        """Seconds since the lab opened."""
+        """Seconds since the search began."""
         return self.clock() - self.started_s
 
     def seconds_left(self, reserve_s: float = 0.0) -> float | None:
@@ -121,9 +125,75 @@ class Measurement:
         return None if budget is None else budget - self.elapsed_s() - reserve_s
 
     def probe(self, policy: Policy, rules: TimingRules) -> Latency:
-        """Time a policy with its published settings, and let its retention curve learn from it."""
+        """Time a policy with its published settings and add the point to its retention curve."""
         latency = self.timer.measure(policy, rules)
         if policy.retention_ratio is not None:
             curve = self.curves.setdefault(policy.name, RetentionCurve())
             curve.add(policy.retention_ratio, latency.ratio.value, (latency.ratio.high - latency.ratio.low) / 2)
         return latency
+
+
+PARTS = ("video_ms", "preprocess_ms", "vision_ms", "compress_ms", "prefill_ms", "decode_step_ms", "e2e_ms")
+RULES = TimingRules(warmup=1, min_pairs=6, max_pairs=12, max_seconds=10.0, half_width_ratio=0.04)
+
+
+def measure_breakdown(measurement: Measurement, policy: Intervention) -> dict[str, dict[str, float]]:
+    """Time the parts of whole requests: median milliseconds by "uncompressed" and "policy".
+
+    A bench that cannot run whole requests gives {} and a warning.
+    """
+    try:
+        timer = PairedTimer(measurement.bench, "e2e", measurement.clock)
+        timer.warn = measurement.warn
+        latency = timer.measure(policy, RULES)
+    except POLICY_FAULTS as error:
+        release_memory(error)
+        measurement.warn(f"the breakdown of a whole request could not be measured: {reason_of(error)}")
+        return {}
+    sides = {"uncompressed": latency.baseline_parts_ms, "policy": latency.parts_ms}
+    return {side: {part: parts[part] for part in PARTS if part in parts} for side, parts in sides.items()}
+
+
+T = TypeVar("T")
+
+
+class DevicePool:
+    """Run work on devices: on one device in this thread, on several in a thread each, which waits for its device."""
+
+    def __init__(self, measurements: Sequence[Measurement]) -> None:
+        self._measurements = list(measurements)
+        self._idle: SimpleQueue[Measurement] = SimpleQueue()
+        for measurement in measurements:
+            self._idle.put(measurement)
+        self._threads = ThreadPoolExecutor(len(measurements), "device") if len(measurements) > 1 else None
+
+    def __len__(self) -> int:
+        return len(self._measurements)
+
+    @property
+    def free(self) -> bool:
+        """Whether a device is idle."""
+        return not self._idle.empty()
+
+    def submit(self, work: Callable[[Measurement], T]) -> "Future[T]":
+        """Submit `work` to an idle device. With a single device it runs, and raises, right here."""
+        measurement = self._idle.get()
+        if self._threads is None:
+            future: Future[T] = Future()
+            try:
+                future.set_result(work(measurement))
+            finally:
+                self._idle.put(measurement)
+            return future
+        return self._threads.submit(self._on_thread, work, measurement)
+
+    def _on_thread(self, work: Callable[[Measurement], T], measurement: Measurement) -> T:
+        try:
+            return work(measurement)
+        finally:
+            self._idle.put(measurement)
+
+    def shutdown(self) -> None:
+        """Stop the threads and cancel what has not begun."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)

@@ -36,7 +36,7 @@ class RetentionCurve:
         self.like = like
 
     def add(self, retention_ratio: float, latency_ratio: float, error: float = 0.0) -> None:
-        """Learn one measurement; `error` is half the width of its interval."""
+        """Add one measurement; `error` is half the width of its interval."""
         self.points.append(Point(retention_ratio, latency_ratio, error))
 
     @property
@@ -71,14 +71,14 @@ class RetentionCurve:
         return max(deviations)
 
     def predict(self, retention_ratio: float) -> float:
-        """Latency ÷ baseline expected at this retention ratio."""
+        """Predict latency ÷ baseline at this retention ratio."""
         if self.like is not None:
             return self.like.predict(retention_ratio) + self._offset()
         at, latency = self._monotone()
         return float(np.interp(retention_ratio, at, latency))
 
     def solve(self, latency_ratio: float) -> float | None:
-        """The largest measured-range retention ratio predicted to stay within `latency_ratio`; None if none does."""
+        """Find the largest retention ratio, within those measured, predicted to meet `latency_ratio`, or None."""
         if self.like is not None:
             return self.like.solve(latency_ratio - self._offset())
         at, latency = self._monotone()
@@ -91,11 +91,11 @@ class RetentionCurve:
         return float(at[above - 1] + rise * (at[above] - at[above - 1]))
 
     def largest_within(self, latency_ratio: float) -> float | None:
-        """The largest retention ratio that was measured within `latency_ratio`; None if none was."""
+        """Find the largest retention ratio that was measured within `latency_ratio`; None if none was."""
         return max((p.retention_ratio for p in self.points if p.latency_ratio <= latency_ratio), default=None)
 
     def _offset(self) -> float:
-        """How much above the curve it is like: the weighted mean over its own points, 0 before there is one."""
+        """Compute the weighted mean distance of its own points to the curve it is like; 0 before there is one."""
         assert self.like is not None
         if not self.points:
             return 0.0
@@ -103,7 +103,7 @@ class RetentionCurve:
         return float(np.average(offsets, weights=[_weight(point) for point in self.points]))
 
     def _monotone(self) -> tuple[np.ndarray, np.ndarray]:
-        """Retention ratios without repeats, and latencies that never fall along them."""
+        """Pool points until latencies never fall along the retention ratios."""
         blocks: list[list[float]] = []  # mean latency, weight
         at: list[float] = []
         sizes: list[int] = []
@@ -126,6 +126,6 @@ def _weight(point: Point) -> float:
 
 
 def _pooled(first: list[float], second: list[float]) -> list[float]:
-    """Two (mean, weight) as one."""
+    """Pool two (mean, weight) pairs."""
     total = first[1] + second[1]
     return [(first[0] * first[1] + second[0] * second[1]) / total, total]

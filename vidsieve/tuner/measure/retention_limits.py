@@ -3,21 +3,21 @@
 import math
 from dataclasses import dataclass, replace
 
+from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.measure.latency import TimingRules
+from vidsieve.tuner.measure.latency import Latency, TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.space.knobs import retention_window
+from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.space.knobs import has_free_retention, retention_window
 from vidsieve.tuner.space.search_space import RETENTION_DIGITS
 
 AIM = 0.975
 """Retention ratios are solved for this share of the target: room for noise to confirm in."""
-SLACK = 1.0
-"""1: retention is solved. Below: it is searched, from this share of the largest that meets the target up to that."""
 ROUNDS = 2
 CLOSE = 0.01
 """A prediction this near to what is then measured needs no second round."""
 CAREFUL = 4
-"""Retention is solved from few configurations, so each is timed with this many times the pairs of a quick look."""
+"""Retention is solved from few configurations, so each is timed with this many times the quick rules' pairs."""
 LEAST = 0.01
 """The lowest retention ratio searched where the uncompressed model meets the target."""
 
@@ -32,7 +32,7 @@ class Retention:
 
 
 def find_retention(measurement: Measurement, policy: Policy) -> Retention:
-    """What the search does about the retention of `policy`, which has been timed at its lowest.
+    """Solve the retention of `policy`, which has been timed at its lowest, or find the range to search.
 
     Where latency is not monotone in retention, the largest ratio predicted to fit means little: then the range from
     the lowest to the largest that was measured to fit is searched, and a warning says so.
@@ -47,11 +47,11 @@ def find_retention(measurement: Measurement, policy: Policy) -> Retention:
             f"latency of {policy.name} is not monotone in retention within its error: retention is searched"
         )
         return _within(policy, lowest, lowest, curve.largest_within(measurement.target.ratio) or lowest, solved=False)
-    return _within(policy, lowest, SLACK * limit, limit, solved=SLACK >= 1)
+    return _within(policy, lowest, limit, limit, solved=True)
 
 
 def _measured_limit(measurement: Measurement, policy: Policy) -> float:
-    """The largest retention ratio of `policy` predicted to meet the target: bracket, solve, measure there, solve.
+    """Find the largest retention ratio predicted to meet the target: bracket, solve, measure there, solve again.
 
     A point half-way shows where latency falls as retention grows, and mends the first guess where it bends.
     """
@@ -74,19 +74,61 @@ def _measured_limit(measurement: Measurement, policy: Policy) -> float:
 
 
 def careful(quick: TimingRules) -> TimingRules:
-    """A quick look with more pairs, and an interval half as wide if the seconds allow it."""
+    """Make timing rules with more pairs, and an interval half as wide if the seconds allow it."""
     more = {"min_pairs": 2 * quick.min_pairs, "max_pairs": CAREFUL * quick.max_pairs}
     return replace(quick, **more, half_width_ratio=quick.half_width_ratio / 2)
 
 
 def _within(policy: Policy, lowest: float, low: float, high: float, *, solved: bool) -> Retention:
-    """The range within what the policy's `search:` section allows and what it can reach."""
+    """Clip a range to what the policy's `search:` section allows and what it can reach."""
     allowed_low, allowed_high = retention_window(policy)
     high = round_down(max(min(high, allowed_high), lowest), lowest)
     return Retention(high if solved else min(max(low, allowed_low, lowest), high), high, solved)
 
 
 def round_down(ratio: float, lowest: float) -> float:
-    """`ratio` cut to the digits that a candidate has, and no lower than `lowest`."""
+    """Cut `ratio` to the digits that a candidate has, but not below `lowest`."""
     scale = 10**RETENTION_DIGITS
     return max(lowest, math.floor(ratio * scale + 1e-6) / scale)
+
+
+class RetentionSolver:
+    """Solve the retention of candidates by the measured curves, and add every timed candidate to them.
+
+    A variant (a policy of another name, with a stage switched off or exchanged) has a curve of its own, of the shape of
+    the published policy's. Settings shift latency too, but less than noise does as a rule: they share a curve.
+    """
+
+    def __init__(self, measurement: Measurement) -> None:
+        self._measurement = measurement
+
+    def __call__(self, base: str, candidate: Policy) -> float:
+        """Solve the retention ratio of `candidate`, a variant of the policy named `base`.
+
+        Raises:
+            TuneError: with these settings even the fewest tokens it can keep are predicted to miss the target.
+        """
+        low, high = candidate.attainable(self._measurement.bench.shape)
+        curve = self._curve(base, candidate.name)
+        solved = curve.solve(AIM * self._measurement.target.ratio)
+        wanted = curve.measured[0] if solved is None else solved
+        if low > wanted and curve.predict(low) > self._measurement.target.ratio:
+            raise TuneError(
+                f"too slow by construction: with these settings {candidate.name} keeps {low:.3g} of the tokens at "
+                f"least, and {wanted:.3g} is the most predicted to meet the target"
+            )
+        return round_down(min(wanted, high, retention_window(candidate)[1]), low)
+
+    def learn(self, base: str, candidate: Policy, latency: Latency) -> None:
+        """Add a timed candidate to its curve."""
+        if candidate.retention_ratio is None or not has_free_retention(candidate):
+            return
+        half_width = (latency.ratio.high - latency.ratio.low) / 2
+        self._curve(base, candidate.name).add(candidate.retention_ratio, latency.ratio.value, half_width)
+
+    def _curve(self, base: str, name: str) -> RetentionCurve:
+        """Return the curve of a policy, made like its base's if it has none."""
+        curves = self._measurement.curves
+        if name not in curves and name != base and base in curves:
+            curves[name] = RetentionCurve(like=curves[base])
+        return curves.setdefault(name, RetentionCurve())

@@ -2,26 +2,26 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
-from vidsieve.tuner.events import Verdict
 from vidsieve.tuner.examples import Data
 from vidsieve.tuner.judge.scoring import Score, Scorer, race
 from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.result import Verdict
 from vidsieve.tuner.space.search_space import Candidate
-from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 REPEATS = "same as trial"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrialResult:
-    """What one trial found. `value` is what the study maximises, `violation` its constraints (positive: broken).
+    """The result of one trial. `value` is what the study maximises, `violation` its constraints (positive: broken).
 
     `change` is the mean paired difference to the uncompressed model on the search examples, with its standard error.
     """
@@ -45,7 +45,7 @@ class TrialResult:
 
     @property
     def repeats(self) -> bool:
-        """Whether it is an earlier trial over again, and was not measured."""
+        """Whether it repeats an earlier trial and was not measured."""
         return self.reason.startswith(REPEATS)
 
     @property
@@ -55,44 +55,29 @@ class TrialResult:
         return self.candidate.policy
 
 
-@dataclass
-class Memory:
-    """What judges of one search share: findings by what was chosen, and how many examples they took."""
-
-    seen: dict[str, TrialResult] = field(default_factory=dict)
-    examples_scored: int = 0
-
-
 class Evaluator:
-    """Evaluates candidates on the search examples, paired with the uncompressed model (`baseline`).
+    """Evaluate candidates on the search examples, paired with the uncompressed model (`baseline`).
 
     Where the target binds, the study maximises the score with latency as constraint. Where the uncompressed model
     meets the target already, it maximises speed with the accuracy drop as constraint.
     """
 
     def __init__(self, measurement: Measurement, data: Data, baseline: Score) -> None:
-        self._lab, self._data, self.baseline = measurement, data, baseline
+        self._measurement, self._data, self.baseline = measurement, data, baseline
         self._margin = measurement.request.max_drop_points / 100
-        self._memory = Memory(examples_scored=len(baseline.outcomes))
+        self._seen: dict[str, TrialResult] = {}
 
-    def beside(self, measurement: Measurement) -> "Evaluator":
-        """A judge that works in another lab and shares this one's memory."""
+    def on_device(self, measurement: Measurement) -> "Evaluator":
+        """Evaluate on another device, with the results seen so far in common."""
         other = copy.copy(self)
-        other._lab = measurement
+        other._measurement = measurement
         return other
 
     def remember(self, trial_results: Iterable[TrialResult]) -> None:
-        """Take over what an earlier session or another tuner found."""
+        """Add the results of an earlier session or of another tuner."""
         for trial_result in trial_results:
             if trial_result.candidate is not None and trial_result.verdict != "failed":
-                self._memory.seen[trial_result.candidate.key] = trial_result
-            if trial_result.score is not None and not trial_result.repeats:
-                self._memory.examples_scored += len(trial_result.score.outcomes)
-
-    @property
-    def examples_scored(self) -> int:
-        """Examples evaluated so far, those of the uncompressed model included."""
-        return self._memory.examples_scored
+                self._seen[trial_result.candidate.key] = trial_result
 
     @property
     def examples(self) -> tuple[Example, ...]:
@@ -104,9 +89,9 @@ class Evaluator:
         """What a score is the mean of."""
         return self.baseline.scorer
 
-    def evaluator(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
+    def evaluate(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
         """Evaluate a candidate. What its policy may be blamed for becomes a failed trial with the reason."""
-        repeated = self._memory.seen.get(candidate.key)
+        repeated = self._seen.get(candidate.key)
         # what was too slow comes back with fewer tokens, now that the latency curve has learnt from it
         again = (
             repeated is not None and repeated.verdict == "too slow" and repeated.policy.hash != candidate.policy.hash
@@ -118,29 +103,45 @@ class Evaluator:
         try:
             trial_result = self._evaluate(number, candidate, best)
         except POLICY_FAULTS as error:
-            return self.failed(number, candidate, excuse(error))
-        self._memory.seen[candidate.key] = trial_result
+            return self.failed(number, candidate, fault_reason(error))
+        self._seen[candidate.key] = trial_result
         return trial_result
 
+    def rated(self, trial_result: TrialResult) -> TrialResult:
+        """Compute change, value and constraints from the outcomes of a trial, on whatever examples it still has."""
+        if trial_result.score is None or trial_result.latency is None:
+            return trial_result
+        differences = trial_result.score.change(self.baseline)
+        change = float(differences.mean())
+        # on a part of the examples, the paired difference carries over to the whole better than the mean does
+        value, violation = float(self.baseline.mean + change), trial_result.violation
+        if self._measurement.target.already_met:
+            violation = violation | {"drop": -change - self._margin}
+            value = -trial_result.latency.ratio.value
+        error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+        return replace(trial_result, value=value, violation=violation, change=change, change_error=error)
+
     def failed(self, number: int, candidate: Candidate | None, reason: str) -> TrialResult:
-        """A trial that could not be measured: infeasible by far, so that the sampler turns away from it."""
-        value = -2.0 if self._lab.target.already_met else 0.0
+        """Make the result of a trial that could not be measured: infeasible by far, so that the sampler avoids it."""
+        value = -2.0 if self._measurement.target.already_met else 0.0
         violation = dict.fromkeys(self._constraints(), 1.0)
         return TrialResult(
             number=number, candidate=candidate, verdict="failed", value=value, violation=violation, reason=reason
         )
 
     def _constraints(self) -> tuple[str, ...]:
-        return ("latency", "drop") if self._lab.target.already_met else ("latency",)
+        return ("latency", "drop") if self._measurement.target.already_met else ("latency",)
 
     def _evaluate(self, number: int, candidate: Candidate, best: TrialResult | None) -> TrialResult:
-        limit = min(1.0, self._lab.target.ratio)
+        limit = min(1.0, self._measurement.target.ratio)
         # where the target binds, being clearly within it is enough; where speed is what counts, it is not
-        rules = replace(self._lab.timings.trial, above=limit, below=0.0 if self._lab.target.already_met else limit)
-        latency = self._lab.timer.measure(candidate.policy, rules)
+        rules = replace(
+            self._measurement.timings.trial, above=limit, below=0.0 if self._measurement.target.already_met else limit
+        )
+        latency = self._measurement.timer.measure(candidate.policy, rules)
         violation = dict.fromkeys(self._constraints(), 0.0) | {"latency": latency.ratio.value / limit - 1}
         if latency.ratio.low > limit:
-            value = -latency.ratio.value if self._lab.target.already_met else 0.0
+            value = -latency.ratio.value if self._measurement.target.already_met else 0.0
             return TrialResult(
                 number=number,
                 candidate=candidate,
@@ -153,21 +154,19 @@ class Evaluator:
         return self._weigh(number, candidate, best, latency, score, violation)
 
     def _score(self, candidate: Candidate, best: TrialResult | None) -> Score:
-        """Score, stopping early: against the best where accuracy decides, else against the allowed drop."""
+        """Score with early stopping: against the best where accuracy decides, else against the allowed drop."""
         rival, margin = (best.score if best is not None else None), 0.0
-        if self._lab.target.already_met:
+        if self._measurement.target.already_met:
             rival, margin = self.baseline, self._margin
-        score = race(
-            self._lab.bench,
+        return race(
+            self._measurement.bench,
             candidate.policy,
             self._data.search,
             scorer=self.scorer,
             rival=rival,
             margin=margin,
-            step=self._lab.listener.step,
+            step=self._measurement.listener.step,
         )
-        self._memory.examples_scored += len(score.outcomes)
-        return score
 
     def _weigh(
         self,
@@ -178,24 +177,17 @@ class Evaluator:
         score: Score,
         violation: dict[str, float],
     ) -> TrialResult:
-        """Value, constraints and verdict of a measured candidate."""
-        differences = score.change(self.baseline)
-        change = float(differences.mean())
-        # on a part of the examples, the paired difference carries over to the whole better than the mean does
-        value = float(self.baseline.mean + change)
-        if self._lab.target.already_met:
-            violation = violation | {"drop": -change - self._margin}
-            value = -latency.ratio.value
-        trial_result = TrialResult(
-            number=number,
-            candidate=candidate,
-            verdict="pruned" if score.pruned else "feasible",
-            value=value,
-            violation=violation,
-            latency=latency,
-            score=score,
-            change=change,
-            change_error=float(differences.std(ddof=1) / np.sqrt(len(differences))),
+        """Give a measured candidate its value, constraints and verdict."""
+        trial_result = self.rated(
+            TrialResult(
+                number=number,
+                candidate=candidate,
+                verdict="pruned" if score.pruned else "feasible",
+                value=0.0,
+                violation=violation,
+                latency=latency,
+                score=score,
+            )
         )
         if score.pruned:
             asked = len(self._data.search)

@@ -1,4 +1,4 @@
-"""The search itself: trials by ask and tell, presets first, every trial told whatever becomes of it."""
+"""The loop of a search: trials by ask and tell, published policies first, every trial recorded whatever its outcome."""
 
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -6,17 +6,16 @@ from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
-from vidsieve.tuner.events import TrialEvent
 from vidsieve.tuner.measure.bounds import Explored
-from vidsieve.tuner.measure.device_pool import DevicePool
-from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.search.retention_solver import RetentionSolver
+from vidsieve.tuner.measure.measurement import DevicePool, Measurement
+from vidsieve.tuner.measure.retention_limits import RetentionSolver
+from vidsieve.tuner.result import TrialEvent
 from vidsieve.tuner.search.stopping import Stop
 from vidsieve.tuner.search.trial import Evaluator, TrialResult
 from vidsieve.tuner.space.search_space import Candidate
-from vidsieve.tuner.study.storage import told
+from vidsieve.tuner.study.storage import storage_errors
 from vidsieve.tuner.study.store import Study, quiet
-from vidsieve.tuner.trial_failure import POLICY_FAULTS, excuse
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 MOST_REPEATS = 5
 
@@ -39,9 +38,14 @@ class Search:
         return next(iter(self.leaders()), None)
 
     def leaders(self) -> list[TrialResult]:
-        """Feasible trials, best first, each policy once."""
+        """Rank the feasible trials, best first, each policy once."""
         ranked = sorted((f for f in self.trial_results if f.feasible), key=lambda f: (-f.value, f.number))
         return list({trial_result.policy.hash: trial_result for trial_result in reversed(ranked)}.values())[::-1]
+
+    @property
+    def examples_scored(self) -> int:
+        """How many examples the trials were scored on, repeats not counted again."""
+        return sum(len(f.score.outcomes) for f in self.trial_results if f.score is not None and not f.repeats)
 
     @property
     def since_best(self) -> int:
@@ -51,7 +55,7 @@ class Search:
 
 
 class TrialLoop:
-    """Fills a `Search` trial by trial, on one device or on several at once."""
+    """Run the trials of a `Search` on one device or on several at once."""
 
     def __init__(
         self,
@@ -62,8 +66,8 @@ class TrialLoop:
         search: Search,
         stop: Stop,
     ) -> None:
-        self._study, self._lab, self._explored = study, measurement, explored
-        self._judge, self._search, self._stop = evaluator, search, stop
+        self._study, self._measurement, self._explored = study, measurement, explored
+        self._evaluator, self._search, self._stop = evaluator, search, stop
         self._durations: list[float] = []
         self._pending: dict[Future[TrialResult], tuple[Any, float]] = {}
         self._number = len(search.trial_results)
@@ -72,16 +76,16 @@ class TrialLoop:
             self._learn(trial_result)
 
     def run(self, pool: DevicePool, reserve_s: float) -> None:
-        """Go on until trials, patience, novelty or the time budget less `reserve_s` are used up.
+        """Run trials until their number, patience, novelty or the time budget less `reserve_s` is used up.
 
         The first trial runs whatever the budget. An interruption passes through; `search` keeps what was found, and
         the trials that ran are asked again when the search is resumed.
         """
-        enqueue_presets(self._study, self._lab, self._explored)
+        enqueue_presets(self._study, self._measurement, self._explored)
         try:
             while True:
                 ended = self._ended(reserve_s)
-                # what is finished is told first: the next candidate is chosen knowing it
+                # finished trials are recorded first, so that the next candidate is chosen knowing them
                 while ended is None and pool.free and not (self._stop.asked or self._told_waits):
                     self._start(pool)
                     ended = self._ended(reserve_s)
@@ -100,13 +104,13 @@ class TrialLoop:
 
     @property
     def _told_waits(self) -> bool:
-        """Whether a finished trial waits to be told."""
+        """Whether a finished trial has not been recorded yet."""
         return any(future.done() for future in self._pending)
 
     def _ended(self, reserve_s: float) -> str | None:
-        """Why no further trial is to start, or None."""
+        """Decide why no further trial is to start, or None."""
         self._take_in_others()
-        request, search = self._lab.request, self._search
+        request, search = self._measurement.request, self._search
         if len(search.trial_results) + len(self._pending) >= request.trials:
             return "trials"
         if search.since_best >= request.patience + len(self._pending):
@@ -114,73 +118,76 @@ class TrialLoop:
         last = search.trial_results[-MOST_REPEATS:]
         if len(last) == MOST_REPEATS and all(trial_result.repeats for trial_result in last):
             return "nothing new"
-        left = self._lab.seconds_left(reserve_s)
+        left = self._measurement.seconds_left(reserve_s)
         # what runs already on other devices ends while the next trial would run
         if left is not None and (self._durations or self._pending) and left < mean(self._durations or [left + 1]):
             return "time budget"
         return None
 
     def _take_in_others(self) -> None:
-        """On a shared study other tuners' trials count, and their best is the rival."""
+        """Read the trials of other tuners from a shared study; the best of them is the one to beat."""
         if not self._study.shared:
             return
         known = len(self._search.trial_results)
-        self._search.trial_results[:] = self._study.trial_results(self._explored.space, self._judge.examples)
-        self._judge.remember(self._search.trial_results[known:])
+        self._search.trial_results[:] = self._study.trial_results(self._explored.space, self._evaluator.examples)
+        self._evaluator.remember(self._search.trial_results[known:])
 
     def _start(self, pool: DevicePool) -> None:
-        """Ask for a candidate and hand it to a free device."""
+        """Ask the sampler for a candidate and submit it to an idle device."""
         self._stop.busy = True
         trial = self._study.ask()
         self._number += 1
         number, best = self._number, self._search.best
-        start = self._lab.clock()
+        start = self._measurement.clock()
         try:
             candidate = self._suggest(trial)
         except POLICY_FAULTS as error:
             future: Future[TrialResult] = Future()
-            future.set_result(self._judge.failed(number, None, excuse(error)))
+            future.set_result(self._evaluator.failed(number, None, fault_reason(error)))
         else:
             # registered first: an interruption in a trial that runs right here must find it
             placeholder: Future[TrialResult] = Future()
             self._pending[placeholder] = (trial, start)
-            future = pool.submit(lambda measurement: self._judge.beside(measurement).evaluator(number, candidate, best))
+            future = pool.submit(
+                lambda measurement: self._evaluator.on_device(measurement).evaluate(number, candidate, best)
+            )
             del self._pending[placeholder]
         self._pending[future] = (trial, start)
 
     def _suggest(self, trial: Any) -> Candidate:
-        with told(self._study.place), quiet():
+        with storage_errors(self._study.place), quiet():
             return self._explored.space.suggest(trial, self._solver)
 
     def _learn(self, trial_result: TrialResult) -> None:
-        """Every timed candidate tells where the next ones may stand."""
+        """Add a timed candidate to the retention curves."""
         if trial_result.candidate is not None and trial_result.latency is not None and not trial_result.repeats:
             self._solver.learn(trial_result.candidate.base, trial_result.policy, trial_result.latency)
 
     def _finish(self, future: "Future[TrialResult]", reserve_s: float, devices: int) -> None:
-        """Tell a trial and let it be heard."""
+        """Record a finished trial and send its event."""
         trial, start = self._pending[future]
         trial_result = future.result()
         self._study.tell(trial, trial_result)
         del self._pending[future]
         self._search.trial_results.append(trial_result)
         self._learn(trial_result)
-        self._durations.append(self._lab.clock() - start)
+        self._durations.append(self._measurement.clock() - start)
         self._stop.busy = bool(self._pending)
         eta_s = (
-            mean(self._durations) * (self._lab.request.trials - len(self._search.trial_results)) / devices + reserve_s
+            mean(self._durations) * (self._measurement.request.trials - len(self._search.trial_results)) / devices
+            + reserve_s
         )
-        self._lab.listener.trial(event_of(self._lab, self._judge, trial_result, eta_s))
+        self._measurement.listener.trial(event_of(self._measurement, self._evaluator, trial_result, eta_s))
 
     def _abandon(self) -> None:
-        """What ran ends without a result, to be asked again."""
+        """End running trials without a result and queue them again."""
         for trial, _ in self._pending.values():
             self._study.abandon(trial.number, trial.params, trial.user_attrs.get("retry", 0))
         self._pending.clear()
 
 
 def enqueue_presets(study: Study, measurement: Measurement, explored: Explored) -> None:
-    """Published policies first: each at its limit, then at its published retention ratio, if that is allowed.
+    """Queue the published policies: each at its limit, then at its published retention ratio, if that is allowed.
 
     Where the uncompressed model meets the target there is no limit: at the published ratio, half-way from there to all
     tokens, then at half of it.
@@ -190,7 +197,7 @@ def enqueue_presets(study: Study, measurement: Measurement, explored: Explored) 
 
 
 def presets(measurement: Measurement, explored: Explored) -> Iterator[dict[str, Any]]:
-    """Their parameters, those that lie in the space."""
+    """Give the parameters of the published policies that lie in the space."""
     entries = explored.space.entries.values()
     published = [(entry, entry.policy.retention_ratio) for entry in entries]
     points = [(entry, entry.retention[1] if entry.retention else None) for entry in entries]
@@ -205,7 +212,7 @@ def presets(measurement: Measurement, explored: Explored) -> Iterator[dict[str, 
 def event_of(
     measurement: Measurement, evaluator: Evaluator, trial_result: TrialResult, eta_s: float | None = None
 ) -> TrialEvent:
-    """A finding as the listener hears it; the ETA counts the confirmation in."""
+    """Make the event of a finished trial; the ETA includes the confirmation."""
     candidate, latency, score = trial_result.candidate, trial_result.latency, trial_result.score
     left = measurement.seconds_left()
     return TrialEvent(

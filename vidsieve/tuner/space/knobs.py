@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 
 from vidsieve.framework.errors import UsageError, suggest
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.composition import BoundStage
+from vidsieve.framework.policy.policy import Policy
 
 Kind = Literal["float", "int", "choice"]
 RETENTION = "retention_ratio"
@@ -46,13 +47,13 @@ class Knob:
         return fits and math.isfinite(value) and self.low <= value <= self.high
 
     def size(self) -> int | None:
-        """How many values there are; None for a range of numbers."""
+        """Count the values; None for a range of numbers."""
         if self.kind == "choice":
             return len(self.choices)
         return int(self.high) - int(self.low) + 1 if self.kind == "int" else None
 
     def to_dict(self) -> dict[str, Any]:
-        """The range as it stands in a report."""
+        """Return the range for a report."""
         if self.kind == "choice":
             return {"choices": list(self.choices)}
         return {"low": self.low, "high": self.high} | ({"log": True} if self.log else {})
@@ -64,7 +65,7 @@ def has_free_retention(policy: Policy) -> bool:
 
 
 def knobs_of(policy: Policy) -> tuple[Knob, ...]:
-    """The searched settings of `policy`: declared with `tunable`, and given a value in the policy.
+    """List the searched settings of `policy`: declared with `tunable`, and given a value in the policy.
 
     A setting left open (None) stays open: it is the one the core solves for the retention ratio, or it means "auto".
     A `search:` section of the policy narrows, widens within the declared bounds, or fixes (`fixed`) a setting; it may
@@ -89,7 +90,7 @@ def knobs_of(policy: Policy) -> tuple[Knob, ...]:
 
 
 def _all_declared(stages: Iterable[BoundStage]) -> dict[str, Knob]:
-    """The knobs of all `stages` that have a value."""
+    """Collect the knobs of all `stages` that have a value."""
     found = {}
     for bound in stages:
         for setting, declared in bound.stage.settings().items():
@@ -101,7 +102,7 @@ def _all_declared(stages: Iterable[BoundStage]) -> dict[str, Knob]:
 
 
 def _declared(name: str, declared: FieldInfo, value: Any) -> Knob | None:
-    """The knob a field declares with `tunable`, or None."""
+    """Make the knob that a field declares with `tunable`, or None."""
     extra = declared.json_schema_extra
     if not isinstance(extra, dict) or not extra.get("tunable"):
         return None
@@ -118,7 +119,7 @@ def _declared(name: str, declared: FieldInfo, value: Any) -> Knob | None:
 
 
 def _plain_type(annotation: Any) -> Any:
-    """`float` of `float | None`; other annotations as they are."""
+    """Return `float` for `float | None`; other annotations as they are."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         members = [member for member in typing.get_args(annotation) if member is not type(None)]
         return members[0] if len(members) == 1 else annotation
@@ -126,7 +127,7 @@ def _plain_type(annotation: Any) -> Any:
 
 
 def narrow(where: str, knob: Knob, wanted: Any) -> Knob | None:
-    """`knob` as a `search:` entry wants it: `{low, high, log}`, a list of values, or `fixed` (None).
+    """Narrow `knob` by a `search:` entry: `{low, high, log}`, a list of values, or `fixed` (None).
 
     Raises:
         UsageError: the entry does not fit the declaration.
@@ -164,7 +165,7 @@ def searched_by_default(policy: Policy) -> bool:
 
 
 def retention_window(policy: Policy) -> tuple[float, float]:
-    """The retention ratios that the policy's `search:` section allows; (0, 1) without one.
+    """Read the retention ratios that the policy's `search:` section allows; (0, 1) without one.
 
     Raises:
         UsageError: the entry is no `{low, high}` within 0 to 1.

@@ -1,4 +1,4 @@
-"""Which policies a search takes: those asked for, or the published ones with controls beside them."""
+"""The policies of a search: those requested, or the published ones, with controls."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,7 @@ class Published(NamedTuple):
 
 
 def split_published(policies: Iterable[Policy]) -> Published:
-    """All published policies, each in its part; empty policies and released forms are in none.
+    """Sort published policies into their parts; empty policies and released forms are in none.
 
     Raises:
         UsageError: a `search:` section whose `default` is neither true nor false.
@@ -44,7 +44,7 @@ def split_published(policies: Iterable[Policy]) -> Published:
 
 
 def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Policy]:
-    """The policies that `words` name, in their order: published names, YAML files, folders of them, comma lists.
+    """Load the policies that `words` name, in their order: published names, YAML files, folders, comma lists.
 
     A word that is a name, a file or a folder as it stands is taken so, commas and all. `all` is every published policy
     that can be searched. The same policy twice is once.
@@ -56,18 +56,18 @@ def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Pol
     """
     found: dict[str, tuple[Policy, str]] = {}
     for source in _sources(words, registry):
-        policy, told = load_policy(source, registry=registry), str(source)
-        first, where = found.setdefault(policy.name, (policy, told))
+        policy, origin = load_policy(source, registry=registry), str(source)
+        first, where = found.setdefault(policy.name, (policy, origin))
         if first.hash != policy.hash:
             raise UsageError(
-                f"`policies`: {where} and {told} are two different policies named {policy.name!r}; rename one (the "
+                f"`policies`: {where} and {origin} are two different policies named {policy.name!r}; rename one (the "
                 "`name:` in its file)."
             )
     return [policy for policy, _ in found.values()]
 
 
 def _sources(words: Sequence[str | Path], registry: Registry) -> Iterator[str | Path]:
-    """Names and files, folders and comma lists taken apart."""
+    """Expand folders and comma lists to names and files."""
     for word in words:
         if isinstance(word, Path) or word in registry.policies or os.path.exists(os.path.expanduser(word)):
             yield from _files(word, registry)
@@ -81,7 +81,7 @@ def _sources(words: Sequence[str | Path], registry: Registry) -> Iterator[str | 
 
 
 def _files(word: str | Path, registry: Registry) -> list[str | Path]:
-    """The policy files of a folder, `all` written out; anything else as it is."""
+    """List the policy files of a folder, or all published names for `all`; anything else as it is."""
     folder = Path(word).expanduser()
     # os.path: a list of names may be too long for a path, which Path.is_dir raises for
     if isinstance(word, str) and word in registry.policies:
@@ -95,6 +95,6 @@ def _files(word: str | Path, registry: Registry) -> list[str | Path]:
 
 
 def _all(registry: Registry) -> list[str | Path]:
-    """Every published policy that can be searched."""
+    """List every published policy that can be searched."""
     published = split_published(load_policy(name, registry=registry) for name in sorted(registry.policies))
     return [policy.name for policy in (*published.searched, *published.more)]

@@ -33,7 +33,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """What was chosen, as text. Two candidates of one key differ at most in a retention ratio that was solved."""
+        """The choices as text. Two candidates of one key differ at most in a retention ratio that was solved."""
         return json.dumps([self.base, dict(self.stages), dict(self.settings), self.searched_ratio], sort_keys=True)
 
 
@@ -63,13 +63,13 @@ class PolicySpace:
         bench: Bench | None = None,
         metric: Metric | None = None,
     ) -> "PolicySpace":
-        """The space of `policy`, as its stages declare it and its `search:` section narrows it.
+        """Build the space of `policy`, as its stages declare it and its `search:` section narrows it.
 
         Stages that work in decode alone stay as published where `metric` ends at the first token: nothing that is
         measured would tell their settings apart.
 
         Variants that need more than the model of `bench` offers are left out, and a searched retention ratio is held
-        within what the settings beside it can reach there; without a bench neither is known.
+        within what the other settings can reach there; without a bench neither is known.
 
         Raises:
             UsageError: a faulty `search:` section.
@@ -94,26 +94,26 @@ class PolicySpace:
         return Candidate(self.policy.name, policy, settings, stages, searched)
 
     def _searched_ratio(self, trial: Any) -> float:
-        """The retention ratio an Optuna trial chooses."""
+        """Let an Optuna trial choose the retention ratio."""
         assert self.retention is not None
         low, high = self.retention
         asked = trial.suggest_float(f"{self.policy.name}/{RETENTION}", low, high)
         return min(high, max(low, round(asked, RETENTION_DIGITS)))
 
     def _solved_ratio(self, policy: Policy, solve: Solve | None) -> float:
-        """The retention ratio solved for `policy`, or without a solver the one known when the space was made."""
+        """Solve the retention ratio of `policy`; without a solver, return the one known when the space was made."""
         assert self.retention is not None
         return self.retention[1] if solve is None else solve(self.policy.name, policy)
 
     def _reachable(self, policy: Policy, ratio: float) -> float:
-        """`ratio` within what `policy` can reach."""
+        """Clip `ratio` to what `policy` can reach."""
         if self.shape is None:
             return ratio
         low, high = policy.attainable(self.shape)
         return min(max(ratio, low), high)
 
-    def _choose(self, pick: Callable[[str, list[str]], str]) -> tuple[str, ...]:
-        """Place by place, what stands there; only what leads to a variant that makes sense is offered.
+    def _choose(self, choose: Callable[[str, list[str]], str]) -> tuple[str, ...]:
+        """Choose the stage at each place; only choices that lead to a valid variant are offered.
 
         A parameter has one list of choices in all trials, so where a part of them is left, it has a name of its own.
         """
@@ -123,14 +123,14 @@ class PolicySpace:
             name = f"{self.policy.name}/{STAGES}/{place.label}"
             if len(left) < len(place.choices):
                 name += f" ({' or '.join(left)})"
-            chosen = (*chosen, pick(name, left) if len(left) > 1 else left[0])
+            chosen = (*chosen, choose(name, left) if len(left) > 1 else left[0])
         return chosen
 
     def _leads_on(self, chosen: tuple[str, ...]) -> bool:
         return any(key[: len(chosen)] == chosen for key in self.variants)
 
     def preset(self, retention_ratio: float | None = None) -> dict[str, Any] | None:
-        """Optuna parameters of the policy as published, or None if they lie outside the space.
+        """Return Optuna parameters of the policy as published, or None if they lie outside the space.
 
         Optuna runs an enqueued value out of range with a mere warning, so it is checked here. A retention ratio that
         is solved is no parameter: then the one given here does not matter.
@@ -156,7 +156,7 @@ class PolicySpace:
         return params
 
     def size(self) -> int | None:
-        """How many candidates there are, a solved retention ratio counted once; None for endlessly many."""
+        """Count the candidates, a solved retention ratio counted once; None for endlessly many."""
         searched = self.retention is not None and not self.solved and self.retention[0] < self.retention[1]
         total = 0
         for variant in self.variants.values():
@@ -168,7 +168,7 @@ class PolicySpace:
         return total
 
     def to_dict(self) -> dict[str, Any]:
-        """The ranges, for reports and for telling two studies apart."""
+        """Return the ranges, for reports and to identify a study."""
         asked = {
             f"{prefix}/{knob.name}".removeprefix(f"{self.policy.name}/"): knob.to_dict()
             for variant in self.variants.values()
@@ -194,10 +194,10 @@ class Space:
         return self.entries[trial.suggest_categorical("policy", list(self.entries))].suggest(trial, solve)
 
     def size(self) -> int | None:
-        """How many distinct candidates there are; None for endlessly many."""
+        """Count the distinct candidates; None for endlessly many."""
         sizes = [entry.size() for entry in self.entries.values()]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """The ranges, for reports and for telling two studies apart."""
+        """Return the ranges, for reports and to identify a study."""
         return {name: entry.to_dict() for name, entry in self.entries.items()}

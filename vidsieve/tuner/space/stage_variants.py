@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from vidsieve.framework.errors import PolicyError, UsageError, suggest
-from vidsieve.framework.policy.alternatives import WORDS
-from vidsieve.framework.policy.policy import BoundStage, Policy
+from vidsieve.framework.policy.composition import BoundStage
+from vidsieve.framework.policy.file import CHOICES
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.space.knobs import STAGES, Knob, knobs_of
 
 OFF = "(off)"
@@ -38,7 +39,7 @@ class Variant:
     knobs: tuple[Knob, ...]
 
     def parameters(self, published: Policy) -> Iterator[tuple[str, Knob]]:
-        """(prefix of the Optuna parameter, knob). Two stages that share a label differ in it."""
+        """Yield (prefix of the Optuna parameter, knob). Two stages that share a label differ in it."""
         uses = {bound.label: bound.use for bound in published.stages}
         for knob in self.knobs:
             bound = self._bound(knob)
@@ -46,7 +47,7 @@ class Variant:
             yield f"{published.name}/{bound.use}" if other else published.name, knob
 
     def value(self, knob: Knob) -> Any:
-        """What the policy sets for a knob."""
+        """Return what the policy sets for a knob."""
         return getattr(self._bound(knob).stage, knob.name.rpartition(".")[2])
 
     def _bound(self, knob: Knob) -> BoundStage:
@@ -55,7 +56,7 @@ class Variant:
 
 
 def places_of(policy: Policy) -> tuple[Place, ...]:
-    """The places of `policy` with more than one choice that makes sense, or another than the published one.
+    """List the places of `policy` with more than one valid choice, or another than the published one.
 
     Raises:
         UsageError: `search: stages:` names an unknown stage, is of a wrong form, wants what never makes a policy, or
@@ -85,14 +86,14 @@ def places_of(policy: Policy) -> tuple[Place, ...]:
 
 
 def decode_only(policy: Policy) -> frozenset[str]:
-    """Labels of the stages that do nothing before the first token."""
+    """List the labels of the stages that do nothing before the first token."""
     return frozenset(bound.label for bound in policy.stages if bound.stage.hooks() == ("prune_kv",))
 
 
 def variants_of(
     policy: Policy, places: Sequence[Place], offers: frozenset[str] | None, idle: frozenset[str] = frozenset()
 ) -> dict[tuple[str, ...], Variant]:
-    """Every combination of what may stand at `places` that makes a policy and needs no more than `offers`.
+    """Make every combination at `places` that is a valid policy and needs no more than `offers`.
 
     The settings of the stages labelled `idle` are not searched.
 
@@ -107,7 +108,7 @@ def variants_of(
 
 
 def _wanted(policy: Policy) -> Mapping[str, Any]:
-    """The `stages` of the `search:` section."""
+    """Read the `stages` of the `search:` section."""
     wanted = policy.search.get(STAGES, {})
     where = f"policy {policy.name!r}, search: stages"
     if not isinstance(wanted, Mapping):
@@ -120,7 +121,7 @@ def _wanted(policy: Policy) -> Mapping[str, Any]:
 
 
 def _place(policy: Policy, bound: BoundStage, wanted: Any) -> Place:
-    """What may stand at the place of `bound`."""
+    """List the choices at the place of `bound`."""
     if wanted is None or wanted == "fixed":
         optional = wanted is None and bound.stage.optional
         return Place(bound.label, bound.use, (bound.use, OFF) if optional else (bound.use,))
@@ -128,7 +129,7 @@ def _place(policy: Policy, bound: BoundStage, wanted: Any) -> Place:
         return Place(bound.label, bound.use, (bound.use, OFF), asked=True)
     where = f"policy {policy.name!r}, search: stages: {bound.label}"
     if not isinstance(wanted, list | tuple) or not wanted or len(set(map(str, wanted))) < len(wanted):
-        raise UsageError(f"{where}: expected {', '.join(WORDS)} or a list of different stages, got {wanted!r}.")
+        raise UsageError(f"{where}: expected {', '.join(CHOICES)} or a list of different stages, got {wanted!r}.")
     known = (bound.use, *(other.use for other in policy.alternatives.get(bound.label, ())))
     for name in wanted:
         if name not in known:
@@ -140,7 +141,7 @@ def _place(policy: Policy, bound: BoundStage, wanted: Any) -> Place:
 
 
 def _combinations(policy: Policy, places: Sequence[Place]) -> dict[tuple[str, ...], Policy]:
-    """Those that make a policy."""
+    """Make the combinations that are valid policies."""
     found = {}
     for key in itertools.product(*(place.choices for place in places)):
         try:
@@ -151,7 +152,7 @@ def _combinations(policy: Policy, places: Sequence[Place]) -> dict[tuple[str, ..
 
 
 def _made(policy: Policy, chosen: Mapping[Place, str]) -> Policy:
-    """`policy` with its places filled as chosen. Raises PolicyError if that makes no sense."""
+    """Make `policy` with its places filled as chosen. Raises PolicyError if that is no valid policy."""
     without = [place.label for place, choice in chosen.items() if choice == OFF]
     instead = {
         place.label: next(each for each in policy.alternatives[place.label] if each.use == choice)
@@ -163,10 +164,10 @@ def _made(policy: Policy, chosen: Mapping[Place, str]) -> Policy:
 
 def _refuse_choice(policy: Policy, place: Place, choice: str) -> None:
     """Say why a choice that the author asked for is never one."""
-    told = "it cannot be left out" if choice == OFF else f"{choice!r} cannot stand there"
+    refusal = "it cannot be left out" if choice == OFF else f"{choice!r} cannot stand there"
     try:
         _made(policy, {place: choice})
         why = "no combination with the other choices makes a policy"
     except PolicyError as error:
         why = str(error).splitlines()[0]
-    raise UsageError(f"policy {policy.name!r}, search: stages: {place.label}: {told}: {why}")
+    raise UsageError(f"policy {policy.name!r}, search: stages: {place.label}: {refusal}: {why}")

@@ -1,1 +1,1 @@
-"""The search on disk: one Optuna study under a lock, told apart by a fingerprint, resumed where it stopped."""
+"""The search on disk: one Optuna study under a lock, identified by a fingerprint, resumed where it stopped."""

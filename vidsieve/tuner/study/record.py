@@ -1,21 +1,30 @@
-"""Outcomes and findings as JSON, exact to the last digit, so that a resumed search goes on from the same numbers."""
+"""Outcomes, trial results and bounds as JSON, exact to the last digit, for a study that is resumed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from vidsieve.framework.errors import TuneError
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example, Outcome
+from vidsieve.tuner.examples import LEAST, digests
 from vidsieve.tuner.judge.scoring import Score
+from vidsieve.tuner.judge.statistics import Interval
+from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measure.measurement import Measurement, Target
+from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.search.trial import TrialResult
-from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.space.search_space import Candidate, PolicySpace, Space
 
 LATENCY = TypeAdapter(Latency)
 
 
 def outcomes_to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The numbers of `outcomes`, column by column; examples are known by their order."""
+    """Return the numbers of `outcomes`, column by column; examples are known by their order."""
     return {
         "correct": [outcome.correct for outcome in outcomes],
         "p_gold": [outcome.p_gold for outcome in outcomes],
@@ -24,9 +33,20 @@ def outcomes_to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def outcomes_from_json(stored: Mapping[str, Any], examples: Sequence[Example]) -> tuple[Outcome, ...]:
-    """The outcomes again; they answer the first of `examples`."""
+def outcomes_from_json(
+    stored: Mapping[str, Any], examples: Sequence[Example], listed: Sequence[str] | None = None
+) -> tuple[Outcome, ...]:
+    """Rebuild the outcomes; they answer the first of `examples`.
+
+    `listed` are the digests of the examples they were made on, where these are not `examples`: those that are no longer
+    among `examples` are left out.
+    """
     columns = (stored["correct"], stored["p_gold"], stored["retention_ratio"], stored["prediction"])
+    if listed is not None:
+        by_digest = dict(zip(digests(examples), examples, strict=True))
+        rows = [row for row in zip(listed, *columns, strict=False) if row[0] in by_digest]
+        examples = [by_digest[row[0]] for row in rows]
+        columns = tuple([row[column] for row in rows] for column in range(1, 5))  # type: ignore[assignment]
     return tuple(
         Outcome(
             example_id=example.id,
@@ -42,7 +62,7 @@ def outcomes_from_json(stored: Mapping[str, Any], examples: Sequence[Example]) -
 
 
 def trial_result_to_json(trial_result: TrialResult) -> dict[str, Any]:
-    """Everything about a finding but its parameters, which the trial itself holds."""
+    """Return everything of a trial result but its parameters, which the trial itself holds."""
     return {
         "number": trial_result.number,
         "verdict": trial_result.verdict,
@@ -61,12 +81,17 @@ def trial_result_to_json(trial_result: TrialResult) -> dict[str, Any]:
 
 
 def trial_result_from_json(
-    stored: Mapping[str, Any], candidate: Candidate | None, examples: Sequence[Example]
+    stored: Mapping[str, Any],
+    candidate: Candidate | None,
+    examples: Sequence[Example],
+    listed: Sequence[str] | None = None,
 ) -> TrialResult:
-    """The finding again, with the candidate that its trial's parameters make."""
+    """Rebuild a result with the candidate that its trial's parameters make; `listed` as for `outcomes_from_json`."""
     score = None
     if stored["outcomes"] is not None:
-        score = Score(outcomes_from_json(stored["outcomes"], examples), stored["scorer"], pruned=stored["pruned"])
+        outcomes = outcomes_from_json(stored["outcomes"], examples, listed)
+        if len(outcomes) >= LEAST:
+            score = Score(outcomes, stored["scorer"], pruned=stored["pruned"])
     return TrialResult(
         number=stored["number"],
         candidate=candidate,
@@ -79,3 +104,85 @@ def trial_result_from_json(
         change_error=stored["change_error"],
         reason=stored["reason"],
     )
+
+
+def explored_to_dict(measurement: Measurement, explored: Explored) -> dict[str, Any]:
+    """Return bounds, space, floor and curves as JSON can hold them; every number in full."""
+    bounds = explored.bounds
+    plain = {field.name: getattr(bounds, field.name) for field in fields(bounds)}
+    plain |= {"baseline": asdict(bounds.baseline), "floor": asdict(bounds.floor)}
+    plain |= {"limits": dict(bounds.limits), "set_aside": dict(bounds.set_aside)}
+    plain |= {"policies": list(bounds.policies), "warnings": list(bounds.warnings)}
+    return {
+        "bounds": plain,
+        # a list: Optuna needs the policies in the very same order, and a mapping may come back sorted
+        "space": [
+            {
+                "policy": name,
+                "hash": entry.policy.hash,
+                "retention": list(entry.retention) if entry.retention else None,
+                "solved": entry.solved,
+            }
+            for name, entry in explored.space.entries.items()
+        ],
+        "floor": {"policy": explored.floor.name, "retention_ratio": explored.floor.retention_ratio},
+        "target": asdict(measurement.target),
+        "warnings": list(measurement.warnings),
+        "curves": [
+            {
+                "name": name,
+                "like": _name_of(curve.like, measurement.curves),
+                "points": [list(point) for point in curve.points],
+            }
+            for name, curve in measurement.curves.items()
+        ],
+    }
+
+
+def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], data: Mapping[str, Any]) -> Explored:
+    """Rebuild `Explored`; sets the measurement's target, curves and warnings as they were.
+
+    Raises:
+        TuneError: a policy of the study is not among `policies`, or is another one under that name.
+    """
+    by_name = {policy.name: policy for policy in policies}
+    entries = {}
+    for entry in data["space"]:
+        policy = _policy(by_name, entry["policy"])
+        if policy.hash != entry["hash"]:
+            raise TuneError(
+                f"study: policy {policy.name!r} was {entry['hash']} when it was measured and is {policy.hash} now; "
+                "start a new study."
+            )
+        retention = tuple(entry["retention"]) if entry["retention"] is not None else None
+        entries[policy.name] = PolicySpace.of(
+            policy, retention, solved=entry["solved"], bench=measurement.bench, metric=measurement.request.metric
+        )
+    floor = _policy(by_name, data["floor"]["policy"])
+    plain = dict(data["bounds"])
+    plain |= {"baseline": Interval(**plain["baseline"]), "floor": Interval(**plain["floor"])}
+    plain |= {"policies": tuple(plain["policies"]), "warnings": tuple(plain["warnings"])}
+    measurement.set_target(Target(**data["target"]))
+    measurement.warnings[:] = dict.fromkeys([*data["warnings"], *measurement.warnings])
+    measurement.curves = _curves(data["curves"])
+    floor = floor.with_(retention_ratio=data["floor"]["retention_ratio"])
+    return Explored(Bounds(**plain), Space(entries), floor)
+
+
+def _policy(by_name: Mapping[str, Policy], name: str) -> Policy:
+    if name not in by_name:
+        raise TuneError(f"study: it searches policy {name!r}, which is not given now; start a new study.")
+    return by_name[name]
+
+
+def _curves(plain: Sequence[Mapping[str, Any]]) -> dict[str, RetentionCurve]:
+    """Rebuild the curves; those like another are tied to it again."""
+    curves = {each["name"]: RetentionCurve(each["points"]) for each in plain}
+    for each in plain:
+        if each["like"] is not None:
+            curves[each["name"]].like = curves[each["like"]]
+    return curves
+
+
+def _name_of(curve: RetentionCurve | None, curves: Mapping[str, RetentionCurve]) -> str | None:
+    return next((name for name, each in curves.items() if each is curve), None)

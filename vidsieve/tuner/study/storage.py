@@ -1,12 +1,19 @@
-"""Opening a study's storage, and saying in plain words what a disk or a database refused."""
+"""Open and lock a study's storage, and turn errors of disk, database and server into sentences."""
 
+import contextlib
+import json
+import os
+import platform
 import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 from vidsieve.framework.errors import TuneError, UsageError, VidsieveError
 from vidsieve.tuner.trial_failure import StudyFailedError
@@ -18,7 +25,7 @@ SQLITE = "sqlite:///"
 
 
 def open_storage(place: Any) -> Any:
-    """The Optuna storage of a path (SQLite), of a URL (`sqlite:///`, `postgresql://`, `grpc://host:port`), or as given.
+    """Open the Optuna storage of a path (SQLite) or URL (`sqlite:///`, `postgresql://`, `grpc://host:port`).
 
     Raises:
         UsageError: a URL of an engine that is not installed or not known.
@@ -29,7 +36,7 @@ def open_storage(place: Any) -> Any:
     if place is None or not isinstance(place, str | Path):
         return place
     url = f"{SQLITE}{place}" if isinstance(place, Path) else place
-    with told(place):
+    with storage_errors(place):
         if url.startswith("grpc://"):
             return _grpc(url)
         if "://" not in url:
@@ -44,17 +51,17 @@ def open_storage(place: Any) -> Any:
             raise UsageError(f"`storage` {url.split('://')[0]}: its driver is not installed ({error}).") from None
         except Exception as error:
             if type(error).__name__ in ("NoSuchModuleError", "ArgumentError"):
-                raise UsageError(f"`storage` {shown(url)}: no such engine: {first_line(error)}.") from None
+                raise UsageError(f"`storage` {without_password(url)}: no such engine: {first_line(error)}.") from None
             raise
 
 
-def shown(place: Any) -> str:
-    """A place as it may be printed: without the password of its URL."""
+def without_password(place: Any) -> str:
+    """Write a storage's place for messages, without the password of its URL."""
     return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", str(place))
 
 
 def sqlite_path(place: Any) -> Path | None:
-    """The file behind a storage that is one; None for memory, servers and storages given as objects."""
+    """Return the SQLite file of a storage; None for memory, servers and storage objects."""
     if isinstance(place, Path):
         return place
     if isinstance(place, str) and place.startswith(SQLITE):
@@ -63,7 +70,7 @@ def sqlite_path(place: Any) -> Path | None:
 
 
 def _grpc(url: str) -> Any:
-    """A proxy to a storage server that Optuna runs elsewhere."""
+    """Connect to a storage server that Optuna runs elsewhere."""
     from optuna.storages import GrpcStorageProxy
 
     host, _, port = url.removeprefix("grpc://").rpartition(":")
@@ -80,7 +87,7 @@ def _grpc(url: str) -> Any:
 
 
 @contextmanager
-def told(place: Any) -> Iterator[None]:
+def storage_errors(place: Any) -> Iterator[None]:
     """Turn what a storage raises into a StudyFailedError that says what happened to the file and what to do."""
     import optuna
 
@@ -95,7 +102,7 @@ def told(place: Any) -> Iterator[None]:
         if "version" not in str(error).lower():
             raise
         raise StudyFailedError(
-            f"study {shown(place)}: was made by another version of Optuna: {first_line(error)}."
+            f"study {without_password(place)}: was made by another version of Optuna: {first_line(error)}."
         ) from None
     except Exception as error:
         if _sql_cause(error) is None and not _of_grpc(error):
@@ -103,8 +110,8 @@ def told(place: Any) -> Iterator[None]:
         raise StudyFailedError(_sentence(place, error)) from None
 
 
-def patiently(work: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
-    """Do `work`; where a storage is busy or away for a moment, wait and do it again. The last failure is raised."""
+def with_retries(work: Callable[[], T], sleep: Callable[[float], None] = time.sleep) -> T:
+    """Do `work`, again after a pause where a storage is busy or away. The last failure is raised."""
     for pause_s in PAUSES_S:
         try:
             return work()
@@ -122,10 +129,10 @@ def _passing(error: BaseException) -> bool:
 
 
 def _sentence(place: Any, error: BaseException) -> str:
-    text, place = _all_text(error), shown(place)
+    text, place = _all_text(error), without_password(place)
     resume = "Nothing that was finished is lost: run the same command again"
     if _of_grpc(error):
-        return f"study {place}: the storage server no longer answers ({_grpc_told(error)}). Start it again. {resume}."
+        return f"study {place}: the storage server no longer answers ({_grpc_reason(error)}). Start it again. {resume}."
     if "disk is full" in text or "no space left" in text or "disk i/o" in text:
         return f"study {place}: the disk is full. Make room. {resume}."
     if "locked" in text:
@@ -138,7 +145,7 @@ def _sentence(place: Any, error: BaseException) -> str:
 
 
 def _sql_cause(error: BaseException) -> BaseException | None:
-    """The database's own error in the chain of causes, or None."""
+    """Find the database's own error in the chain of causes, or None."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, sqlite3.Error) or type(seen).__module__.startswith("sqlalchemy"):
@@ -152,15 +159,15 @@ def _of_grpc(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] == "grpc" for kind in type(error).__mro__)
 
 
-def _grpc_told(error: Any) -> str:
-    """What gRPC says happened: its code and details, where it gives them."""
+def _grpc_reason(error: Any) -> str:
+    """Return gRPC's code and details, where it gives them."""
     code, details = getattr(error, "code", None), getattr(error, "details", None)
     parts = [code().name.lower() if callable(code) and code() else "", details() if callable(details) else ""]
     return ": ".join(part for part in parts if part) or first_line(error)
 
 
 def _all_text(error: BaseException) -> str:
-    """Messages and kinds of an error and of all that caused it, in lower case."""
+    """Join the messages and kinds of an error and of its causes, in lower case."""
     parts, seen = [], error
     while seen is not None:
         parts.append(f"{type(seen).__name__}: {seen}")
@@ -169,5 +176,47 @@ def _all_text(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """An error in one line."""
+    """Return the first line of an error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class StudyLock:
+    """Lock `<study>.lock` from construction to `release`; `<study>.holder` names the process that has it.
+
+    Raises:
+        TuneError: another process holds it (the message says which), or the folder cannot be written to.
+    """
+
+    def __init__(self, study: Path) -> None:
+        if not study.parent.is_dir():
+            raise TuneError(f"study {study}: the folder {study.parent} does not exist. Make it first.")
+        self._holder = study.with_name(f"{study.name}.holder")
+        self._lock = FileLock(study.with_name(f"{study.name}.lock"), timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise TuneError(
+                f"study {study}: {self._holder_words()} is working on it. Wait for it, stop it, or name "
+                "another `study`."
+            ) from None
+        except OSError as error:
+            raise TuneError(f"study {study}: cannot be locked: {error.strerror or error}.") from None
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"pid": os.getpid(), "host": platform.node(), "since": now}
+        # who holds it is a courtesy: a full disk must not keep the holder from working
+        with contextlib.suppress(OSError):
+            self._holder.write_text(json.dumps(about), encoding="utf-8")
+
+    def _holder_words(self) -> str:
+        """Name the process that has the lock, as far as it is known."""
+        try:
+            about = json.loads(self._holder.read_text(encoding="utf-8"))
+            return f"another tuner (process {about['pid']} on {about['host']}, since {about['since']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another tuner"
+
+    def release(self) -> None:
+        """Release the lock."""
+        with contextlib.suppress(OSError):
+            self._holder.unlink()
+        self._lock.release()

@@ -1,6 +1,5 @@
 """`Study`: the Optuna study of a search, in memory, in one SQLite file under a lock, or on a server others share."""
 
-import json
 import os
 import platform
 import time
@@ -14,34 +13,46 @@ import numpy as np
 
 from vidsieve.framework.errors import TuneError, UsageError
 from vidsieve.framework.task import Example
+from vidsieve.tuner.examples import list_name
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate, Space
-from vidsieve.tuner.study.fingerprint import canonical, differences
-from vidsieve.tuner.study.lock import StudyLock
 from vidsieve.tuner.study.record import trial_result_from_json, trial_result_to_json
-from vidsieve.tuner.study.storage import open_storage, patiently, shown, sqlite_path, told
+from vidsieve.tuner.study.storage import (
+    StudyLock,
+    open_storage,
+    sqlite_path,
+    storage_errors,
+    with_retries,
+    without_password,
+)
 
 SQLITE_TAILS = ("-journal", "-wal", "-shm")
-"""What a killed process leaves beside a SQLite file, and what that file is broken without."""
+"""What a killed process leaves next to a SQLite file, and what that file is broken without."""
 RETRIES = 3
 WAIT_S = 1.0
 SPACE = "explored"
 """Where a search keeps what it measured before its first trial."""
 ALIVE_S = 900.0
 HOLDER = "holder"
+LISTS, SPLITS = "example lists", "example splits"
 BLOB = "vidsieve"
-"""The attribute of a trial that holds its finding; the others are for people who look into the study."""
+"""The attribute of a trial that holds its result; the others are for people who open the study."""
 
 
 class StudyMismatchError(UsageError):
-    """The study that is there belongs to another search. `fields` holds one line a difference."""
+    """The study that is there belongs to another search. `fields` holds one line a difference.
 
-    def __init__(self, place: Any, fields: Sequence[str]) -> None:
+    `left` says which of its examples are left where nothing but the data differs.
+    """
+
+    def __init__(self, place: Any, fields: Sequence[str], left: str = "") -> None:
         self.fields = list(fields)
         elsewhere = "name another `study`, or start anew with `fresh` (the old file is kept)."
         if "://" in str(place) and sqlite_path(place) is None:
             elsewhere = "or name another `study_name`."
+        if left:
+            elsewhere = f"or give `skip_bad` to go on with the examples that are left ({left}), {elsewhere}"
         super().__init__(
             f"study {place}: holds another search, and going on with it would mix two:\n"
             + "\n".join(fields)
@@ -50,7 +61,7 @@ class StudyMismatchError(UsageError):
 
 
 class Study:
-    """Asks and tells, and keeps what a search must not lose. `resumed`: it held something when it was opened.
+    """The trials and records of a search in an Optuna study. `resumed`: it held some when it was opened.
 
     `shared` studies live on a server: several tuners add trials, and trials that run may be another's.
 
@@ -60,9 +71,11 @@ class Study:
     """
 
     def __init__(self, request: TuneRequest) -> None:
-        self.place, self._request = shown(request.storage), request
+        self.place, self._request = without_password(request.storage), request
         path = sqlite_path(request.storage)
         self._holding = False
+        self._lists: dict[str, list[str]] = {}
+        self._search_list: str | None = None
         self._lock = StudyLock(path) if path is not None else None
         try:
             if path is not None and request.fresh:
@@ -77,10 +90,10 @@ class Study:
             raise
 
     def _open(self, request: TuneRequest) -> Any:
-        """The study, made if need be; a joining tuner must find it there."""
+        """Open or create the study; a joining tuner must find it there."""
         import optuna
 
-        with told(self.place), quiet():
+        with storage_errors(self.place), quiet():
             storage = open_storage(request.storage)
             if request.join:
                 return self._join(storage)
@@ -117,8 +130,10 @@ class Study:
             n_startup_trials=max(4, min(10, self._request.trials // 3)),
         )
 
-    def claim(self, fields: Mapping[str, str]) -> None:
+    def claim(self, fields: Mapping[str, str], *, anew: bool = False) -> None:
         """Write the fingerprint, or check it; a tuner that joins waits for the first one's measurements.
+
+        `anew` writes over the one that is there.
 
         Raises:
             StudyMismatchError: with every field that differs.
@@ -126,10 +141,12 @@ class Study:
         """
         if self._request.join:
             self._wait_for("fingerprint")
-        stored = self.get("fingerprint")
+        stored = None if anew else self.get("fingerprint")
         if stored is None:
-            self.put("fingerprint", json.loads(canonical(fields)))
-            return
+            self.put("fingerprint", dict(fields))
+            if not anew:
+                return
+            stored = fields
         wrong = differences(stored, fields)
         if wrong:
             raise StudyMismatchError(self.place, wrong)
@@ -139,7 +156,7 @@ class Study:
             self._reap()
 
     def _wait_for(self, key: str) -> None:
-        """Until the tuner that started a shared search has put `key` there: both must search the very same space."""
+        """Wait until the tuner that started a shared search has put `key` there: both must search the same space."""
         while self.get(key) is None:
             holder = self.get(HOLDER)
             if not holder or not _alive(holder):
@@ -150,75 +167,100 @@ class Study:
             time.sleep(WAIT_S)
 
     def _reap(self) -> None:
-        """Under the lock no one else is at work: a trial that still runs died with its tuner, and is asked again."""
+        """Queue trials again that were running when their tuner died: under the lock no other tuner is at work."""
         for trial in self.optuna.get_trials(deepcopy=False):
             if trial.state.name == "RUNNING":
                 self.abandon(trial.number, trial.params, trial.user_attrs.get("retry", 0))
 
     def abandon(self, number: int, params: Mapping[str, Any], retry: int) -> None:
         """End a trial without a result, and put its parameters back in the queue a few times at most."""
-        with told(self.place):
-            trial = patiently(lambda: self.optuna.get_trials(deepcopy=False))[number]
+        with storage_errors(self.place):
+            trial = with_retries(lambda: self.optuna.get_trials(deepcopy=False))[number]
             if trial.state.is_finished():
-                return  # told in the very moment of the interruption: nothing is lost
+                return  # recorded at the very moment of the interruption: nothing is lost
             # what was asked for is known before the space has suggested it, or all of it
             params = {**trial.system_attrs.get("fixed_params", {}), **params}
             if params and retry < RETRIES:
                 # queued first: one that is killed between the two asks twice, which is better than never
-                patiently(lambda: self.optuna.enqueue_trial(dict(params), user_attrs={"retry": retry + 1}))
-            patiently(lambda: self.optuna.tell(number, state=_state("FAIL"), skip_if_finished=True))
+                with_retries(lambda: self.optuna.enqueue_trial(dict(params), user_attrs={"retry": retry + 1}))
+            with_retries(lambda: self.optuna.tell(number, state=_state("FAIL"), skip_if_finished=True))
 
     def get(self, key: str) -> Any:
-        """What was put under `key`, or None."""
-        with told(self.place):
-            return patiently(lambda: self.optuna.user_attrs).get(key)
+        """Return what was put under `key`, or None."""
+        with storage_errors(self.place):
+            return with_retries(lambda: self.optuna.user_attrs).get(key)
 
     def put(self, key: str, value: Any) -> None:
         """Keep a JSON-able value under `key`."""
-        with told(self.place):
-            patiently(lambda: self.optuna.set_user_attr(key, value))
+        with storage_errors(self.place):
+            with_retries(lambda: self.optuna.set_user_attr(key, value))
         if self._holding and key != HOLDER:
-            self._beat()
+            self._heartbeat()
+
+    def keep_examples(self, digests: Mapping[str, Sequence[str]]) -> None:
+        """Keep which examples each split has now; lists of earlier sessions stay, for the outcomes made on them."""
+        splits = {split: list_name(names) for split, names in digests.items()}
+        known = list(self.get(LISTS) or [])
+        for split, name in splits.items():
+            if name not in known:
+                self.put(f"examples {name}", list(digests[split]))
+                known.append(name)
+        if splits != self.get(SPLITS):
+            self.put(LISTS, known)
+            self.put(SPLITS, splits)
+        self._lists = {name: self.get(f"examples {name}") for name in known}
+        self._search_list = splits["search"]
+
+    def example_lists(self) -> dict[str, list[str]]:
+        """Return all lists of examples that outcomes in the study were made on, by name."""
+        return self._lists
+
+    def example_digests(self) -> dict[str, list[str]] | None:
+        """Return which examples each split had in the last session; None before the first."""
+        splits = self.get(SPLITS)
+        return None if splits is None else {split: self.get(f"examples {name}") for split, name in splits.items()}
 
     def enqueue(self, params: Mapping[str, Any]) -> None:
-        """Ask for these parameters soon, once."""
-        with told(self.place), quiet():
-            patiently(lambda: self.optuna.enqueue_trial(dict(params), skip_if_exists=True))
+        """Queue these parameters, once."""
+        with storage_errors(self.place), quiet():
+            with_retries(lambda: self.optuna.enqueue_trial(dict(params), skip_if_exists=True))
 
     def ask(self) -> Any:
-        """The next trial."""
-        with told(self.place), quiet():
-            return patiently(self.optuna.ask)
+        """Ask the sampler for the next trial."""
+        with storage_errors(self.place), quiet():
+            return with_retries(self.optuna.ask)
 
     def tell(self, trial: Any, trial_result: TrialResult) -> None:
         """Give the study the constraints, then the value: a trial without constraints would count as feasible."""
-        with told(self.place), quiet():
+        with storage_errors(self.place), quiet():
             for name, amount in trial_result.violation.items():
-                patiently(lambda n=name, a=amount: trial.set_constraint(n, a))  # type: ignore[misc]
+                with_retries(lambda n=name, a=amount: trial.set_constraint(n, a))  # type: ignore[misc]
             for name, value in _readable(trial_result).items():
-                patiently(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
-            patiently(lambda: trial.set_user_attr(BLOB, trial_result_to_json(trial_result)))
-            # told twice is told once: the first answer of a server may have got lost
-            patiently(lambda: self.optuna.tell(trial, trial_result.value, skip_if_finished=True))
+                with_retries(lambda n=name, v=value: trial.set_user_attr(n, v))  # type: ignore[misc]
+            blob = trial_result_to_json(trial_result) | {"examples": self._search_list}
+            with_retries(lambda: trial.set_user_attr(BLOB, blob))
+            # recording twice is harmless: the first answer of a server may have got lost
+            with_retries(lambda: self.optuna.tell(trial, trial_result.value, skip_if_finished=True))
         if self._holding:
-            self._beat()
+            self._heartbeat()
 
     def trial_results(self, space: Space, examples: Sequence[Example]) -> list[TrialResult]:
-        """All finished trials as findings, in their order, numbered from 1.
+        """Rebuild the results of all finished trials, in their order, numbered from 1.
 
         Raises:
-            TuneError: a trial makes another policy now than it did when it was told.
+            TuneError: a trial makes another policy now than it did when it ran.
         """
         found: list[TrialResult] = []
-        with told(self.place):
-            trials = patiently(lambda: self.optuna.get_trials(deepcopy=False))
+        with storage_errors(self.place):
+            trials = with_retries(lambda: self.optuna.get_trials(deepcopy=False))
         for trial in trials:
             stored = trial.user_attrs.get(BLOB)
             if trial.state.name != "COMPLETE" or stored is None:
                 continue
             candidate = self._candidate(space, trial.params, stored)
             stored = {**stored, "number": len(found) + 1}
-            found.append(trial_result_from_json(stored, candidate, examples))
+            listed = self._lists.get(stored["examples"]) if stored["examples"] != self._search_list else None
+            found.append(trial_result_from_json(stored, candidate, examples, listed))
         return found
 
     def _candidate(self, space: Space, params: Mapping[str, Any], stored: Mapping[str, Any]) -> Candidate | None:
@@ -232,7 +274,7 @@ class Study:
         return candidate
 
     def _hold(self) -> None:
-        """On a server there is no lock: whoever started the search says so, and is believed while it shows life."""
+        """Claim a study on a server, where there is no lock, by a heartbeat; refuse while another's is recent."""
         holder = self.get(HOLDER)
         me = {"pid": os.getpid(), "host": platform.node()}
         if holder and not _same(holder, me) and _alive(holder):
@@ -241,13 +283,13 @@ class Study:
                 "Give `join` to help it, or wait for it."
             )
         self._holding = True
-        self._beat()
+        self._heartbeat()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         self.put(HOLDER, {"pid": os.getpid(), "host": platform.node(), "beat_s": time.time()})
 
     def close(self) -> None:
-        """Let others in. Twice is once."""
+        """Release the study; safe to call twice."""
         if self._holding:
             self._holding = False
             # once is enough: where the server has gone, others see that nobody shows life
@@ -259,7 +301,7 @@ class Study:
 
 
 def rebuilt(space: Space, params: Mapping[str, Any], retention_ratio: float | None) -> Candidate:
-    """The candidate that a finished trial's parameters make, at the retention ratio it ran with."""
+    """Rebuild the candidate of a finished trial's parameters, at the retention ratio it ran with."""
     import optuna
 
     with quiet():
@@ -286,19 +328,29 @@ def set_aside(path: Path) -> Path | None:
     return aside
 
 
+def differences(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """List the fields that differ, a line each; empty if the two searches are one."""
+    names = [*stored, *(name for name in now if name not in stored)]
+    return [
+        f"  {name}: {stored.get(name, 'not there')} in the study, {now.get(name, 'not there')} now"
+        for name in names
+        if stored.get(name) != now.get(name)
+    ]
+
+
 def _readable(trial_result: TrialResult) -> dict[str, Any]:
-    """What someone who looks into the study with another program wants to see of a trial."""
-    told_of: dict[str, Any] = {"verdict": trial_result.verdict}
+    """Return what a person who opens the study with another program wants to see of a trial."""
+    columns: dict[str, Any] = {"verdict": trial_result.verdict}
     if trial_result.reason:
-        told_of["reason"] = trial_result.reason
+        columns["reason"] = trial_result.reason
     if trial_result.candidate is not None:
-        told_of["policy"] = trial_result.policy.name
-        told_of["retention_ratio"] = trial_result.policy.retention_ratio
+        columns["policy"] = trial_result.policy.name
+        columns["retention_ratio"] = trial_result.policy.retention_ratio
     if trial_result.latency is not None:
-        told_of["latency_ratio"] = trial_result.latency.ratio.value
+        columns["latency_ratio"] = trial_result.latency.ratio.value
     if trial_result.change is not None:
-        told_of["change_points"] = 100 * trial_result.change
-    return told_of
+        columns["change_points"] = 100 * trial_result.change
+    return columns
 
 
 def _same(holder: Mapping[str, Any], me: Mapping[str, Any]) -> bool:
@@ -330,7 +382,7 @@ def _state(name: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Optuna marks `multivariate` and `group` experimental; that is our choice and not news for the user."""
+    """Silence Optuna's notices that `multivariate` and `group` are experimental."""
     import optuna
 
     with warnings.catch_warnings():

@@ -1,0 +1,133 @@
+"""Each assumption about transformers beyond its public interface: that it holds, and the error where it does not."""
+
+import copy
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from adapters import test_llava_onevision, test_qwen3_vl
+from torch import nn
+
+import vidsieve.adapters.transformers_internals as internals
+from vidsieve.adapters.decoder.attention_rows import queries_and_keys
+from vidsieve.framework.errors import ModelError
+from vidsieve.testing.adapter_kit import Row, policy_of
+from vidsieve.testing.adapter_kv_kit import TopKV
+from vidsieve.testing.adapter_runs import run
+
+RELEASE = f"transformers {transformers.__version__}".replace(".", r"\.")
+
+
+@pytest.fixture(scope="module")
+def qwen3() -> Any:
+    """M-RoPE and DeepStack; no test may touch it."""
+    return test_qwen3_vl.TestQwen3VL().build_model()
+
+
+@pytest.fixture(scope="module")
+def one_axis() -> Any:
+    """A model with one position axis; no test may touch it."""
+    return test_llava_onevision.TestLlavaOnevision().build_model()
+
+
+def test_attention_is_named_in_the_configuration_and_a_renamed_copy_leaves_it(qwen3: Any) -> None:
+    config = qwen3.get_decoder().layers[0].self_attn.config
+    assert internals.attention_name(config) == "sdpa"
+    assert internals.attention_name(internals.renamed_attention(config, "other")) == "other"
+    assert internals.attention_name(config) == internals.attention_name(qwen3.config) == "sdpa"
+    assert internals.attention_name(SimpleNamespace(_attn_implementation=None)) == "eager"
+
+
+@pytest.mark.parametrize("name", ["_attn_implementation", "_attn_implementation_internal"])
+def test_a_configuration_without_these_names_is_an_error(name: str) -> None:
+    config = SimpleNamespace() if name == "_attn_implementation" else SimpleNamespace(_attn_implementation="sdpa")
+    with pytest.raises(ModelError, match=f"{RELEASE}.*_attn_implementation.*install"):
+        internals.renamed_attention(config, "other")
+
+
+def test_kernels_are_those_of_the_registry_or_eager_of_the_modules_file(qwen3: Any) -> None:
+    attention = qwen3.get_decoder().layers[0].self_attn
+    home = inspect.getmodule(type(attention))
+    assert internals.attention_kernel(attention, "eager") is home.eager_attention_forward  # type: ignore[union-attr]
+    assert internals.attention_kernel(attention, "sdpa").__name__ == "sdpa_attention_forward"
+    internals.register_attention("under-test", print)
+    assert internals.attention_kernel(attention, "under-test") is print
+    with pytest.raises(ModelError, match=f"{RELEASE}.*Linear has no `eager_attention_forward`"):
+        internals.attention_kernel(nn.Linear(1, 1), "eager")
+
+
+def test_attention_that_keeps_its_kernel_is_an_error_not_a_policy_without_effect(one_axis: Any) -> None:
+    model, kit = copy.deepcopy(one_axis), test_llava_onevision.TestLlavaOnevision()
+    decoder = model.get_decoder()
+    hidden = torch.zeros(1, 3, decoder.config.hidden_size)
+    embeddings = decoder.rotary_emb(hidden, torch.arange(3)[None])
+    assert queries_and_keys(decoder.layers[1], 1, hidden, embeddings).layer == 1
+    for layer in decoder.layers:
+        layer.self_attn = _KeepsKernel(layer.self_attn)
+    with pytest.raises(ModelError, match=f"{RELEASE}.*_KeepsKernel does not look"):
+        queries_and_keys(decoder.layers[1], 1, hidden, embeddings)
+    with pytest.raises(ModelError, match=f"{RELEASE}.*_KeepsKernel does not look"):
+        run(model, policy_of(TopKV()), kit.make_inputs(model, Row()))
+
+
+class _KeepsKernel(nn.Module):
+    """Attention that chose its kernel when it was made."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.inner(*args, **kwargs)
+
+
+def test_a_decoder_has_a_rotary_module_of_states_and_positions(qwen3: Any, one_axis: Any) -> None:
+    for model in (qwen3, one_axis):
+        names = list(inspect.signature(internals.rotary_of(model.get_decoder()).forward).parameters)
+        assert names[1] == "position_ids"
+    with pytest.raises(ModelError, match=f"{RELEASE}.*Linear has no `rotary_emb`"):
+        internals.rotary_of(nn.Linear(1, 1))
+
+
+def test_deepstack_goes_through_one_method(qwen3: Any, one_axis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = qwen3.get_decoder()
+    step = internals.deepstack_step(decoder)
+    assert step is not None
+    assert len(inspect.signature(step).parameters) == 3
+    assert internals.deepstack_step(one_axis.get_decoder()) is None
+    monkeypatch.delattr(type(decoder), internals.DEEPSTACK)
+    with pytest.raises(ModelError, match=f"{RELEASE}.*_deepstack_process"):
+        internals.deepstack_step(decoder)
+
+
+def test_caches_have_layers_with_keys_and_can_be_reordered() -> None:
+    cache = transformers.DynamicCache()
+    cache.update(torch.zeros(2, 1, 3, 4), torch.zeros(2, 1, 3, 4), 0)
+    assert internals.cached_keys(cache, 0).shape == (2, 1, 3, 4)
+    internals.beam_reorder(cache)(torch.tensor([1, 0]))
+    with pytest.raises(ModelError, match=f"{RELEASE}.*`keys`"):
+        internals.cached_keys(SimpleNamespace(layers=[object()]), 0)
+    with pytest.raises(ModelError, match=f"{RELEASE}.*`reorder_cache`"):
+        internals.beam_reorder(object())
+
+
+def test_mrope_is_numbered_by_get_rope_index(qwen3: Any, one_axis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = internals.rope_index(qwen3)
+    assert number is not None
+    assert {"input_ids", "attention_mask", "video_grid_thw"} <= set(inspect.signature(number).parameters)
+    assert internals.rope_index(one_axis) is None
+    assert internals.rope_index(qwen3.get_decoder()) is None
+    monkeypatch.delattr(type(qwen3.base_model), "get_rope_index")
+    with pytest.raises(ModelError, match=f"{RELEASE}.*M-RoPE.*get_rope_index"):
+        internals.rope_index(qwen3)
+
+
+def test_the_vision_side_is_one_method_a_modality(one_axis: Any) -> None:
+    kit = test_llava_onevision.TestLlavaOnevision()
+    encode = internals.vision_encoder(one_axis, "video")
+    assert encode is not None
+    assert internals.needed(encode(**kit.make_video(0), return_dict=True), "pooler_output") is not None
+    assert internals.vision_encoder(one_axis.get_decoder(), "video") is None
