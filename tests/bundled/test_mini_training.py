@@ -221,6 +221,10 @@ def test_a_stage_ends_when_its_worst_kinds_are_fluent_or_its_steps_are_over() ->
     long = (dataclasses.replace(STAGES[0], most_steps=10_000), STAGES[1])
     turned = [quick.advance(long, Sort(4, 4), {"order": 1.0, "shape": 1.0}) for _ in range(200)]
     assert turned.index(True) == 59
+    larger = (long[0], dataclasses.replace(STAGES[1], main=Sort(6, 8)))
+    turning = Position()  # in a small window directions are not waited for
+    right = {"order": 1.0, "shape": 1.0, "first_direction": 0.2, "last_direction": 0.2}
+    assert any(turning.advance(larger, Sort(4, 4), right) for _ in range(70))
     unsure = Position()
     right = {"order": 0.5, "first_color": 0.9, "where": 0.9, "shape": 1.0, "exist": 1.0}
     assert not any(unsure.advance(long, Sort(4, 4), right) for _ in range(200))

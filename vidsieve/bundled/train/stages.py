@@ -13,7 +13,10 @@ from vidsieve.bundled.scene import Rung
 
 FLUENT: Final = 0.8
 WORST: Final = 3
-"""A stage ends when the running accuracy of its three worst kinds of question is at least this on average."""
+"""A stage ends when the running accuracy of its three worst kinds of question is at least this on average.
+
+Directions do not count in a window, where a leg of the disc crosses a cell or two.
+"""
 FEWEST_STEPS: Final = 60
 MEMORY: Final = 0.95
 
@@ -86,7 +89,9 @@ class Position:
         if sort == now.main:
             for kind, share in right.items():
                 self.skill[kind] = MEMORY * self.skill.get(kind, share) + (1 - MEMORY) * share
-        worst = sorted(self.skill.values())[:WORST]
+        small = now.main.cells < min(stages[-1].main.cells, 6)
+        counted = [share for kind, share in self.skill.items() if not (small and kind.endswith("direction"))]
+        worst = sorted(counted)[:WORST]
         fluent = self.since >= FEWEST_STEPS and bool(worst) and sum(worst) / len(worst) >= FLUENT
         if self.stage + 1 == len(stages) or not (fluent or self.since >= now.most_steps):
             return False
