@@ -10,10 +10,8 @@ from torch import Tensor
 
 import vidsieve
 from vidsieve.framework.errors import InputError
-from vidsieve.testing.adapter_kit import KeepRandom, Row, policy_of
-from vidsieve.testing.adapter_kv_kit import TopKV
-from vidsieve.testing.adapter_layer_kit import TopLayer
-from vidsieve.testing.adapter_runs import BATCHES, HALF, STEPS, run, traces
+from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
+from vidsieve.testing.adapter_kit import BATCHES, HALF, STEPS, KeepRandom, Row, policy_of, run, traces
 
 POLICIES = {
     "before": HALF,

@@ -12,11 +12,10 @@ from adapters import test_llava_onevision, test_qwen3_vl
 from torch import nn
 
 import vidsieve.adapters.transformers_internals as internals
-from vidsieve.adapters.decoder.attention_rows import queries_and_keys
+from vidsieve.adapters.attention_taps import queries_and_keys
 from vidsieve.framework.errors import ModelError
-from vidsieve.testing.adapter_kit import Row, policy_of
-from vidsieve.testing.adapter_kv_kit import TopKV
-from vidsieve.testing.adapter_runs import run
+from vidsieve.testing.adapter_decoder_kit import TopKV
+from vidsieve.testing.adapter_kit import Row, policy_of, run
 
 RELEASE = f"transformers {transformers.__version__}".replace(".", r"\.")
 

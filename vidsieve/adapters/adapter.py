@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from vidsieve.adapters.prompt.layouts import VideoLayout
-from vidsieve.adapters.vision.towers import Tower
-from vidsieve.adapters.vision.units import Units
+from vidsieve.adapters.layouts import VideoLayout
+from vidsieve.adapters.towers import Tower, Units
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
 VideoModel: TypeAlias = Any

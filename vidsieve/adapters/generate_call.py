@@ -12,8 +12,7 @@ from torch import Tensor
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
-from vidsieve.adapters.decoder.layer_pruning import LayerPrune
-from vidsieve.adapters.decoder.layer_refusals import refuse_settings
+from vidsieve.adapters.decoder.layer_pruning import LayerPrune, refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
 from vidsieve.adapters.generate_arguments import GenerateArguments
 from vidsieve.adapters.multi_turn import (
@@ -28,9 +27,8 @@ from vidsieve.adapters.multi_turn import (
 )
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns
-from vidsieve.adapters.prompt.new_pictures import new_inputs
 from vidsieve.adapters.prompt.positions import misreads_gaps, model_positions, original_rotation, reads_types
-from vidsieve.adapters.prompt.reading import placeholders_of, refuse_right_padding
+from vidsieve.adapters.prompt.reading import new_inputs, placeholders_of, refuse_right_padding
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
 from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
 from vidsieve.framework.errors import InputError, PolicyError

@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vidsieve.adapters.decoder.cached_columns import CachedColumns
-from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.prompt.columns import CachedColumns, Columns
 from vidsieve.framework.errors import InputError
 
 _NAME = "vidsieve_past"

@@ -11,25 +11,23 @@ from vidsieve.framework.errors import InputError, PolicyError, StageError, Usage
 from vidsieve.framework.records import INPUTS, SIGNALS
 from vidsieve.framework.report import Report
 from vidsieve.testing.adapter_kit import (
-    Breaks,
-    KeepAll,
-    Row,
-    adapter_of,
-    kept_columns,
-    policy_of,
-    rows_removed,
-    visual_places,
-)
-from vidsieve.testing.adapter_runs import (
     ALL,
     BATCHES,
     HALF,
     STEPS,
+    Breaks,
+    KeepAll,
     ModelKit,
+    Row,
+    adapter_of,
+    kept_columns,
     logits,
+    policy_of,
+    rows_removed,
     run,
     traces,
     unpatched,
+    visual_places,
 )
 
 

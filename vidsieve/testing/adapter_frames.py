@@ -13,8 +13,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, KeepFrames
 from vidsieve.framework.records import FrameBatch, VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.testing.adapter_kit import KeepRandom, Row, adapter_of, policy_of
-from vidsieve.testing.adapter_runs import HARDEST, ModelKit, logits, run
+from vidsieve.testing.adapter_kit import HARDEST, KeepRandom, ModelKit, Row, adapter_of, logits, policy_of, run
 
 PIXELS = "pixel_values_videos"
 

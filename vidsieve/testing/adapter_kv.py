@@ -9,30 +9,43 @@ from jaxtyping import Bool
 from torch import Tensor
 
 import vidsieve
+from vidsieve.framework.composition import Positions
 from vidsieve.framework.errors import PlanError, PolicyError, StageError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import KeepKV
-from vidsieve.framework.policy.composition import Positions
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage
-from vidsieve.testing.adapter_flash import flash_attention
-from vidsieve.testing.adapter_kit import KeepRandom, Row, adapter_of, policy_of
-from vidsieve.testing.adapter_kv_kit import AFTER, Force, Misbehaves, TopKV, masked_decode
-from vidsieve.testing.adapter_layer import points_of
-from vidsieve.testing.adapter_layer_kit import KeepLayer, TopLayer, masked, ranked, video_columns
-from vidsieve.testing.adapter_runs import (
+from vidsieve.testing.adapter_compile import flash_attention
+from vidsieve.testing.adapter_decoder_kit import (
+    AFTER,
+    Force,
+    KeepLayer,
+    Misbehaves,
+    TopKV,
+    TopLayer,
+    masked,
+    masked_decode,
+    ranked,
+    video_columns,
+)
+from vidsieve.testing.adapter_kit import (
     BATCHES,
     CHUNKS,
     HALF,
     HARDEST,
     STEPS,
+    KeepRandom,
     ModelKit,
+    Row,
+    adapter_of,
     logits,
     needs_chunks,
+    policy_of,
     run,
     traces,
     unpatched,
 )
+from vidsieve.testing.adapter_layer import points_of
 
 KV = policy_of(TopKV())
 

@@ -15,9 +15,20 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, KeepFrames
 from vidsieve.framework.records import FrameBatch, VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.testing.adapter_flash import flash_attention
-from vidsieve.testing.adapter_kit import Row, adapter_of, layouts_of, policy_of
-from vidsieve.testing.adapter_runs import BATCHES, HALF, ModelKit, logits, run, traces, unpatched
+from vidsieve.testing.adapter_compile import flash_attention
+from vidsieve.testing.adapter_kit import (
+    BATCHES,
+    HALF,
+    ModelKit,
+    Row,
+    adapter_of,
+    layouts_of,
+    logits,
+    policy_of,
+    run,
+    traces,
+    unpatched,
+)
 
 ATTENTION, BEFORE, CHANGE = "vision_attention", "pre_merger_features", "pixel_difference"
 

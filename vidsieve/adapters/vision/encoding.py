@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidsieve.adapters.adapter import VideoModel
-from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.adapters.transformers_internals import broken, needed, vision_encoder
 from vidsieve.framework.errors import InputError
 
