@@ -15,8 +15,8 @@ from checkpoint_fixtures import Invoke
 import vidsieve
 from vidsieve import load_policy
 from vidsieve.framework.errors import MediaError, TuneError, UsageError
-from vidsieve.harness.gpu_clocks import NEIGHBOUR
 from vidsieve.harness.model_bench import Workbench
+from vidsieve.harness.request_timing import NEIGHBOUR
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.stopping import SearchFailedError
 

@@ -59,7 +59,7 @@ def _check(setup: Setup, video: str | None, ask: str | None) -> None:
 def _open(chosen: "Chosen", video: str | None, ask: str | None) -> "tuple[Session, Example]":
     """A session on the one example that is asked."""
     from vidsieve.harness.data.example_choice import choose_task
-    from vidsieve.harness.data.unlabelled import OneVideo
+    from vidsieve.harness.data.user_data import OneVideo
 
     if video is not None:
         task = OneVideo.of_file(video, ask or "")
