@@ -18,7 +18,7 @@ from vidsieve.framework.errors import MediaError, TuneError, UsageError
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.request_timing import NEIGHBOUR
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.search.stopping import SearchFailedError
+from vidsieve.tuner.search.trial_loop import SearchFailedError
 
 SMALL = ("--trials", 2, "--examples", 4, "--policies", "vidcom2", "--frames", 8, "--in-process")
 BUNDLED = ("tune", "--model", "qwen2-vl", *SMALL)
