@@ -3,6 +3,7 @@
 import ast
 import importlib
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,19 @@ def test_no_imports_run_in_a_circle(room: str) -> None:
     files = [file for file in FILES if file.relative_to(PACKAGE).parts[0] == room and file.name != "__init__.py"]
     modules = {".".join(("vidsieve", *file.relative_to(PACKAGE).with_suffix("").parts)): file for file in files}
     assert circles({module: imported(file) for module, file in modules.items()}) == []
+
+
+def test_no_two_files_share_a_name() -> None:
+    counts = Counter(file.name for file in FILES if file.name != "__init__.py" and file.parent.name != "families")
+    assert [name for name, count in counts.items() if count > 1] == []
+
+
+HARNESS = [file for file in FILES if file.relative_to(PACKAGE).parts[0] == "harness"]
+
+
+@pytest.mark.parametrize("file", HARNESS, ids=names(HARNESS))
+def test_the_harness_is_used_from_python_and_imports_no_typer(file: Path) -> None:
+    assert not {module for module in imported(file) if module.partition(".")[0] in ("typer", "click")}
 
 
 STAGES = sorted((PACKAGE / "policies").glob("[a-z]*.py"))

@@ -15,10 +15,10 @@ from checkpoint_fixtures import Invoke
 import vidsieve
 from vidsieve import load_policy
 from vidsieve.framework.errors import MediaError, TuneError, UsageError
-from vidsieve.harness.gpu_clocks import NEIGHBOUR
 from vidsieve.harness.model_bench import Workbench
+from vidsieve.harness.request_timing import NEIGHBOUR
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.search.stopping import SearchFailedError
+from vidsieve.tuner.search.trial_loop import SearchFailedError
 
 SMALL = ("--trials", 2, "--examples", 4, "--policies", "vidcom2", "--frames", 8, "--in-process")
 BUNDLED = ("tune", "--model", "qwen2-vl", *SMALL)

@@ -13,8 +13,7 @@ from vidsieve.framework.errors import MediaError, ModelError, UsageError, Vidsie
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import SPLITS
 from vidsieve.harness.clip_check import ReadableTask, clip_opener, readable
-from vidsieve.harness.data.unlabelled import VideoFolder
-from vidsieve.harness.data.user_data import LabelledData
+from vidsieve.harness.data.user_data import LabelledData, VideoFolder
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.setup import Setup
 from vidsieve.media import read_ends, read_video, write_video

@@ -8,8 +8,7 @@ from tuner.test_rerank import UNKNOWN, Flattering, fresh_of, searched
 
 from vidsieve.framework.errors import TargetUnreachableError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.judge.confirm_latency import STEPS, confirm_latency
-from vidsieve.tuner.judge.finals import Finals
+from vidsieve.tuner.judge.finals import STEPS, Finals, confirm_latency
 from vidsieve.tuner.judge.paired_accuracy import Heldout, paired_accuracy
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import TimingRules

@@ -9,8 +9,7 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.judge.proxy import Proxy
-from vidsieve.tuner.judge.rerank import Fresh, far_ahead, rerank
+from vidsieve.tuner.judge.rerank import Fresh, Proxy, far_ahead, rerank
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.scoring import Score, Scorer
 from vidsieve.tuner.request import TuneRequest

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidsieve.cli.formatting import interval, workload_line
 from vidsieve.cli.options import Json, MetricOption, PolicyOptions
-from vidsieve.cli.output import complain, note, say, say_json, table, warn_differences
+from vidsieve.cli.output import complain, interval, note, say, say_json, table, warn_differences, workload_line
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
 

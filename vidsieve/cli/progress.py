@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from vidsieve.cli.formatting import minutes, workload_line
 from vidsieve.cli.options import with_flags
-from vidsieve.cli.output import note, say
+from vidsieve.cli.output import minutes, note, say, workload_line
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
 from vidsieve.harness.model_choice import Choice

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidsieve.cli.formatting import workload_line
 from vidsieve.cli.options import Json, PolicyOptions
-from vidsieve.cli.output import complain, note, say, say_json, warn_differences
+from vidsieve.cli.output import complain, note, say, say_json, warn_differences, workload_line
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
 
@@ -59,7 +58,7 @@ def _check(setup: Setup, video: str | None, ask: str | None) -> None:
 def _open(chosen: "Chosen", video: str | None, ask: str | None) -> "tuple[Session, Example]":
     """A session on the one example that is asked."""
     from vidsieve.harness.data.example_choice import choose_task
-    from vidsieve.harness.data.unlabelled import OneVideo
+    from vidsieve.harness.data.user_data import OneVideo
 
     if video is not None:
         task = OneVideo.of_file(video, ask or "")

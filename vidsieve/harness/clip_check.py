@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vidsieve.framework.errors import MediaError, VidsieveError
 from vidsieve.framework.task import Example, Split, Task
-from vidsieve.harness.data.clips import ClipReader
+from vidsieve.harness.data.clip_reader import ClipReader
 
 if TYPE_CHECKING:
     from vidsieve.harness.model_choice import Choice

@@ -14,10 +14,8 @@ from vidsieve.framework.report import Report
 from vidsieve.framework.task import SPLITS, Example, Outcome, Task
 from vidsieve.harness.data.clip_reader import ClipReader
 from vidsieve.harness.example_scoring import Scorer
-from vidsieve.harness.gpu_clocks import Clocks
-from vidsieve.harness.model_loading import Loaded, fingerprint
-from vidsieve.harness.process_state import used_threads
-from vidsieve.harness.request_timing import MOST_CLIPS, Timer
+from vidsieve.harness.model_loading import Loaded, fingerprint, used_threads
+from vidsieve.harness.request_timing import MOST_CLIPS, Clocks, Timer
 from vidsieve.harness.runner import Runner, Runners
 from vidsieve.harness.setup import Setup
 

@@ -1,14 +1,15 @@
-"""A chosen checkpoint, or the caller's own model, on its device with its processor and adapter."""
+"""A chosen checkpoint, or the caller's own model, on its device; process settings that loading needs are restored."""
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import ModelError, UsageError
 from vidsieve.harness.model_choice import Choice, fetched
-from vidsieve.harness.process_state import quiet_transformers
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
@@ -226,3 +227,47 @@ def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
         )
     tokenizer = getattr(given, "tokenizer", given)
     return VidsieveProcessor(Prompter.build(tokenizer, model.config, settings.chat_template), encoder)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """While open, transformers reports errors only and draws no progress bars."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def used_threads(count: int | None) -> Iterator[None]:
+    """While open, torch computes on `count` CPU threads; None leaves the number as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def eval_mode(model: Any) -> Iterator[None]:
+    """While open, the model is in eval mode; at the end every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

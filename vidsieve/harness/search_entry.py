@@ -55,7 +55,7 @@ def tune(
         VidsieveError: whatever else is wrong with model, data or policies.
     """
     from vidsieve.harness.model_choice import choose
-    from vidsieve.harness.process_state import eval_mode
+    from vidsieve.harness.model_loading import eval_mode
     from vidsieve.harness.session import open_benches
     from vidsieve.tuner.result import Listener
 

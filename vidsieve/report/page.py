@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.report.control_table import control_rows
 from vidsieve.report.headline import MEANING, badges, headline, measured_again, target_words, tiles
 from vidsieve.report.number_format import percent, plain, visible
 from vidsieve.report.pareto import pareto_inline
 from vidsieve.report.points import chosen_trial, metric_of
 from vidsieve.report.tables import (
+    control_rows,
     facts,
     importance_rows,
     leader_rows,

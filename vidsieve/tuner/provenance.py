@@ -12,7 +12,7 @@ import numpy as np
 
 import vidsieve
 from vidsieve.tuner.examples import Data
-from vidsieve.tuner.judge.proxy import Proxy
+from vidsieve.tuner.judge.rerank import Proxy
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measured import Accuracy, Control, Latency
 from vidsieve.tuner.result import Bounds

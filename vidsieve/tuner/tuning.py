@@ -9,7 +9,7 @@ from vidsieve.framework.errors import TargetUnreachableError, UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Task
 from vidsieve.tuner.examples import choose_examples
-from vidsieve.tuner.judge.confirm_latency import meets_target
+from vidsieve.tuner.judge.finals import meets_target
 from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.measure.measurement import Measurement, Target, Timings, measure_breakdown
 from vidsieve.tuner.measured import Latency
@@ -17,7 +17,7 @@ from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.provenance import confirmation
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import Listener, TuneResult
-from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError, Stop
+from vidsieve.tuner.search.trial_loop import Interrupted, SearchFailedError, Stop
 from vidsieve.tuner.search_run import Run
 from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.study.resume import claim

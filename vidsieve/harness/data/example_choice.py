@@ -23,7 +23,7 @@ def choose_task(setup: Setup, choice: Choice) -> Task:
 
         return LabelledData(setup.data, missing_ok=setup.skip_bad)
     if setup.videos is not None:
-        from vidsieve.harness.data.unlabelled import VideoFolder
+        from vidsieve.harness.data.user_data import VideoFolder
 
         return VideoFolder(setup.videos, setup.question or DEFAULT_QUESTION)
     if choice.bundled is None:

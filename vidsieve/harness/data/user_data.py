@@ -1,4 +1,4 @@
-"""`data` FILE.jsonl: a user's labelled questions, every fault told with its line."""
+"""A user's data as tasks: labelled questions (`data`), a folder of videos (`videos`), one video; split by video."""
 
 import hashlib
 import json
@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vidsieve.framework.errors import DataError, path_fault, suggest
-from vidsieve.framework.task import Example, Split
-from vidsieve.harness.data.splits import split_examples
+from vidsieve.framework.errors import DataError, MediaError, path_fault, suggest
+from vidsieve.framework.task import Example, Split, Task
 
 KEYS = ("id", "video", "question", "options", "answer", "kind")
 MOST_FAULTS = 50
+HELDOUT_SHARE = 0.5
+"""Of all videos: what can be certified hangs on the held-out examples alone."""
+RERANK_SHARE = 0.4
+"""Of the videos left, so that the search, which ranks dozens of policies, keeps more than the re-rank of a few."""
 
 
 class LabelledData:
@@ -149,3 +152,102 @@ def _example(row: dict[str, Any], number: int, file: Path) -> Example:
         kind=str(row.get("kind", "")),
         video=video,
     )
+
+
+def split_examples(examples: Sequence[Example], split: Split, seed: int) -> list[Example]:
+    """The examples of one split, in an order drawn by `seed`; a video and all its questions are in one split only.
+
+    Half of the videos (rounded up) are held out, a fifth (rounded down) ranks the leaders once more, three tenths are
+    searched on. Fewer than six videos leave none to rank with.
+    """
+    groups = sorted(dict.fromkeys(example.group for example in examples), key=lambda group: _draw(seed, group))
+    heldout = round(len(groups) * HELDOUT_SHARE + 1e-9)
+    rerank = int((len(groups) - heldout) * RERANK_SHARE)
+    chosen = {
+        "heldout": groups[:heldout],
+        "rerank": groups[heldout : heldout + rerank],
+        "search": groups[heldout + rerank :],
+    }[split]
+    place = {group: number for number, group in enumerate(chosen)}
+    return sorted((e for e in examples if e.group in place), key=lambda e: place[e.group])
+
+
+def _draw(seed: int, group: str) -> str:
+    """A hash stands for a random number: adding a video does not shuffle the others."""
+    return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
+
+
+class VideoFolder:
+    """A task that asks one question of every video in a folder and its subfolders.
+
+    Raises MediaError for a folder without videos.
+    """
+
+    metric: Literal["accuracy", "agreement"] = "agreement"
+
+    def __init__(self, folder: str | Path, question: str) -> None:
+        from vidsieve.media import list_videos
+
+        if (fault := path_fault(folder)) is not None:
+            raise MediaError(f"`videos` {str(folder)!r}: {fault}.")
+        root = Path(folder).expanduser().resolve()
+        self.name = root.name
+        self._question = question
+        names = [(file.relative_to(root).as_posix(), file) for file in list_videos(root)]
+        self.all = tuple(Example(id=name, group=name, question=question, video=file) for name, file in names)
+
+    def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
+        """The first `count` videos of a split; fewer if there are fewer."""
+        return split_examples(self.all, split, seed)[:count]
+
+    def describe(self) -> dict[str, str]:
+        """What provenance keeps: names and sizes of the files as a hash, and the question; no path."""
+        listing = [f"{e.id}:{_size(e.video)}" for e in self.all if e.video is not None]
+        return {
+            "name": self.name,
+            "source": "videos without labels",
+            "sha256": hashlib.sha256("\n".join(listing).encode()).hexdigest(),
+            "videos": str(len(self.all)),
+            "question": self._question,
+        }
+
+
+def _size(file: Path) -> int | None:
+    """Bytes of a file; None where it cannot be asked."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+class OneVideo:
+    """One question about one video; in every split, as nothing is chosen by it."""
+
+    metric: Literal["accuracy", "agreement"] = "agreement"
+
+    def __init__(self, name: str, example: Example) -> None:
+        self.name, self.example = name, example
+
+    @classmethod
+    def of_file(cls, video: str, question: str) -> "OneVideo":
+        """A user's own video. Raises MediaError for a name that is no file's; other faults come when it is read."""
+        if (fault := path_fault(video)) is not None:
+            raise MediaError(f"video {video!r}: {fault}.")
+        file = Path(video).expanduser()
+        return cls(file.name, Example(id=file.name, group=file.name, question=question, video=file))
+
+    @classmethod
+    def first_of(cls, task: Task) -> "OneVideo":
+        """The first held-out example of a task. Raises DataError if it has none."""
+        found = task.examples("heldout", 1)
+        if not found:
+            raise DataError(f"data {task.name!r}: holds no example; give a VIDEO and a QUESTION.")
+        return cls(task.name, found[0])
+
+    def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
+        """The example."""
+        return [self.example][:count]
+
+    def describe(self) -> dict[str, str]:
+        """Its name."""
+        return {"name": self.name}
