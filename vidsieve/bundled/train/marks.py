@@ -36,7 +36,8 @@ READ_IN_ORDER = (
     "last_direction",
 )
 """Kinds of question by the layer that reads them: what single frames show first, what takes long watching last."""
-ELSEWHERE_WEIGHT = 1.0
+GLANCE = 0.2
+"""Attention to the evidence that a head of another layer may have: what stays is seen in many tokens, by chance too."""
 
 
 class Marks(torch.nn.Module):
@@ -99,6 +100,7 @@ class Marks(torch.nn.Module):
         for layer, attention in probe.attention.items():
             weight = (attention[:, :GUIDED_HEADS] * evidence).sum(-1)
             here.append(-(weight + 1e-4).log().mean(1)[can & (own == layer)])
-            look = (attention * evidence.any(1, keepdim=True)).sum(-1).mean(1)
-            elsewhere = elsewhere + look[can & (own != layer)].sum() / can.sum().clamp(min=1)
-        return torch.cat(here).mean() + ELSEWHERE_WEIGHT * elsewhere
+            look = (attention * evidence.any(1, keepdim=True)).sum(-1)
+            beyond = -(1 - (look - GLANCE).clamp(min=0)).log().sum(1)
+            elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
+        return torch.cat(here).mean() + elsewhere
