@@ -113,6 +113,17 @@ def test_caches_have_layers_with_keys_and_can_be_reordered() -> None:
         internals.beam_reorder(object())
 
 
+def test_generate_begins_with_one_method_whoever_calls_it(qwen3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(qwen3, internals.GENERATE_START, stop)
+    monkeypatch.setattr(qwen3, "forward", lambda *args, **kwargs: pytest.fail("the model ran"))
+    for generate in (qwen3.generate, lambda ids: transformers.GenerationMixin.generate(qwen3, ids)):
+        with pytest.raises(InterruptedError):
+            generate(torch.tensor([[1, 2]]))
+
+
 def test_mrope_is_numbered_by_get_rope_index(qwen3: Any, one_axis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     number = internals.rope_index(qwen3)
     assert number is not None

@@ -69,10 +69,6 @@ class Adapter:
         """Whether units can be left out before the vision tower without touching the others."""
         return self.units is not None
 
-    def fits(self, model_class: type) -> bool:
-        """Whether a model of this class belongs to the family."""
-        return any(base.__name__ in self.model_classes for base in model_class.__mro__)
-
 
 def decoder_of(model: VideoModel) -> Any:
     """The language model inside a video LLM, or a bare text LLM's own decoder."""

@@ -38,12 +38,12 @@ class VideoLayout:
     lead: int = 0
     alive: Any = field(default=None, compare=False)
 
-    @property
+    @cached_property
     def visual(self) -> int:
         """Rows that a policy may remove."""
         return self.frames * self.tokens
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Feature rows in all."""
         return self.visual + self.frames * self.lead + self.structural

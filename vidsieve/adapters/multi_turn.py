@@ -136,9 +136,6 @@ def recall(cache: Any) -> Past | None:
 @contextmanager
 def extending(cache: Any, past: Past | None, broken_off: Callable[[], Past]) -> Iterator[None]:
     """While open, transformers may extend `cache`; if the call fails, what it left there is remembered."""
-    if cache is None:
-        yield
-        return
     before = int(cache.get_seq_length())
     cache.__class__ = _plain_class(cache)
     try:

@@ -18,7 +18,7 @@ from vidsieve.adapters.adapter import decoder_of
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
-from vidsieve.testing.adapter_kit import HALF, ModelKit, Row, adapter_of, logits, policy_of, run, unpatched
+from vidsieve.testing.adapter_kit import HALF, ModelKit, Row, adapter_for, logits, policy_of, run, unpatched
 
 _HOW: dict[str, Any] = {"backend": "eager", "dynamic": True}
 """Tracing shows what is guarded. With dynamic shapes a graph fits the next call, however short its prompt is."""
@@ -100,7 +100,7 @@ class CompileLaws(ModelKit):
 
 def _policies(model: Any) -> dict[str, Policy]:
     """One policy for each time at which the family lets stages act."""
-    runs = adapter_of(model).runs
+    runs = adapter_for(model).runs
     found = {"before": HALF}
     if "prune_layer" in runs:
         found["layer"] = policy_of(TopLayer(after=(0,)), ratio=0.7)

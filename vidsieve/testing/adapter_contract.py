@@ -37,7 +37,7 @@ from vidsieve.testing.adapter_kit import (
     KeepRandom,
     ModelKit,
     Row,
-    adapter_of,
+    adapter_for,
     kept_columns,
     logits,
     policy_of,
@@ -180,7 +180,7 @@ class CompactionLaws(ModelKit):
     def test_features_computed_by_the_caller_are_used(self, model: Any) -> None:
         inputs = self.make_inputs(model, Row())
         expected = logits(run(model, HALF, inputs)[0])
-        modality = adapter_of(model).modality
+        modality = adapter_for(model).modality
         encoder = getattr(model.base_model, f"get_{modality}_features")
         accepted = {name: inputs[name] for name in inspect.signature(encoder).parameters if name in inputs}
         output = encoder(**accepted)

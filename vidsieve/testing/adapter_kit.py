@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 import vidsieve
-from vidsieve.framework import registry
+from vidsieve.adapters.apply import adapter_for
 from vidsieve.framework.composition import BoundStage, Positions
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
@@ -160,19 +160,14 @@ class PromptKit:
         return ids
 
 
-def adapter_of(model: Any) -> Any:
-    """The adapter of a model."""
-    return next(one for one in registry.default().models.values() if one.fits(type(model)))
-
-
 def layouts_of(model: Any, inputs: Mapping[str, Any]) -> list[Any]:
     """The adapter's layouts of the pictures in `inputs`."""
-    return adapter_of(model).layouts(model.config, inputs)
+    return adapter_for(model).layouts(model.config, inputs)
 
 
 def places_of(model: Any, ids: Tensor) -> Tensor:
     """Where the adapter sees placeholders of videos."""
-    adapter = adapter_of(model)
+    adapter = adapter_for(model)
     if adapter.placeholders is not None:
         return adapter.placeholders(model.config, ids)
     return ids == getattr(model.config, f"{adapter.modality}_token_id")

@@ -37,7 +37,7 @@ from vidsieve.testing.adapter_kit import (
     KeepRandom,
     ModelKit,
     Row,
-    adapter_of,
+    adapter_for,
     logits,
     needs_chunks,
     policy_of,
@@ -55,7 +55,7 @@ class KVLaws(ModelKit):
 
     @pytest.fixture(autouse=True)
     def _carried_out(self, model: Any, request: pytest.FixtureRequest) -> None:
-        if hasattr(KVLaws, request.node.originalname) and "prune_kv" not in adapter_of(model).runs:
+        if hasattr(KVLaws, request.node.originalname) and "prune_kv" not in adapter_for(model).runs:
             with pytest.raises(PolicyError, match=r"stage-0.*prune_kv"), vidsieve.applied(model, KV):
                 pass
             pytest.skip("this family does not carry prune_kv out, and says so")
@@ -243,7 +243,7 @@ class BothLaws(ModelKit):
     def _both(self, request: pytest.FixtureRequest) -> None:
         if not hasattr(BothLaws, request.node.originalname):
             return
-        if not {"prune_layer", "prune_kv"} <= adapter_of(request.getfixturevalue("model")).runs:
+        if not {"prune_layer", "prune_kv"} <= adapter_for(request.getfixturevalue("model")).runs:
             pytest.skip("this family does not carry both out, and says so")
         few = "test_a_cut_and_a_selection_equal_masks[original-chosen between two cuts-sdpa]"
         if not self.every_layer_law and request.node.name != few:

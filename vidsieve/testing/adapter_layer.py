@@ -30,7 +30,7 @@ from vidsieve.testing.adapter_kit import (
     KeepRandom,
     ModelKit,
     Row,
-    adapter_of,
+    adapter_for,
     kept_columns,
     logits,
     places_of,
@@ -91,7 +91,7 @@ class LayerLaws(ModelKit):
         if not self.every_layer_law and request.node.name not in FEW:
             pytest.skip("few laws of pruning inside the decoder run on this family")
         model = request.getfixturevalue("model")
-        if "prune_layer" not in adapter_of(model).runs:
+        if "prune_layer" not in adapter_for(model).runs:
             with pytest.raises(PolicyError, match=r"stage-0.*prune_layer"), vidsieve.applied(model, policy_of(ONE)):
                 pass
             pytest.skip("this family does not carry prune_layer out, and says so")

@@ -18,8 +18,7 @@ from vidsieve.adapters.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.decoder.layer_prefill import Prefill, renumbered
 from vidsieve.adapters.decoder.layer_rows import PrefillRow, rows_of_prompt
 from vidsieve.adapters.prompt.columns import CachedColumns, Columns
-from vidsieve.adapters.prompt.positions import has_mrope
-from vidsieve.adapters.transformers_internals import DEEPSTACK, attention_name, deepstack_step
+from vidsieve.adapters.transformers_internals import DEEPSTACK, attention_name, deepstack_step, rope_index
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.planning.attainable import prune_points
@@ -34,7 +33,7 @@ class LayerPrune:
 
     def __init__(self, model: VideoModel, policy: Policy, *, seed: int = 0) -> None:
         self.decoder = decoder_of(model)
-        self.policy, self.seed, self.mrope = policy, seed, has_mrope(model)
+        self.policy, self.seed, self.mrope = policy, seed, rope_index(model) is not None
         self.points = prune_points(policy, len(self.decoder.layers))
         refuse_layers(self.decoder, policy, min((point.layer for point in self.points), default=0))
         self.prefill: Prefill | None = None

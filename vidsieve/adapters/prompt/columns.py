@@ -46,7 +46,7 @@ class Columns:
             visual=(place >= span[0]) & (place < sum(span)),
         )
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Columns, padding included."""
         return self.ids.shape[1]

@@ -8,12 +8,13 @@ from itertools import chain, groupby
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.layouts import PACES, VideoLayout
-from vidsieve.adapters.vision.encoding import PIXELS, Vision, repack, rows_of, vision_names
+from vidsieve.adapters.transformers_internals import vision_inputs
+from vidsieve.adapters.vision.encoding import PIXELS, Vision, repack, rows_of
 from vidsieve.framework.errors import InputError
 
 _SPECIAL = (
@@ -36,43 +37,6 @@ def placeholders_of(adapter: Adapter, config: Any, ids: Int[Tensor, "rows column
     if adapter.placeholders is not None:
         return adapter.placeholders(config, ids)
     return ids.eq(getattr(config, f"{adapter.modality}_token_id"))
-
-
-def read_mask(
-    ids: Int[Tensor, "rows columns"], given: Tensor | None, pad_id: int | None, eos: Sequence[int]
-) -> Shaped[Tensor, "rows columns"]:
-    """The caller's mask, or the one `generate` would infer: padding where the pad id stands, unless it ends text."""
-    if given is None:
-        return torch.ones_like(ids) if pad_id is None or pad_id in eos else (ids != pad_id).long()
-    if given.shape != ids.shape:
-        raise InputError(
-            f"attention_mask: must be 2-D and as long as input_ids {tuple(ids.shape)}, got {tuple(given.shape)}."
-        )
-    return given
-
-
-def refuse_right_padding(mask: Shaped[Tensor, "rows columns"]) -> None:
-    """Refuse rows that `generate` would continue from their padding, whose answers no policy can make right.
-
-    Raises:
-        InputError: a row ends in padding.
-    """
-    padded = (mask[:, -1] == 0).nonzero().flatten().tolist()
-    if padded:
-        raise InputError(
-            f"attention_mask: rows {', '.join(map(str, padded))} end in padding, from which `generate` would continue "
-            "them. Pad on the left: set `padding_side` of the processor's tokenizer to 'left'. (`compress` takes "
-            "padding on either side.)"
-        )
-
-
-def filler_id(model: VideoModel, *wanted: int | None) -> int:
-    """An id for filled-up columns: the first of `wanted` that the model can embed, else 0.
-
-    They are masked, so any id that is no placeholder will do; configurations may name one beyond the vocabulary.
-    """
-    known = model.get_input_embeddings().weight.shape[0]
-    return next((int(one) for one in wanted if one is not None and 0 <= int(one) < known), 0)
 
 
 def videos_by_row(
@@ -161,7 +125,7 @@ def new_inputs(
     """
     taken = dict(inputs)
     for modality in dict.fromkeys(("image", adapter.modality)):
-        names = [*vision_names(model, modality)]
+        names = vision_inputs(model, modality)
         if modality == adapter.modality:
             names += [*adapter.spent, *PACES]
         came = {name: inputs[name] for name in names if inputs.get(name) is not None}

@@ -16,9 +16,10 @@ from torch import Tensor
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns, kept_order
-from vidsieve.adapters.prompt.positions import has_mrope, original_positions, reads_types, text_positions
+from vidsieve.adapters.prompt.positions import original_positions, reads_types, text_positions
 from vidsieve.adapters.prompt.reading import placeholders_of, question_ids, videos_by_row
 from vidsieve.adapters.towers import require_pixels
+from vidsieve.adapters.transformers_internals import rope_index
 from vidsieve.adapters.vision.encoding import Vision, repack, rows_of
 from vidsieve.adapters.vision.signals import encode_all, signals_by_picture
 from vidsieve.framework.planning.frames import plan_frames
@@ -129,7 +130,7 @@ def shorten(request: Request) -> Shortened:
             columns = _columns(request, pictures)
             columns, removed = _drop(request, columns, pictures)
             features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
-    gapped = removed and request.policy.positions == "original" and not has_mrope(model)
+    gapped = removed and request.policy.positions == "original" and columns.positions.dim() == 2
     return Shortened(
         columns=columns,
         features=features,
@@ -276,10 +277,11 @@ def _columns(request: Request, pictures: Sequence[Sequence[PlannedVideo]]) -> Co
     names = [name for name in PER_TOKEN if name not in request.adapter.spent]
     others = {name: request.inputs[name] for name in names if request.inputs.get(name) is not None}
     others = {name: values[:, -ids.shape[1] :] for name, values in others.items()}
-    if reads_types(model) and "mm_token_type_ids" not in others:
+    number = rope_index(model)
+    if reads_types(number) and "mm_token_type_ids" not in others:
         image = ids.eq(model.config.image_token_id) & ~request.placeholders
         others["mm_token_type_ids"] = image.to(torch.int32) + 2 * request.placeholders.to(torch.int32)
-    positions = original_positions(model, {**request.inputs, **others}, ids, mask)
+    positions = original_positions(number, {**request.inputs, **others}, ids, mask)
     if request.start is not None:
         positions = positions + request.start
     visual = [visual_placeholders(picture.layout, ids.device) for picture in chain(*pictures)]
