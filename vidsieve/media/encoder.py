@@ -59,3 +59,9 @@ def check_fixed_size(family: str, height: int, width: int, max_pixels: int | Non
             f"max_pixels: {family} takes every frame at {width} x {height} = {height * width} pixels, "
             f"a cap of {max_pixels} cannot be kept; leave it out and take fewer frames instead"
         )
+
+
+def check_cap(max_pixels: int | None, token_pixels: int) -> None:
+    """UsageError for a cap below one visual token."""
+    if max_pixels is not None and max_pixels < token_pixels:
+        raise UsageError(f"max_pixels: a frame has at least {token_pixels} pixels here, got {max_pixels}")

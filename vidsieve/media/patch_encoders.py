@@ -16,10 +16,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PretrainedConfig
 
-from vidsieve.framework.errors import MediaError, UsageError
+from vidsieve.framework.errors import MediaError
 from vidsieve.media.clip import Clip
-from vidsieve.media.encoder import Encoded, Encoder
-from vidsieve.media.pixels import CLIP_MEAN, CLIP_STD, HALF, grid_patches, normalise, resize_frames, smart_resize
+from vidsieve.media.encoder import Encoded, Encoder, check_cap
+from vidsieve.media.pixels import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    grid_patches,
+    normalise,
+    resize_frames,
+    smart_resize,
+    write_text,
+)
 from vidsieve.media.settings import ERNIE_FONT, Settings
 
 SQUARE = 28 * 28  # pixels of a merged patch in most families
@@ -304,7 +313,9 @@ class ErnieEncoder(PatchEncoder):
     def _frames(self, clip: Clip) -> UInt8[Tensor, "frames 3 height width"]:
         frames = clip.frames
         if self.font is not None:
-            times = [_clock(seconds) for seconds in clip.counted_seconds]
+            times = [
+                f"time: {int(s // 3600):02d}:{int(s % 3600 // 60):02d}:{s % 60:05.02f}" for s in clip.counted_seconds
+            ]
             frames = torch.stack([write_text(f, t, self.font) for f, t in zip(frames, times, strict=True)])
         return torch.cat([frames, frames[-1:]]) if len(frames) % 2 else frames
 
@@ -387,33 +398,3 @@ class Gemma4Encoder(Encoder):
         elif not columns:
             rows = min(height // width, self.max_tokens)
         return max(1, rows) * step, max(1, columns) * step
-
-
-def check_cap(max_pixels: int | None, token_pixels: int) -> None:
-    """UsageError for a cap below one visual token."""
-    if max_pixels is not None and max_pixels < token_pixels:
-        raise UsageError(f"max_pixels: a frame has at least {token_pixels} pixels here, got {max_pixels}")
-
-
-def write_text(frame: UInt8[Tensor, "3 height width"], text: str, font: Path) -> UInt8[Tensor, "3 height width"]:
-    """`frame` with `text` in its upper left corner, black with a white rim, a tenth of the shorter edge high."""
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
-
-    picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
-    size = int(min(picture.size) * 0.1)
-    ImageDraw.Draw(picture).text(
-        (0, 0),
-        text,
-        font=ImageFont.truetype(str(font), size),
-        fill=(0, 0, 0),
-        stroke_width=int(size * 0.1),
-        stroke_fill=(255, 255, 255),
-    )
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def _clock(seconds: float) -> str:
-    """The time as Ernie-4.5-VL writes it: `time: 00:01:02.50`."""
-    rest = seconds % 3600
-    return f"time: {int(seconds // 3600):02d}:{int(rest // 60):02d}:{rest % 60:05.02f}"

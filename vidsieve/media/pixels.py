@@ -8,6 +8,7 @@ into mean and standard deviation *before* they touch the pixels.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -173,3 +174,21 @@ def grid_patches(
     patches = patchify(pixels, patch_size=patch_size, temporal_patch_size=temporal_patch_size, merge_size=merge_size)
     grid = (-(-count // temporal_patch_size), height // patch_size, width // patch_size)
     return patches, torch.tensor(grid, dtype=torch.long)
+
+
+def write_text(frame: UInt8[Tensor, "3 height width"], text: str, font: Path) -> UInt8[Tensor, "3 height width"]:
+    """`frame` with `text` in its upper left corner, black with a white rim, a tenth of the shorter edge high."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
+    size = int(min(picture.size) * 0.1)
+    ImageDraw.Draw(picture).text(
+        (0, 0),
+        text,
+        font=ImageFont.truetype(str(font), size),
+        fill=(0, 0, 0),
+        stroke_width=int(size * 0.1),
+        stroke_fill=(255, 255, 255),
+    )
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
