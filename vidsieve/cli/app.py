@@ -41,7 +41,7 @@ def top(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Nothing to do before a verb."""
+    """Do nothing before a verb."""
 
 
 for _name, _verb in (

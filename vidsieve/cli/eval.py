@@ -60,7 +60,7 @@ def evaluate(
 
 
 def _open(chosen: "Chosen", task: "Task", choosing: "Callable[[Task], EvalExamples]") -> "Session":
-    """The session, once every clip that it will measure on has been opened."""
+    """Open the session, once every clip that it will measure on has been opened."""
     from vidsieve.cli.progress import search_progress
     from vidsieve.harness.model_bench import timed_examples
 

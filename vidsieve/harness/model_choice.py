@@ -70,7 +70,7 @@ def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> C
 
 
 def _refuse_addresses(**named: str | None) -> None:
-    """An address of a model page gets its hub id as the way; an empty name is refused. Raises UsageError."""
+    """Refuse an address of a model page, giving its hub id as the way, and an empty name. Raises UsageError."""
     for field, name in named.items():
         if name is None or (fault := path_fault(name)) is None:
             continue
@@ -85,7 +85,7 @@ def _is_folder(text: str) -> bool:
 
 
 def _named(asked: str, checkpoint: str, where: str, family: str | None) -> Choice:
-    """A checkpoint the user named: a folder, or a hub id (with @revision)."""
+    """Choose a checkpoint the user named: a folder, or a hub id (with @revision)."""
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -100,7 +100,7 @@ def _named(asked: str, checkpoint: str, where: str, family: str | None) -> Choic
 
 
 def _default(asked: str, adapter: Any) -> Choice:
-    """What stands for a family nobody named a checkpoint of: the default one if it is here, else the bundled one."""
+    """Choose the checkpoint of a family given by name alone: the default one if it is here, else the bundled one."""
     here = cached_snapshot(adapter.default_checkpoint)
     if here is not None:
         note = f"model: {asked} stands for {adapter.default_checkpoint}, found in the local cache."
@@ -145,7 +145,7 @@ def _bundled(asked: str, model: "BundledModel", note: str) -> Choice:
 
 
 def cached_snapshot(hub_id: str) -> Path | None:
-    """The local cache's folder of a hub repository if config and all weights are in it; never asks the network."""
+    """Return the local cache's folder of a hub repository if config and all weights are in it, without the network."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(hub_id, "config.json")
@@ -168,7 +168,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def on_this_machine(adapter: Any) -> str:
-    """What of a family can run without a download, in words."""
+    """Say what of a family can run without a download."""
     cached = cached_snapshot(adapter.default_checkpoint) is not None
     bundled = bundled_models.find(adapter.family)
     has_bundled = bundled is not None and has_weights(bundled.folder)
@@ -180,7 +180,7 @@ def on_this_machine(adapter: Any) -> str:
 
 
 def fetched(choice: Choice) -> Choice:
-    """`choice` with its files on this machine; only a hub id that the user named is downloaded.
+    """Return `choice` with its files on this machine; only a hub id that the user named is downloaded.
 
     Raises:
         ModelError: it cannot be had (no network, no such repository, no access), or has no safetensors weights.

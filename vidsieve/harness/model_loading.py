@@ -64,7 +64,7 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
 
 
 def processor_of(choice: Choice, setup: Setup) -> "Processor":
-    """The processor of a checkpoint whose files are on this machine, without its weights."""
+    """Load the processor of a checkpoint whose files are on this machine, without its weights."""
     from transformers import AutoConfig
 
     from vidsieve.media import load_processor
@@ -76,7 +76,7 @@ def processor_of(choice: Choice, setup: Setup) -> "Processor":
 
 
 def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) -> Any:
-    """The model, whole: weights that are missing would silently be random ones."""
+    """Load the model and refuse missing weights, which would silently be random ones."""
     import torch
 
     try:
@@ -94,7 +94,7 @@ def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) 
 
 
 def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
-    """The adapter for a checkpoint's class, read from its config alone, and the class's name."""
+    """Find the adapter for a checkpoint's class, read from its config alone, and the class's name."""
     assert choice.folder is not None
     try:
         config = json.loads((choice.folder / "config.json").read_text(encoding="utf-8"))
@@ -117,7 +117,7 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
 
 
 def pick_device(asked: str | None) -> Any:
-    """The torch device. Raises UsageError for one that is not there."""
+    """Choose the torch device. Raises UsageError for one that is not there."""
     import torch
 
     if asked is None:
@@ -136,7 +136,7 @@ def pick_device(asked: str | None) -> Any:
 
 
 def _dtype(asked: str, device: Any) -> Any:
-    """float32 on a CPU and the checkpoint's own on a GPU, unless said."""
+    """Choose float32 on a CPU and the checkpoint's own on a GPU, unless given."""
     import torch
 
     if asked == "auto":
@@ -145,7 +145,7 @@ def _dtype(asked: str, device: Any) -> Any:
 
 
 def fingerprint(folder: Path) -> str:
-    """A short hash of config and weights (sizes and both edges of each file): says that two copies are the same."""
+    """Hash config and weights (sizes and both edges of each file), to say that two copies are the same."""
     digest = hashlib.sha256()
     for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         with file.open("rb") as stream:
@@ -199,7 +199,7 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
 
 
 def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
-    """Ours as it is, transformers' wrapped, a name loaded; nothing: from where the model came from."""
+    """Return our processor as it is, transformers' wrapped, one named loaded; None: from where the model came from."""
     from vidsieve.media import Processor, load_processor
 
     if isinstance(given, Processor):
@@ -231,7 +231,7 @@ def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """While open, transformers reports errors only and draws no progress bars."""
+    """Keep transformers to errors and without progress bars while open."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -247,7 +247,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def used_threads(count: int | None) -> Iterator[None]:
-    """While open, torch computes on `count` CPU threads; None leaves the number as it is."""
+    """Compute on `count` CPU threads while open; None leaves the number as it is."""
     import torch
 
     before = torch.get_num_threads()
@@ -263,7 +263,7 @@ def used_threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def eval_mode(model: Any) -> Iterator[None]:
-    """While open, the model is in eval mode; at the end every module is in the mode it was in."""
+    """Put the model in eval mode while open; at the end every module is in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -83,7 +83,7 @@ class Setup:
 
 
 def add_plugins(files: Sequence[str] | None) -> "Registry":
-    """This process's registry after loading `files`. Installed plugins that cannot be imported are warned about.
+    """Load `files` into this process's registry. Warns of installed plugins that cannot be imported.
 
     Raises:
         PluginError: a file is missing, fails to import, or registers nothing.

@@ -57,7 +57,7 @@ class PatchEncoder(Encoder):
         return (self.patch_size * self.merge_size) ** 2
 
     def encode(self, clips: Sequence[Clip]) -> Encoded:
-        """`pixel_values_videos` [patches values], `video_grid_thw` [videos 3], and what the family adds."""
+        """Make `pixel_values_videos` [patches values], `video_grid_thw` [videos 3], and what the family adds."""
         rows, grids = zip(*(self._patches(self._frames(clip)) for clip in clips), strict=True)
         grid = torch.stack(grids)
         tensors = {"pixel_values_videos": torch.cat(rows), "video_grid_thw": grid}
@@ -87,13 +87,13 @@ class PatchEncoder(Encoder):
         )
 
     def _size(self, count: int, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the frames of a clip of `count`."""
+        """Compute (height, width) of the frames of a clip of `count`."""
         low, high = self._frame_bounds(self.min_pixels, self.max_pixels)
         factor = self.patch_size * self.merge_size
         return smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=high)
 
     def _frame_bounds(self, low: int, high: int) -> tuple[int, int]:
-        """(least, most) pixels of a frame under the user's cap.
+        """Compute (least, most) pixels of a frame under the user's cap.
 
         Small frames are enlarged to the least, and rounding up may overshoot it; so that a cap holds all the same,
         the least is at most a quarter of it.
@@ -106,12 +106,12 @@ class PatchEncoder(Encoder):
         return {}
 
     def _runs(self, rows: Sequence[Tensor], grid: Int[Tensor, "videos 3"]) -> list[list[int]]:
-        """One run a video."""
+        """Count one run a video."""
         return [[tokens] for tokens in (grid.prod(-1) // self.merge_size**2).tolist()]
 
     @classmethod
     def _common(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> dict[str, Any]:
-        """Patch sizes, the model's own where none are given, and the user's cap.
+        """Collect patch sizes, the model's own where none are given, and the user's cap.
 
         Raises:
             UsageError: a cap below one merged patch.
@@ -143,7 +143,7 @@ class Qwen2VLEncoder(PatchEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "Qwen2VLEncoder":
-        """From the checkpoint's settings. Omni's processor has its own bounds, whatever they say."""
+        """Build the encoder from the checkpoint's settings. Omni's processor has its own bounds, whatever they say."""
         bounds = (128 * SQUARE, 768 * SQUARE)
         if config.model_type != "qwen2_5_omni_thinker":
             bounds = settings.pixel_bounds(*bounds, by_name=True)
@@ -182,7 +182,7 @@ class TimedPatchEncoder(PatchEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "TimedPatchEncoder":
-        """From the checkpoint's settings."""
+        """Build the encoder from the checkpoint's settings."""
         is_glm = config.model_type.startswith("glm4v")
         bounds = (16 * SQUARE, 60_000 * SQUARE) if is_glm else (128 * 32 * 32, 768 * 32 * 32)
         low, high = settings.pixel_bounds(*bounds)
@@ -219,7 +219,7 @@ class TimedPatchEncoder(PatchEncoder):
         )
 
     def _runs(self, rows: Sequence[Tensor], grid: Int[Tensor, "videos 3"]) -> list[list[int]]:
-        """One run a temporal patch."""
+        """Count one run a temporal patch."""
         return [[height * width // self.merge_size**2] * time for time, height, width in grid.tolist()]
 
 
@@ -236,7 +236,7 @@ class VideoLlama3Encoder(PatchEncoder):
     def from_settings(
         cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None
     ) -> "VideoLlama3Encoder":
-        """From the checkpoint's settings."""
+        """Build the encoder from the checkpoint's settings."""
         low, high = settings.pixel_bounds(128 * SQUARE, 768 * SQUARE, by_name=True)
         return cls(
             **cls._common(config, settings, max_pixels),
@@ -263,11 +263,11 @@ class VideoLlama3Encoder(PatchEncoder):
         }
 
     def _runs(self, rows: Sequence[Tensor], grid: Int[Tensor, "videos 3"]) -> list[list[int]]:
-        """One run a frame."""
+        """Count one run a frame."""
         return [mask.sum(dim=1).tolist() for mask in self._masks(rows, grid)]
 
     def _masks(self, rows: Sequence[Tensor], grid: Int[Tensor, "videos 3"]) -> list[Bool[Tensor, "frames tokens"]]:
-        """For each video which of its tokens have a placeholder."""
+        """Decide for each video which of its tokens have a placeholder."""
         masks = []
         for video, (time, height, width) in zip(rows, grid.tolist(), strict=True):
             tokens = video.view(time, (height // self.merge_size) * (width // self.merge_size), -1)
@@ -290,7 +290,7 @@ class ErnieEncoder(PatchEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "ErnieEncoder":
-        """From the checkpoint's settings.
+        """Build the encoder from the checkpoint's settings.
 
         Raises:
             MediaError: the checkpoint has no font to write times with.
@@ -336,7 +336,7 @@ class Gemma4Encoder(Encoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "Gemma4Encoder":
-        """From the checkpoint's settings; patch sizes are the model's own where none are given."""
+        """Build the encoder from the checkpoint's settings; patch sizes are the model's own where none are given."""
         vision, video = config.vision_config, settings.video
         encoder = cls(
             patch_size=video.get("patch_size") or vision.patch_size,
@@ -353,8 +353,8 @@ class Gemma4Encoder(Encoder):
         return (self.patch_size * self.kernel) ** 2
 
     def encode(self, clips: Sequence[Clip]) -> Encoded:
-        """`pixel_values_videos` [frames patches values], `video_position_ids` [frames patches 2] with −1 where filled
-        up, `num_frames_per_video` [videos]; the frames of all videos in succession."""
+        """Make `pixel_values_videos` [frames patches values], `video_position_ids` [frames patches 2] with −1 where
+        filled up, `num_frames_per_video` [videos]; the frames of all videos in succession."""
         most = self.max_tokens * self.kernel**2
         pixels, places, runs = [], [], []
         for clip in clips:
@@ -379,7 +379,7 @@ class Gemma4Encoder(Encoder):
     def _patches(
         self, frames: UInt8[Tensor, "frames 3 height width"]
     ) -> tuple[Float[Tensor, "frames patches values"], Int[Tensor, "patches 2"]]:
-        """Patches of each frame row by row, and the (column, row) of each."""
+        """Cut each frame into patches row by row, with the (column, row) of each."""
         height, width = self._size(*frames.shape[-2:])
         pixels = normalise(resize_frames(frames, height, width, mode=self.resample), **self.normalisation)
         side, rows, columns = self.patch_size, height // self.patch_size, width // self.patch_size
@@ -389,7 +389,7 @@ class Gemma4Encoder(Encoder):
         return patches, where
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        """The largest (height, width) in pixels within the budget: whole tokens, aspect ratio nearly kept."""
+        """Return the largest (height, width) in pixels within the budget: whole tokens, aspect ratio nearly kept."""
         step = self.patch_size * self.kernel
         scale = math.sqrt(self.max_tokens * self.token_pixels / (height * width))
         rows, columns = math.floor(scale * height / step), math.floor(scale * width / step)
