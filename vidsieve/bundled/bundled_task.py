@@ -84,11 +84,11 @@ class BundledTask:
         scene = sample_scenes(shape, rung, shape.block, rng)
         pixels = render(scene, rng)[:, :: shape.frames // self.frame_count]
         choice = random.Random(seed_of(*names, "questions"))
-        asked = [one_of_each(clip, choice, shape.kinds) for clip in facts(scene)]
+        questions = [one_of_each(clip, choice, shape.kinds) for clip in facts(scene)]
         for place in range(min(clips, shape.block)):
             group = "-".join((*map(str, size), f"{rung}-{split}-{seed}-{block * shape.block + place:05d}"))
             frames = pixels[place].clone()
-            for one in asked[place]:
+            for one in questions[place]:
                 yield Example(
                     id=f"{group}-{one.kind}",
                     group=group,

@@ -28,11 +28,11 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> bool:
-    if asked:
+def _version(wanted: bool) -> bool:
+    if wanted:
         typer.echo(f"vidsieve {__version__}")
         raise typer.Exit
-    return asked
+    return wanted
 
 
 @app.callback()

@@ -36,7 +36,7 @@ class FieldsOf:
 
 
 SearchSettings = Annotated[dict[str, Any], FieldsOf(TuneRequest)]
-"""What a search is asked for, by the fields of `TuneRequest`."""
+"""The settings of a search, by the fields of `TuneRequest`."""
 
 OWN = (
     "devices",

@@ -17,7 +17,7 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True)
 class ScoredPrompt:
-    """`question` as the model is asked it; `choices` are the answers that are scored, in the order of the options."""
+    """`question` as the prompt has it; `choices` are the answers that are scored, in the order of the options."""
 
     question: str
     choices: tuple[str, ...] = ()

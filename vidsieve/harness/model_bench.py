@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from vidsieve.tuner.protocol import Intervention, Metric
 
 BUNDLED_BATCH = 16
-MOST_ASKED = 128
+MOST_ROUNDS = 128
 
 
 class Workbench:
     """Implements the tuner's `Bench`. `clip_examples` are what latency is measured on; the first gives the shape.
 
     `notices` fills with what makes its timings doubtful, in words. `frames_taken` is the least and the most that these
-    clips give: a short video gives fewer frames than `frames` asks for.
+    clips give: a short video gives fewer frames than `frames`.
     """
 
     def __init__(self, loaded: Loaded, setup: Setup, metric: str, clip_examples: Sequence[Example]) -> None:
@@ -136,7 +136,7 @@ def timed_examples(task: Task, setup: Setup, seed: int = 0) -> list[Example]:
         count = videos
         while True:
             found = list(task.examples(split, count, seed=seed))
-            if len({e.group for e in found}) >= videos or len(found) < count or count >= MOST_ASKED * videos:
+            if len({e.group for e in found}) >= videos or len(found) < count or count >= MOST_ROUNDS * videos:
                 break
             count *= 2
         if found:

@@ -19,13 +19,13 @@ WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.ttf
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The checkpoint that stands for what was asked.
+    """The checkpoint that stands for `given`, the name in `model`.
 
     `name` is for people and provenance: a hub id, a folder's name, a bundled model's name. `folder` holds the files,
     or is None while a named hub id has yet to be fetched. `note` says what was chosen when the user did not name it.
     """
 
-    asked: str
+    given: str
     kind: Literal["bundled", "folder", "cached", "hub"]
     name: str
     folder: Path | None = None
@@ -84,7 +84,7 @@ def _is_folder(text: str) -> bool:
     return text.startswith((".", "~", os.sep)) or Path(text).is_dir()
 
 
-def _named(asked: str, checkpoint: str, where: str, family: str | None) -> Choice:
+def _named(given: str, checkpoint: str, where: str, family: str | None) -> Choice:
     """Choose a checkpoint the user named: a folder, or a hub id (with @revision)."""
     path = Path(checkpoint).expanduser()
     if path.is_dir():
@@ -92,20 +92,20 @@ def _named(asked: str, checkpoint: str, where: str, family: str | None) -> Choic
             raise ModelError(
                 f"{where} {checkpoint}: the folder has no config.json; name a folder made by save_pretrained."
             )
-        return Choice(asked=asked, kind="folder", name=path.resolve().name, folder=path.resolve(), family=family)
+        return Choice(given=given, kind="folder", name=path.resolve().name, folder=path.resolve(), family=family)
     if checkpoint.startswith((".", "~", os.sep)) or checkpoint.count("/") != 1:
         raise ModelError(f"{where} {checkpoint}: no such folder, and no hub id (owner/name). Check the path.")
     name, _, revision = checkpoint.partition("@")
-    return Choice(asked=asked, kind="hub", name=name, revision=revision or None, family=family)
+    return Choice(given=given, kind="hub", name=name, revision=revision or None, family=family)
 
 
-def _default(asked: str, adapter: Any) -> Choice:
+def _default(given: str, adapter: Any) -> Choice:
     """Choose the checkpoint of a family given by name alone: the default one if it is here, else the bundled one."""
     here = cached_snapshot(adapter.default_checkpoint)
     if here is not None:
-        note = f"model: {asked} stands for {adapter.default_checkpoint}, found in the local cache."
+        note = f"model: {given} stands for {adapter.default_checkpoint}, found in the local cache."
         return Choice(
-            asked=asked,
+            given=given,
             kind="cached",
             name=adapter.default_checkpoint,
             folder=here,
@@ -117,24 +117,24 @@ def _default(asked: str, adapter: Any) -> Choice:
     how = f"`checkpoint` {adapter.default_checkpoint}"
     if bundled is None:
         raise ModelError(
-            f"`model` {asked}: {adapter.default_checkpoint} is not in the local cache, and no bundled model stands in "
+            f"`model` {given}: {adapter.default_checkpoint} is not in the local cache, and no bundled model stands in "
             f"for this family. Nothing is downloaded unasked: give {how} (which downloads it), or a folder."
         )
     return _bundled(
-        asked,
+        given,
         bundled,
-        f"model: {asked} stands for the bundled {bundled.name}, a tiny model trained on synthetic clips, because "
+        f"model: {given} stands for the bundled {bundled.name}, a tiny model trained on synthetic clips, because "
         f"{adapter.default_checkpoint} is not in the local cache. For a real one: {how}",
     )
 
 
-def _bundled(asked: str, model: "BundledModel", note: str) -> Choice:
+def _bundled(given: str, model: "BundledModel", note: str) -> Choice:
     if not (model.folder / "config.json").is_file():
         raise ModelError(
-            f"`model` {asked}: the bundled {model.name} is missing from this installation; install it again."
+            f"`model` {given}: the bundled {model.name} is missing from this installation; install it again."
         )
     return Choice(
-        asked=asked,
+        given=given,
         kind="bundled",
         name=model.name,
         folder=model.folder,

@@ -38,7 +38,7 @@ class Loaded:
 
 
 def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
-    """Load what was chosen onto the device asked for.
+    """Load what was chosen onto its device.
 
     Raises:
         ModelError: the checkpoint cannot be had or read, its class has no adapter, or the family is another.
@@ -49,7 +49,7 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     adapter, class_name = _adapter(choice, registry)
     import transformers
 
-    device = pick_device(setup.device)
+    device = choose_device(setup.device)
     # a bundled model is so small that handing work to other threads costs more than it saves, and many times more
     # on a busy machine
     threads = 1 if setup.threads is None and choice.bundled is not None else setup.threads
@@ -106,7 +106,7 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
             continue
         if choice.family not in (None, adapter.family):
             raise ModelError(
-                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.asked}. "
+                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.given}. "
                 f"Give `model` {adapter.family}."
             )
         return adapter, adapter.model_classes[0] if name in adapter.parts_of else name
@@ -116,32 +116,32 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
     raise ModelError(f"checkpoint {choice.name}: no adapter for the model class {name}. Adapters exist for: {known}.")
 
 
-def pick_device(asked: str | None) -> Any:
+def choose_device(name: str | None) -> Any:
     """Choose the torch device. Raises UsageError for one that is not there."""
     import torch
 
-    if asked is None:
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"`device`: no device named {asked!r}; give cpu, cuda or cuda:N.") from None
+        raise UsageError(f"`device`: no device named {name!r}; give cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"`device` {asked}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
+            f"`device` {name}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
         )
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"`device` {asked}: only cpu and cuda are supported.")
+        raise UsageError(f"`device` {name}: only cpu and cuda are supported.")
     return device
 
 
-def _dtype(asked: str, device: Any) -> Any:
+def _dtype(name: str, device: Any) -> Any:
     """Choose float32 on a CPU and the checkpoint's own on a GPU, unless given."""
     import torch
 
-    if asked == "auto":
+    if name == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
-    return getattr(torch, asked)
+    return getattr(torch, name)
 
 
 def fingerprint(folder: Path) -> str:
@@ -182,7 +182,7 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
     origin = str(getattr(model.config, "_name_or_path", "") or "")
     folder = Path(origin).resolve() if origin and Path(origin).is_dir() else None
     choice = Choice(
-        asked=adapter.family,
+        given=adapter.family,
         kind="folder",
         name=folder.name if folder else origin or type(model).__name__,
         folder=folder,

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Outputs:
-    """`policy.yaml` with `policy.report.html` and `policy.pareto.svg` beside it.
+    """`policy.yaml` with `policy.report.html` and `policy.pareto.svg` in the same folder.
 
-    What a search left that was interrupted, or killed while it wrote, is replaced without asking when it is resumed.
+    What a search left that was interrupted, or killed while it wrote, is replaced when it is resumed.
 
     Raises:
         UsageError: a file is there already and is not ours to replace, or the folder cannot be written to.

@@ -110,7 +110,7 @@ class Timer:
 
 
 class _FirstToken:
-    """A stopping rule that never stops and notes when it was first asked: after the first token."""
+    """A stopping rule that never stops and notes when it was first called: after the first token."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now

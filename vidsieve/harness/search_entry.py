@@ -119,7 +119,7 @@ def search(
     names: Sequence[str | Path] | None = None,
     listener: "Listener | None" = None,
 ) -> "TuneResult":
-    """Run the tuner over `names`, or over the published policies that are for all, with the controls beside them."""
+    """Run the tuner over `names`, or over the published policies that are for all, with the controls."""
     from vidsieve.framework.policy.file import load_policy
     from vidsieve.tuner.space.policy_catalog import expand_policies, split_published
     from vidsieve.tuner.tuning import tune as run

@@ -119,8 +119,8 @@ def sample_by_fps(table: FrameTable, fps: float | int, max_frames: int | None) -
     counts lie between them, so a long still is taken more than once.
     """
     total = len(table.pts)
-    asked = int(table.duration * Fraction(fps).limit_denominator(1_000_000))
-    count = max(1, min(asked, total, max_frames or MAX_FRAMES_BY_FPS))
+    wanted = int(table.duration * Fraction(fps).limit_denominator(1_000_000))
+    count = max(1, min(wanted, total, max_frames or MAX_FRAMES_BY_FPS))
     length = table.end - int(table.pts[0])
     moments = int(table.pts[0]) + np.arange(count, dtype=np.int64) * length // count
     return np.searchsorted(table.pts, moments, side="right").astype(np.int64) - 1

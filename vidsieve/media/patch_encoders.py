@@ -173,7 +173,7 @@ class Qwen2VLEncoder(PatchEncoder):
 
 @dataclass(frozen=True, kw_only=True)
 class TimedPatchEncoder(PatchEncoder):
-    """Qwen3-VL, Qwen3.5 and GLM-4V: the bounds are a whole video's; each temporal patch has text beside it.
+    """Qwen3-VL, Qwen3.5 and GLM-4V: the bounds are a whole video's; each temporal patch has text around it.
 
     frame_tokens: most tokens of a frame, which then also shares the most pixels with the others; None for no such cap.
     """

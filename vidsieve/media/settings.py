@@ -1,4 +1,4 @@
-"""The preprocessing settings that a checkpoint carries beside its weights."""
+"""The preprocessing settings that a checkpoint carries with its weights."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from vidsieve.framework.errors import MediaError
 
-# Where the settings of a video processor stand, as transformers looks for them: the first that has them wins.
+# Where the settings of a video processor stand, as transformers searches them: the first that has them wins.
 NESTED = ("processor_config.json", "video_processor")
 FLAT = ("video_preprocessor_config.json", "preprocessor_config.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
@@ -33,8 +33,8 @@ class Settings:
 
     def resample(self, default: int = 3) -> str:
         """Choose the interpolation by torch's name (see `check_supported`); `default` is PIL's number."""
-        asked = self.video.get("resample")
-        return RESAMPLE_MODES.get(default if asked is None else asked, RESAMPLE_MODES[default])
+        number = self.video.get("resample")
+        return RESAMPLE_MODES.get(default if number is None else number, RESAMPLE_MODES[default])
 
     def normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
         """Make keyword arguments for `normalise`, with the family's `mean` and `std` where none are given."""

@@ -1,4 +1,4 @@
-"""Read a video file to a Clip through PyAV (FFmpeg), keeping only the frames asked for; write frames to a file."""
+"""Read a video file to a Clip through PyAV (FFmpeg), keeping only the requested frames; write frames to a file."""
 
 import os
 import uuid

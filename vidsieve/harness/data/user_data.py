@@ -21,8 +21,8 @@ RERANK_SHARE = 0.4
 class LabelledData:
     """A task read from JSON lines: `video`, `question`, `options` (or none), `answer`; `id` and `kind` if wanted.
 
-    Relative videos are looked for beside the file. With `missing_ok` a video that is not there is no fault yet: whoever
-    opens it finds out, and the others stay in the splits they are in. Raises DataError with all faults at once.
+    Relative paths of videos begin at the file's folder. With `missing_ok` a missing video is no fault yet: opening it
+    raises, and the others stay in the splits they are in. Raises DataError with all faults at once.
     """
 
     metric: Literal["accuracy", "agreement"] = "accuracy"

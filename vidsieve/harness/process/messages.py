@@ -32,7 +32,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a bench says of itself; asked once."""
+    """The facts of a bench, requested once."""
 
     shape: VideoShape
     offers: frozenset[str]
@@ -83,7 +83,7 @@ class SentExamples:
     def clear(self) -> None:
         """Forget what was sent: a fresh child has nothing."""
         self._bytes = 0
-        # the examples are held, so that no other object can come to have the same id
+        # the examples are referred to, so that no other object can come to have the same id
         self._numbers: dict[int, tuple[int, Example]] = {}
 
     def items(self, examples: Sequence[Example]) -> list[int | SentExample]:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class _Fact(Generic[T]):
-    """An attribute of the bench in the child; asking for it starts the child."""
+    """An attribute of the bench in the child; reading it starts the child."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
