@@ -46,7 +46,7 @@ class SearchProgress(Listener):
         self._bar.stop()
 
     def step(self, what: str, done: int, total: int) -> None:
-        """A bar on a terminal; elsewhere a line when a step starts and now and then."""
+        """Draw a bar on a terminal; elsewhere a line when a step starts and now and then."""
         if self._console.is_terminal:
             if self._task is None:
                 self._task = self._bar.add_task(what, total=total)
@@ -60,7 +60,7 @@ class SearchProgress(Listener):
             self._print(f"  {what} {done}/{total}")
 
     def started(self, bounds: Bounds) -> None:
-        """Uncompressed, floor, target; what takes part and what does not."""
+        """Print uncompressed, floor, target; what takes part and what does not."""
         base, floor, metric = bounds.baseline, bounds.floor, f"{bounds.metric}_ms"
         if bounds.already_met:
             self._print(
@@ -101,7 +101,7 @@ class SearchProgress(Listener):
 
 
 def trial_line(event: TrialEvent) -> str:
-    """A trial in one line: what, how fast, how good on the search examples, what became of it, how long yet."""
+    """Write a trial in one line: what, how fast, how good on the search examples, what became of it, how long yet."""
     ratio = f" r={event.retention_ratio:.3f}" if event.retention_ratio is not None else ""
     settings = " ".join(f"{name}={_short(value)}" for name, value in event.settings.items())
     latency = f"{event.latency.value:.4g} ms" if event.latency else "no latency"
@@ -148,5 +148,5 @@ def opened_with_progress(
 
 
 def search_progress(quiet: bool) -> SearchProgress:
-    """A listener that draws on standard output, or on standard error where that is for a document."""
+    """Make a listener that draws on standard output, or on standard error where that is for a document."""
     return SearchProgress(Console(stderr=quiet))

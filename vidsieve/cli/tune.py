@@ -171,7 +171,7 @@ def _write_best(result: "TuneResult | None", setup: Setup, outputs: "Outputs", w
 
 
 def _print_use(setup: Setup, out: Path) -> None:
-    """The line to run it, and three lines of Python."""
+    """Print the line to run it, and three lines of Python."""
     say("use it:")
     say(f"  {command('run', given_options(setup, policy=out))}")
     say("or around your own model.generate:")
@@ -233,7 +233,7 @@ def confirm_file(
 
 
 def _as_tuned(search: Mapping[str, Any], policy: "Policy") -> dict[str, Any]:
-    """The options, with a target and counts left out taken from the policy's provenance."""
+    """Fill a target and counts that were left out from the policy's provenance."""
     from vidsieve.tuner.request import TuneRequest
 
     provenance: Mapping[str, Any] = policy.provenance

@@ -38,7 +38,7 @@ class Loaded:
 
 
 def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
-    """Load what was chosen onto the device asked for.
+    """Load what was chosen onto its device.
 
     Raises:
         ModelError: the checkpoint cannot be had or read, its class has no adapter, or the family is another.
@@ -49,7 +49,7 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     adapter, class_name = _adapter(choice, registry)
     import transformers
 
-    device = pick_device(setup.device)
+    device = choose_device(setup.device)
     # a bundled model is so small that handing work to other threads costs more than it saves, and many times more
     # on a busy machine
     threads = 1 if setup.threads is None and choice.bundled is not None else setup.threads
@@ -64,7 +64,7 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
 
 
 def processor_of(choice: Choice, setup: Setup) -> "Processor":
-    """The processor of a checkpoint whose files are on this machine, without its weights."""
+    """Load the processor of a checkpoint whose files are on this machine, without its weights."""
     from transformers import AutoConfig
 
     from vidsieve.media import load_processor
@@ -76,7 +76,7 @@ def processor_of(choice: Choice, setup: Setup) -> "Processor":
 
 
 def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) -> Any:
-    """The model, whole: weights that are missing would silently be random ones."""
+    """Load the model and refuse missing weights, which would silently be random ones."""
     import torch
 
     try:
@@ -94,7 +94,7 @@ def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) 
 
 
 def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
-    """The adapter for a checkpoint's class, read from its config alone, and the class's name."""
+    """Find the adapter for a checkpoint's class, read from its config alone, and the class's name."""
     assert choice.folder is not None
     try:
         config = json.loads((choice.folder / "config.json").read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
             continue
         if choice.family not in (None, adapter.family):
             raise ModelError(
-                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.asked}. "
+                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.given}. "
                 f"Give `model` {adapter.family}."
             )
         return adapter, adapter.model_classes[0] if name in adapter.parts_of else name
@@ -116,36 +116,36 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
     raise ModelError(f"checkpoint {choice.name}: no adapter for the model class {name}. Adapters exist for: {known}.")
 
 
-def pick_device(asked: str | None) -> Any:
-    """The torch device. Raises UsageError for one that is not there."""
+def choose_device(name: str | None) -> Any:
+    """Choose the torch device. Raises UsageError for one that is not there."""
     import torch
 
-    if asked is None:
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"`device`: no device named {asked!r}; give cpu, cuda or cuda:N.") from None
+        raise UsageError(f"`device`: no device named {name!r}; give cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"`device` {asked}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
+            f"`device` {name}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
         )
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"`device` {asked}: only cpu and cuda are supported.")
+        raise UsageError(f"`device` {name}: only cpu and cuda are supported.")
     return device
 
 
-def _dtype(asked: str, device: Any) -> Any:
-    """float32 on a CPU and the checkpoint's own on a GPU, unless said."""
+def _dtype(name: str, device: Any) -> Any:
+    """Choose float32 on a CPU and the checkpoint's own on a GPU, unless given."""
     import torch
 
-    if asked == "auto":
+    if name == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
-    return getattr(torch, asked)
+    return getattr(torch, name)
 
 
 def fingerprint(folder: Path) -> str:
-    """A short hash of config and weights (sizes and both edges of each file): says that two copies are the same."""
+    """Hash config and weights (sizes and both edges of each file), to say that two copies are the same."""
     digest = hashlib.sha256()
     for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         with file.open("rb") as stream:
@@ -182,7 +182,7 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
     origin = str(getattr(model.config, "_name_or_path", "") or "")
     folder = Path(origin).resolve() if origin and Path(origin).is_dir() else None
     choice = Choice(
-        asked=adapter.family,
+        given=adapter.family,
         kind="folder",
         name=folder.name if folder else origin or type(model).__name__,
         folder=folder,
@@ -199,7 +199,7 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
 
 
 def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
-    """Ours as it is, transformers' wrapped, a name loaded; nothing: from where the model came from."""
+    """Return our processor as it is, transformers' wrapped, one named loaded; None: from where the model came from."""
     from vidsieve.media import Processor, load_processor
 
     if isinstance(given, Processor):
@@ -231,7 +231,7 @@ def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """While open, transformers reports errors only and draws no progress bars."""
+    """Keep transformers to errors and without progress bars while open."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -247,7 +247,7 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def used_threads(count: int | None) -> Iterator[None]:
-    """While open, torch computes on `count` CPU threads; None leaves the number as it is."""
+    """Compute on `count` CPU threads while open; None leaves the number as it is."""
     import torch
 
     before = torch.get_num_threads()
@@ -263,7 +263,7 @@ def used_threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def eval_mode(model: Any) -> Iterator[None]:
-    """While open, the model is in eval mode; at the end every module is in the mode it was in."""
+    """Put the model in eval mode while open; at the end every module is in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

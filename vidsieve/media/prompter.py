@@ -76,7 +76,7 @@ class Prompter:
     def build(
         cls, tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, template: str | None
     ) -> "Prompter":
-        """The checkpoint's `template` first, then the tokenizer's. InputError without the placeholders it needs."""
+        """Build from the checkpoint's `template`, else the tokenizer's. Raises InputError for missing placeholders."""
         spelling = spelling_of(model_config)
         if spelling.adds_video:
             # the token has its place in the vocabulary, but older tokenizers do not list it as a special one
@@ -103,7 +103,7 @@ class Prompter:
         )
 
     def text(self, question: str, video_count: int) -> str:
-        """The whole prompt, one placeholder a video.
+        """Write the whole prompt, one placeholder a video.
 
         A question that already holds placeholders is taken as the finished prompt, without the template.
         """
@@ -122,13 +122,13 @@ class Prompter:
         return self._checked(plain or "", question, video_count)
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a prompt; the beginning-of-sequence token is not doubled where the template wrote it."""
+        """Tokenise a prompt; the beginning-of-sequence token is not doubled where the template wrote it."""
         bos = self.tokenizer.bos_token
         written = bool(bos) and text.startswith(bos)
         return self.tokenizer(text, add_special_tokens=not written)["input_ids"]
 
     def expand(self, text: str, clips: Sequence[Clip], encoded: Encoded | None, first: int) -> Tensor:
-        """Token ids of a finished prompt whose videos are the clips of `encoded` from number `first` on.
+        """Tokenise a finished prompt whose videos are the clips of `encoded` from number `first` on.
 
         Raises:
             InputError: the prompt has not one placeholder for each clip, or visual tokens of its own.
@@ -151,7 +151,7 @@ class Prompter:
         return self._repeat(self.token_ids("".join(written)), lengths)
 
     def _repeat(self, ids: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Each visual token of `ids` as a run of its length."""
+        """Repeat each visual token of `ids` to a run of its length."""
         row = torch.tensor(ids, dtype=torch.long)
         places = row == self.visual_token_id
         if int(places.sum()) != len(lengths):
@@ -164,7 +164,7 @@ class Prompter:
         return row.repeat_interleave(repeats)
 
     def pad(self, rows: Sequence[Tensor]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask`, padded on the left to the longest row."""
+        """Pad `input_ids` and `attention_mask` on the left to the longest row."""
         ids = torch.nn.utils.rnn.pad_sequence(
             list(rows), batch_first=True, padding_value=self._pad_id(), padding_side="left"
         )
@@ -173,7 +173,7 @@ class Prompter:
         return {"input_ids": ids, "attention_mask": mask}
 
     def token_types(self, ids: Tensor) -> dict[str, Tensor]:
-        """The family's inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video."""
+        """Make the family's inputs that say which tokens are visual: 0 for text, 1 for image and 2 for video."""
         types = torch.zeros_like(ids)
         if self.image_token_id is not None:
             types[ids == self.image_token_id] = IMAGE
@@ -194,7 +194,7 @@ class Prompter:
         return 0
 
     def _render(self, content: Any, video_count: int) -> str | None:
-        """The template with one user message, or None where it cannot take such a content."""
+        """Render the template with one user message; None where it cannot take such a content."""
         from jinja2 import TemplateError
 
         message = [{"role": "user", "content": content}]
@@ -219,7 +219,7 @@ class Prompter:
 
 
 def _token(tokenizer: PreTrainedTokenizerBase, token_id: Any, whose: str) -> str:
-    """The token of an id in the model's configuration. InputError if the tokenizer does not know it."""
+    """Find the token of an id in the model's configuration. Raises InputError if the tokenizer does not know it."""
     token = None
     if isinstance(token_id, int) and token_id < len(tokenizer):
         token = tokenizer.convert_ids_to_tokens(token_id)
@@ -232,7 +232,7 @@ def _token(tokenizer: PreTrainedTokenizerBase, token_id: Any, whose: str) -> str
 
 
 def _special(tokenizer: PreTrainedTokenizerBase, model_config: PretrainedConfig, name: str, usual: str) -> str:
-    """A special token by its name in the tokenizer, else by its id in the configuration, else as it usually is."""
+    """Find a special token by its name in the tokenizer, else by its id in the configuration, else as it usually is."""
     named = getattr(tokenizer, name, None)
     token_id = getattr(model_config, f"{name}_id", None)
     return named or (_token(tokenizer, token_id, name) if token_id is not None else usual)
@@ -242,7 +242,7 @@ TYPES, EXPERTS = "mm_token_type_ids", "moe_mm_token_type_ids"
 
 
 def spelling_of(model_config: PretrainedConfig) -> Spelling:
-    """The family's; one run without text around it where the family is unknown."""
+    """Find the family's spelling; one run without text around it where the family is unknown."""
     return SPELLINGS.get(model_config.model_type, Spelling(write=_plain))
 
 
@@ -251,7 +251,7 @@ def _plain(tokens: Mapping[str, str], clip: Clip, runs: int, size: int) -> list[
 
 
 def _qwen3_vl(tokens: Mapping[str, str], clip: Clip, runs: int, size: int) -> list[Around]:
-    """The mean of a temporal patch's first and last second before it."""
+    """Write the mean of a temporal patch's first and last second before it."""
     seconds = clip.counted_seconds
     seconds += [seconds[-1]] * (runs * size - len(seconds))
     times = [(seconds[i * size] + seconds[(i + 1) * size - 1]) / 2 for i in range(runs)]
@@ -259,7 +259,7 @@ def _qwen3_vl(tokens: Mapping[str, str], clip: Clip, runs: int, size: int) -> li
 
 
 def _glm4v(tokens: Mapping[str, str], clip: Clip, runs: int, size: int) -> list[Around]:
-    """The whole second of every other frame behind its temporal patch."""
+    """Write the whole second of every other frame behind its temporal patch."""
     seconds = clip.counted_seconds[::2][:runs]
     seconds += [seconds[-1]] * (runs - len(seconds))
     return [("<|begin_of_image|>", f"<|end_of_image|>{int(second)}") for second in seconds]
@@ -308,7 +308,7 @@ TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eight
 
 
 def in_words(number: int) -> str:
-    """A number below a million in English words, as SmolVLM2's prompts have it: "one hundred and twenty-one"."""
+    """Write a number below a million in English words, as SmolVLM2's prompts have it: "one hundred and twenty-one"."""
     if number < 20:
         return ONES[number]
     if number < 100:

@@ -1,4 +1,4 @@
-"""Read a video file to a Clip through PyAV (FFmpeg), keeping only the frames asked for; write frames to a file."""
+"""Read a video file to a Clip through PyAV (FFmpeg), keeping only the requested frames; write frames to a file."""
 
 import os
 import uuid
@@ -33,7 +33,7 @@ def read_video(
     fps: float | int | None = None,
     max_frames: int | None = None,
 ) -> Clip:
-    """Frames of the video at `path`, spread evenly over it: `frames` of them, or `fps` a second.
+    """Read frames of the video at `path`, spread evenly over it: `frames` of them, or `fps` a second.
 
     With neither, 16 frames. A video with fewer frames gives all it has. `max_frames` caps either way; by
     fps the cap is 768 unless said. Rotation in the file is applied. The same file gives the same frames.
@@ -46,7 +46,7 @@ def read_video(
 
 
 def read_ends(path: str | Path, *, frames: int | None = None, fps: float | int | None = None) -> Clip:
-    """The first and the last of the frames that `read_video` takes, without decoding those between them.
+    """Read the first and the last of the frames that `read_video` takes, without decoding those between them.
 
     Raises as `read_video` does, so that a file cut short or unreadable shows before its frames are needed.
     """
@@ -60,7 +60,7 @@ def read_ends(path: str | Path, *, frames: int | None = None, fps: float | int |
 
 
 def _read(path: str | Path, choose: Callable[[FrameTable], Int64[np.ndarray, " chosen"]]) -> Clip:
-    """The frames of the video at `path` that `choose` takes from the times of all."""
+    """Read the frames of the video at `path` that `choose` takes from the times of all."""
     file = _existing_file(path)
     with _opened(file) as (container, stream):
         table = table_from_packets(container, stream, file)
@@ -81,7 +81,7 @@ def _read(path: str | Path, choose: Callable[[FrameTable], Int64[np.ndarray, " c
 
 
 def list_videos(folder: str | Path) -> list[Path]:
-    """The video files in `folder` and the folders in it, sorted by their path; hidden ones are left out."""
+    """List the video files in `folder` and the folders in it, sorted by their path; hidden ones are left out."""
     if (fault := path_fault(folder)) is not None:
         raise MediaError(f"folder of videos {str(folder)!r}: {fault}.")
     root = Path(folder)
@@ -108,7 +108,7 @@ def _existing_file(path: str | Path) -> Path:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream; FFmpeg's errors become MediaError."""
+    """Open the container and its first video stream; FFmpeg's errors become MediaError."""
     try:
         with av.open(str(file)) as container:
             pictures = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
@@ -125,7 +125,7 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 def _at_times(
     container: InputContainer, stream: VideoStream, table: FrameTable, index: Int64[np.ndarray, " chosen"]
 ) -> dict[int, UInt8[np.ndarray, "height width 3"]] | None:
-    """The chosen frames by index, leaping to keyframes on the way; None if the file's times do not hold."""
+    """Decode the chosen frames by index, leaping to keyframes on the way; None if the file's times do not hold."""
     if len(table.keyframes) == 0:
         return None
     pictures: dict[int, np.ndarray] = {}
@@ -147,14 +147,14 @@ def _at_times(
 def _at_positions(
     container: InputContainer, stream: VideoStream, index: Int64[np.ndarray, " chosen"]
 ) -> dict[int, UInt8[np.ndarray, "height width 3"]]:
-    """The chosen frames by index, decoding from the start."""
+    """Decode the chosen frames by index, from the start."""
     wanted = set(index.tolist())
     numbered = enumerate(container.decode(stream))
     return {i: _upright(frame) for i, frame in numbered if i in wanted}
 
 
 def _upright(frame: VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
-    """The frame as RGB, turned as the file asks (by quarter turns)."""
+    """Convert the frame to RGB, turned as the file says (by quarter turns)."""
     turns = round(frame.rotation / 90) % 4
     return np.rot90(frame.to_ndarray(format="rgb24"), turns)
 

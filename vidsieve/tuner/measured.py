@@ -8,7 +8,7 @@ from vidsieve.tuner.statistics import Interval, examples_needed
 
 PROTOCOL = "abba-interleaved-v1"
 Stop = Literal["precise", "decided", "pairs", "seconds"]
-MOST_TOLD = 1_000_000
+MOST_REPORTED = 1_000_000
 """An interval that would need more examples than this is no estimate."""
 
 
@@ -17,7 +17,7 @@ class Latency:
     """Medians with order-statistic intervals. `ratio` is the median of policy ÷ baseline over pairs on one clip.
 
     `parts_ms` and `baseline_parts_ms` are medians of whatever parts the bench reported. `stopped` says why timing
-    ended; unless "precise", the intervals are wider than asked and must be read as they are. `policy_p95_ms` is there
+    ended; unless "precise", the intervals are wider than requested. `policy_p95_ms` is there
     from 59 runs on. `throttled_pairs` were dropped because the device's clock was low; `throttled_kept` were low too,
     and counted because the clock would not recover.
     """
@@ -120,7 +120,7 @@ class Accuracy(PairedAccuracy):
         needed = self.needed
         if needed is None:
             return "the measured drop is larger"
-        if needed > MOST_TOLD:
+        if needed > MOST_REPORTED:
             return f"{self.videos} held-out {'video is' if self.videos == 1 else 'videos are'} too few to tell"
         return f"needs about {needed} held-out examples"
 
@@ -139,7 +139,7 @@ class Accuracy(PairedAccuracy):
 class Control:
     """A control at the winner's latency. `advantage` is winner minus control; `reason` says why there is no result.
 
-    `retention_ratio` is visual tokens ÷ those of the uncompressed model, as asked of a policy, as counted of a smaller
+    `retention_ratio` is visual tokens ÷ those of the uncompressed model, as set for a policy, as counted for a smaller
     input. For a smaller input `kind` says what was made smaller, and `input_ratio` is the share of the frames, or of
     the pixels of a frame, that was left.
     """

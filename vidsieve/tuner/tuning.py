@@ -37,7 +37,7 @@ def tune(
     timings: Timings | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> TuneResult:
-    """The policy that keeps the most accuracy within the latency target, confirmed on examples it never saw.
+    """Find the policy that keeps the most accuracy within the latency target, confirmed on examples it never saw.
 
     `controls` (those not searched) are measured at the winner's latency and reported. `others` are benches of the same
     model on further devices of the same kind; trials run on all at once. `clock` gives seconds. A study that
@@ -96,7 +96,7 @@ def _give_best(run: Run, listener: Listener, error: Exception) -> None:
 
 
 def _check_names(policies: Sequence[Policy]) -> None:
-    """Names address settings in the study, so they must be unique. Raises UsageError."""
+    """Refuse two policies of one name, as names address settings in the study. Raises UsageError."""
     names = [policy.name for policy in policies]
     for name in names:
         if names.count(name) > 1:
@@ -104,7 +104,7 @@ def _check_names(policies: Sequence[Policy]) -> None:
 
 
 def _check_devices(bench: Bench, others: Sequence[Bench]) -> None:
-    """Latencies of different devices cannot be compared. Raises UsageError."""
+    """Refuse devices of different kinds, whose latencies cannot be compared. Raises UsageError."""
     first = bench.describe()
     for other in others:
         facts = other.describe()

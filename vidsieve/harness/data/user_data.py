@@ -21,8 +21,8 @@ RERANK_SHARE = 0.4
 class LabelledData:
     """A task read from JSON lines: `video`, `question`, `options` (or none), `answer`; `id` and `kind` if wanted.
 
-    Relative videos are looked for beside the file. With `missing_ok` a video that is not there is no fault yet: whoever
-    opens it finds out, and the others stay in the splits they are in. Raises DataError with all faults at once.
+    Relative paths of videos begin at the file's folder. With `missing_ok` a missing video is no fault yet: opening it
+    raises, and the others stay in the splits they are in. Raises DataError with all faults at once.
     """
 
     metric: Literal["accuracy", "agreement"] = "accuracy"
@@ -43,11 +43,11 @@ class LabelledData:
         self.all = _read(text, file, missing_ok)
 
     def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
-        """The first `count` examples of a split; fewer if there are fewer."""
+        """Return the first `count` examples of a split; fewer if there are fewer."""
         return split_examples(self.all, split, seed)[:count]
 
     def describe(self) -> dict[str, str]:
-        """What provenance keeps: name, content hash, sizes; no path."""
+        """Describe for provenance: name, content hash, sizes; no path."""
         videos = len({example.group for example in self.all})
         return {
             "name": self.name,
@@ -59,7 +59,7 @@ class LabelledData:
 
 
 def _read(text: str, file: Path, missing_ok: bool) -> tuple[Example, ...]:
-    """The examples in `text`, or DataError listing every fault."""
+    """Read the examples in `text`. Raises DataError listing every fault."""
     faults: list[str] = []
     examples: list[Example] = []
     lines_by_id: dict[str, int] = {}
@@ -84,7 +84,7 @@ def _read(text: str, file: Path, missing_ok: bool) -> tuple[Example, ...]:
 
 
 def _row(line: str, file: Path, missing_ok: bool) -> tuple[dict[str, Any], list[str]]:
-    """One line as an object, and what is wrong with it."""
+    """Read one line as an object, and list what is wrong with it."""
     try:
         row = json.loads(line, object_pairs_hook=_no_repeats)
     except ValueError as error:
@@ -136,7 +136,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _video(text: str, file: Path) -> Path:
-    """A video's path: absolute, or relative to the JSONL's folder."""
+    """Return a video's path: absolute, or relative to the JSONL's folder."""
     return (file.parent / Path(text).expanduser()).resolve()
 
 
@@ -155,7 +155,7 @@ def _example(row: dict[str, Any], number: int, file: Path) -> Example:
 
 
 def split_examples(examples: Sequence[Example], split: Split, seed: int) -> list[Example]:
-    """The examples of one split, in an order drawn by `seed`; a video and all its questions are in one split only.
+    """Return the examples of one split, in an order drawn by `seed`; all questions of a video are in one split only.
 
     Half of the videos (rounded up) are held out, a fifth (rounded down) ranks the leaders once more, three tenths are
     searched on. Fewer than six videos leave none to rank with.
@@ -173,7 +173,7 @@ def split_examples(examples: Sequence[Example], split: Split, seed: int) -> list
 
 
 def _draw(seed: int, group: str) -> str:
-    """A hash stands for a random number: adding a video does not shuffle the others."""
+    """Draw a number for a group by a hash, so that adding a video does not shuffle the others."""
     return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
 
 
@@ -197,11 +197,11 @@ class VideoFolder:
         self.all = tuple(Example(id=name, group=name, question=question, video=file) for name, file in names)
 
     def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
-        """The first `count` videos of a split; fewer if there are fewer."""
+        """Return the first `count` videos of a split; fewer if there are fewer."""
         return split_examples(self.all, split, seed)[:count]
 
     def describe(self) -> dict[str, str]:
-        """What provenance keeps: names and sizes of the files as a hash, and the question; no path."""
+        """Describe for provenance: names and sizes of the files as a hash, and the question; no path."""
         listing = [f"{e.id}:{_size(e.video)}" for e in self.all if e.video is not None]
         return {
             "name": self.name,
@@ -213,7 +213,7 @@ class VideoFolder:
 
 
 def _size(file: Path) -> int | None:
-    """Bytes of a file; None where it cannot be asked."""
+    """Count the bytes of a file; None where it cannot be read."""
     try:
         return file.stat().st_size
     except OSError:
@@ -230,7 +230,7 @@ class OneVideo:
 
     @classmethod
     def of_file(cls, video: str, question: str) -> "OneVideo":
-        """A user's own video. Raises MediaError for a name that is no file's; other faults come when it is read."""
+        """Make the task of a user's own video. Raises MediaError for a name that is no file's."""
         if (fault := path_fault(video)) is not None:
             raise MediaError(f"video {video!r}: {fault}.")
         file = Path(video).expanduser()
@@ -238,16 +238,16 @@ class OneVideo:
 
     @classmethod
     def first_of(cls, task: Task) -> "OneVideo":
-        """The first held-out example of a task. Raises DataError if it has none."""
+        """Take the first held-out example of a task. Raises DataError if it has none."""
         found = task.examples("heldout", 1)
         if not found:
             raise DataError(f"data {task.name!r}: holds no example; give a VIDEO and a QUESTION.")
         return cls(task.name, found[0])
 
     def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
-        """The example."""
+        """Return the example."""
         return [self.example][:count]
 
     def describe(self) -> dict[str, str]:
-        """Its name."""
+        """Return its name."""
         return {"name": self.name}

@@ -100,7 +100,7 @@ class PairedTimer:
                 self._pair(policy, pairs, rules, start)
                 stopped = self._stop(pairs, rules, self._clock() - start) if len(pairs) else None
                 if stopped:
-                    self._tell(pairs)
+                    self._pass_warnings(pairs)
                     return self._summary(pairs, stopped)
 
     def _pair(self, policy: Intervention, pairs: _Pairs, rules: TimingRules, start: float) -> None:
@@ -151,7 +151,7 @@ class PairedTimer:
             return "pairs"
         return "seconds" if elapsed >= rules.max_seconds and len(pairs) >= LEAST_PAIRS else None
 
-    def _tell(self, pairs: _Pairs) -> None:
+    def _pass_warnings(self, pairs: _Pairs) -> None:
         """Pass warnings of throttling and of the bench on."""
         if pairs.kept_throttled:
             self.warn(STAYS_THROTTLED)

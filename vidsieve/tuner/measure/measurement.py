@@ -117,11 +117,11 @@ class Measurement:
             self.warnings.append(text)
 
     def elapsed_s(self) -> float:
-        """Seconds since the search began."""
+        """Count the seconds since the search began."""
         return self.clock() - self.started_s
 
     def seconds_left(self, reserve_s: float = 0.0) -> float | None:
-        """Seconds of the time budget left after `reserve_s`; None without a budget."""
+        """Count the seconds of the time budget left after `reserve_s`; None without a budget."""
         budget = self.request.time_budget_s
         return None if budget is None else budget - self.elapsed_s() - reserve_s
 

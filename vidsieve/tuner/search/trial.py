@@ -152,8 +152,8 @@ class Evaluator:
             )
         )
         if score.pruned:
-            asked = len(self._data.search)
-            return replace(trial_result, reason=f"clearly behind after {len(score.outcomes)} of {asked} examples")
+            total = len(self._data.search)
+            return replace(trial_result, reason=f"clearly behind after {len(score.outcomes)} of {total} examples")
         if violation["latency"] > 0:
             return replace(trial_result, verdict="too slow")
         if not trial_result.feasible:

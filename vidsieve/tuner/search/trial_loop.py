@@ -58,16 +58,16 @@ class SearchFailedError(TuneError):
 
 
 class Stop:
-    """Whether the user asked to stop. `busy` is true while a trial runs, which a first Ctrl-C lets finish."""
+    """Whether the user requested a stop. `busy` is true while a trial runs, which a first Ctrl-C lets finish."""
 
     def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
-        self.asked, self.busy, self._notify = False, False, notify
+        self.requested, self.busy, self._notify = False, False, notify
 
     def on_signal(self, *_: Any) -> None:
         """Handle a signal: raise KeyboardInterrupt where no trial runs, or the second time."""
-        if self.asked or not self.busy:
+        if self.requested or not self.busy:
             raise KeyboardInterrupt
-        self.asked = True
+        self.requested = True
         self._notify()
 
     @contextmanager
@@ -159,14 +159,14 @@ class TrialLoop:
         """Run trials until their number, patience, novelty or the time budget less `reserve_s` is used up.
 
         The first trial runs whatever the budget. An interruption passes through; `search` keeps what was found, and
-        the trials that ran are asked again when the search is resumed.
+        the trials that ran are queued again when the search is resumed.
         """
         enqueue_presets(self._study, self._measurement, self._explored)
         try:
             while True:
                 ended = self._ended(reserve_s)
-                # finished trials are recorded first, so that the next candidate is chosen knowing them
-                while ended is None and pool.free and not (self._stop.asked or self._told_waits):
+                # finished trials are recorded first, so that the next candidate is chosen with them
+                while ended is None and pool.free and not (self._stop.requested or self._unrecorded):
                     self._start(pool)
                     ended = self._ended(reserve_s)
                 if not self._pending:
@@ -178,12 +178,12 @@ class TrialLoop:
             raise
         finally:
             self._stop.busy = False
-        if self._stop.asked:
+        if self._stop.requested:
             raise KeyboardInterrupt
         self._search.stopped = ended or "trials"
 
     @property
-    def _told_waits(self) -> bool:
+    def _unrecorded(self) -> bool:
         """Whether a finished trial has not been recorded yet."""
         return any(future.done() for future in self._pending)
 
