@@ -34,9 +34,8 @@ _HOMES = {
     "vidsieve.media": ("Clip", "read_video", "write_video"),
     "vidsieve.bundled.bundled_task": ("BundledTask", "write_dataset"),
     "vidsieve.tuner.request": ("TuneRequest",),
-    "vidsieve.tuner.result": ("TuneResult",),
-    "vidsieve.tuner.events": ("Listener",),
-    "vidsieve.tuner.judge.statistics": ("Interval", "examples_needed", "paired_difference"),
+    "vidsieve.tuner.result": ("Listener", "TuneResult"),
+    "vidsieve.tuner.statistics": ("Interval", "examples_needed", "paired_difference"),
     "vidsieve.report": ("write_pareto", "write_report"),
     "vidsieve.harness": ("tune",),
 }

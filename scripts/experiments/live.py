@@ -18,9 +18,8 @@ from replay_bench import Truth
 from vidsieve.framework import registry
 from vidsieve.harness.session import open_session
 from vidsieve.harness.setup import Setup
-from vidsieve.tuner.events import Listener
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import TrialEvent
+from vidsieve.tuner.result import Listener, TrialEvent
 from vidsieve.tuner.tuning import tune
 
 TARGET = 1

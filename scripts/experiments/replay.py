@@ -104,7 +104,7 @@ ABLATIONS: tuple[Method, ...] = (
     ),
     Method("a third of the timing noise", noise=1 / 3),
     Method("no presets first", patches={"vidsieve.tuner.search.trial_loop.enqueue_presets": no_presets}),
-    Method("no pruning", patches={"vidsieve.tuner.judge.scoring.CHECKPOINTS": ()}),
+    Method("no pruning", patches={"vidsieve.tuner.measure.scoring.CHECKPOINTS": ()}),
     Method("no re-rank", patches={"vidsieve.tuner.judge.rerank._how_many": no_rerank}),
     Method("re-rank by 0/1 alone", patches={"vidsieve.tuner.judge.proxy.TRUSTED_R": 2.0}),
     Method("re-rank on 200 examples", change={"rerank_examples": 200}),

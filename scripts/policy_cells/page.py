@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vidsieve.tuner.judge.statistics import Interval, clustered_error, paired_difference, wilson_interval
+from vidsieve.tuner.statistics import Interval, clustered_error, paired_difference, wilson_interval
 
 RUNGS = ("static", "jitter", "cuts")
 BUDGETED = tuple((name, f"vidcom2-{name}") for name in ("fastv", "pyramiddrop", "sparsevlm"))

@@ -11,7 +11,8 @@ from vidsieve.bundled.thresholds import TABLE_RATIOS
 from vidsieve.framework import registry
 from vidsieve.framework.errors import UnknownNameError
 from vidsieve.harness.model_loading import fingerprint
-from vidsieve.tuner.measure.latency import PROTOCOL, TimingRules
+from vidsieve.tuner.measure.latency import TimingRules
+from vidsieve.tuner.measured import PROTOCOL
 
 MODEL_NAMES = tuple(model.name for model in MODELS)
 TTFT = "ttft"

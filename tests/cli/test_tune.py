@@ -15,10 +15,10 @@ from checkpoint_fixtures import Invoke
 import vidsieve
 from vidsieve import load_policy
 from vidsieve.framework.errors import MediaError, TuneError, UsageError
-from vidsieve.harness.gpu_clocks import NEIGHBOUR
 from vidsieve.harness.model_bench import Workbench
+from vidsieve.harness.request_timing import NEIGHBOUR
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.search.stopping import SearchFailedError
+from vidsieve.tuner.search.trial_loop import SearchFailedError
 
 SMALL = ("--trials", 2, "--examples", 4, "--policies", "vidcom2", "--frames", 8, "--in-process")
 BUNDLED = ("tune", "--model", "qwen2-vl", *SMALL)
@@ -67,7 +67,7 @@ def test_eval_chooses_model_and_data_once(
     invoke: Invoke, qwen: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = []
-    for home, name in (("harness.session", "choose"), ("harness.data.labelled", "LabelledData")):
+    for home, name in (("harness.session", "choose"), ("harness.data.user_data", "LabelledData")):
         original = getattr(importlib.import_module(f"vidsieve.{home}"), name)
         counted = partial(lambda name, original, *given, **more: calls.append(name) or original(*given, **more), name)
         monkeypatch.setattr(f"vidsieve.{home}.{name}", partial(counted, original))

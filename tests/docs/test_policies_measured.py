@@ -17,7 +17,7 @@ from vidsieve.framework.errors import StageError
 from vidsieve.framework.records import SIGNALS
 from vidsieve.harness.session import open_session
 from vidsieve.harness.setup import Setup
-from vidsieve.tuner.judge.statistics import wilson_interval
+from vidsieve.tuner.statistics import wilson_interval
 
 DATA = ROOT / "scripts" / "data" / "policy_table.json"
 MODEL = "qwen2-vl-tiny"

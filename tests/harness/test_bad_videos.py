@@ -12,13 +12,12 @@ import vidsieve
 from vidsieve.framework.errors import MediaError, ModelError, UsageError, VidsieveError
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import SPLITS
-from vidsieve.harness.data.clip_check import ReadableTask, clip_opener, readable
-from vidsieve.harness.data.labelled import LabelledData
-from vidsieve.harness.data.unlabelled import VideoFolder
+from vidsieve.harness.clip_check import ReadableTask, clip_opener, readable
+from vidsieve.harness.data.user_data import LabelledData, VideoFolder
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.setup import Setup
 from vidsieve.media import read_ends, read_video, write_video
-from vidsieve.tuner.events import Listener
+from vidsieve.tuner.result import Listener
 
 TUNE = ("tune", "--trials", 1, "--examples", 2, "--policies", "vidcom2", "--in-process", "--speedup", 1.3)
 WORK = ("--frames", 8, "--max-new-tokens", 2)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from vidsieve import load_policy
 from vidsieve.framework.registry import default
-from vidsieve.harness.data.labelled import LabelledData
+from vidsieve.harness.data.user_data import LabelledData
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load

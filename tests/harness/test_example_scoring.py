@@ -11,8 +11,8 @@ from vidsieve.framework.errors import DataError
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness.answer_options import INSTRUCTION, choice_ids, normalised, scored_prompt
-from vidsieve.harness.data.clips import ClipReader, FrameCache
-from vidsieve.harness.data.labelled import LabelledData
+from vidsieve.harness.data.clip_reader import ClipReader, FrameCache
+from vidsieve.harness.data.user_data import LabelledData
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from vidsieve.harness.gpu_clocks import NEIGHBOUR, Clocks
 from vidsieve.harness.model_bench import Workbench
+from vidsieve.harness.request_timing import NEIGHBOUR, Clocks
 
 UUID = "11112222-3333-4444-5555-666677778888"
 CUDA = SimpleNamespace(type="cuda", index=0)

@@ -10,8 +10,8 @@ from vidsieve import load_policy
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example
-from vidsieve.harness.data.clips import ClipReader
-from vidsieve.harness.data.labelled import LabelledData
+from vidsieve.harness.data.clip_reader import ClipReader
+from vidsieve.harness.data.user_data import LabelledData
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load

@@ -23,9 +23,8 @@ from vidsieve.media import Clip, Processor, load_processor
 from vidsieve.media.patch_encoders import PatchEncoder
 from vidsieve.media.processor import VidsieveProcessor
 from vidsieve.media.processor_loading import build_encoder
-from vidsieve.media.prompter import Prompter
+from vidsieve.media.prompter import Prompter, in_words
 from vidsieve.media.settings import Settings
-from vidsieve.media.spelling import in_words
 
 DATA = Path(__file__).parents[1] / "data" / "media"
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "llava_onevision", "llava_next_video")

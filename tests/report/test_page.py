@@ -12,9 +12,9 @@ from tuner.searching import Recorder, quality, search
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.report import report_html, write_report
-from vidsieve.tuner.controls.control import Control
+from vidsieve.tuner.measured import Control
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.search.stopping import Interrupted
+from vidsieve.tuner.search.trial_loop import Interrupted
 
 MOST_BYTES = 300_000
 HOSTILE = "<script>alert('x')</script>\"&amp;$x^2$ {{ 7*7 }} \x00\x1b[31m\u202e"

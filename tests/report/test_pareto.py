@@ -11,8 +11,8 @@ from report.made import found, trial
 from vidsieve.framework.errors import UsageError
 from vidsieve.report import pareto_figure, report_html, write_pareto
 from vidsieve.report.points import chosen_trial, front, most_telling, points_of
-from vidsieve.tuner.judge.statistics import Interval, ms
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.statistics import Interval, ms
 
 
 @cache

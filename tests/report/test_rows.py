@@ -9,9 +9,9 @@ from report.made import found, trial
 from report.reading import Reading
 
 from vidsieve.report import report_html
-from vidsieve.tuner.judge.statistics import Interval
-from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.statistics import Interval
 
 
 @cache

@@ -5,9 +5,8 @@ from typing import Any
 from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Listener
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import Bounds, TrialEvent, TuneResult
+from vidsieve.tuner.result import Bounds, Listener, TrialEvent, TuneResult
 from vidsieve.tuner.tuning import tune
 
 BEST_POWER = 1.4

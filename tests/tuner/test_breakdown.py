@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import pytest
 from tuner.fake_bench import FakeBench, fake_policy
 
-from vidsieve.tuner.events import Listener
 from vidsieve.tuner.measure.measurement import PARTS, Measurement, measure_breakdown
 from vidsieve.tuner.protocol import Intervention
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.result import Listener
 
 
 class WholeRequests(FakeBench):

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from vidsieve.tuner.judge.paired_accuracy import Accuracy
-from vidsieve.tuner.judge.statistics import clustered_error, paired_difference, wilson_interval
+from vidsieve.tuner.measured import Accuracy
+from vidsieve.tuner.statistics import clustered_error, paired_difference, wilson_interval
 
 
 def judged(differences: list[float], groups: list[int], *, draws: int = 1000, max_drop_points: float = 1.0) -> Accuracy:

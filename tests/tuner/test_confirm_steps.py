@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 from tuner.fake_bench import FakeBench, fake_policy
 from tuner.searching import quality
 
-from vidsieve.tuner.events import Listener
-from vidsieve.tuner.judge.confirm_latency import LEAST_GROWTH, MOST_SHRINK, Confirmed, confirm_latency
+from vidsieve.tuner.judge.finals import LEAST_GROWTH, MOST_SHRINK, Confirmed, confirm_latency
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.result import Listener
 
 
 def test_a_flat_curve_does_not_throw_the_policy_to_its_floor() -> None:

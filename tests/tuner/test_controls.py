@@ -9,14 +9,14 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.controls.control import Control
-from vidsieve.tuner.controls.matched_controls import MOST_PROBES, controls_for, run_control, sizes
-from vidsieve.tuner.events import Listener
+from vidsieve.tuner.judge.matched_controls import MOST_PROBES, controls_for, run_control, sizes
 from vidsieve.tuner.judge.paired_accuracy import Heldout
-from vidsieve.tuner.measure.latency import Latency, TimingRules
+from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measured import Control, Latency
 from vidsieve.tuner.protocol import Bench, Intervention, SmallerInput
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.result import Listener
 
 
 class SmallerBench(FakeBench):

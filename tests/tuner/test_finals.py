@@ -8,19 +8,17 @@ from tuner.test_rerank import UNKNOWN, Flattering, fresh_of, searched
 
 from vidsieve.framework.errors import TargetUnreachableError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Listener
-from vidsieve.tuner.judge.confirm_latency import STEPS, confirm_latency
-from vidsieve.tuner.judge.finals import Finals
+from vidsieve.tuner.judge.finals import STEPS, Finals, confirm_latency
 from vidsieve.tuner.judge.paired_accuracy import Heldout, paired_accuracy
-from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement, Target, Timings
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import Bounds
+from vidsieve.tuner.result import Bounds, Listener
 from vidsieve.tuner.search.trial_loop import Search
 from vidsieve.tuner.space.search_space import Space
+from vidsieve.tuner.statistics import Interval
 
 RULES = TimingRules(warmup=1, min_pairs=6, max_pairs=6)
 LOW = fake_policy("x").attainable(FakeBench.shape)[0]

@@ -13,15 +13,14 @@ from tuner.fake_bench import FakeBench, fake_policy
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
-from vidsieve.tuner.events import Listener
-from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored, explore
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.measure.retention_limits import AIM, RetentionSolver
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import Bounds
+from vidsieve.tuner.result import Bounds, Listener
 from vidsieve.tuner.space.search_space import PolicySpace, Space
+from vidsieve.tuner.statistics import Interval
 from vidsieve.tuner.study.record import explored_from_dict, explored_to_dict
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vidsieve.tuner.judge.proxy import Proxy, proxy_check
+from vidsieve.tuner.judge.rerank import Proxy, proxy_check
 
 P = np.array([-0.08, -0.06, -0.05, -0.03, -0.02, -0.01])
 SMALL = [0.001] * 6

@@ -9,14 +9,13 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.events import Listener
-from vidsieve.tuner.judge.proxy import Proxy
-from vidsieve.tuner.judge.rerank import Fresh, far_ahead, rerank
-from vidsieve.tuner.judge.scoring import Score, Scorer
+from vidsieve.tuner.judge.rerank import Fresh, Proxy, far_ahead, rerank
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.scoring import Score, Scorer
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.trial import TrialResult
+from vidsieve.tuner.result import Listener
 from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.study.record import TrialResult
 
 TRUSTED = Proxy(n=10, r=0.9, slope=1.0, intercept=0.0, bias_points=0.0, trusted=True)
 BIASED = replace(TRUSTED, bias_points=5.0)

@@ -14,10 +14,10 @@ from vidsieve.framework.errors import UsageError
 from vidsieve.framework.policy.file import load_policy, read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry, default
-from vidsieve.tuner.events import Listener
 from vidsieve.tuner.measure.bounds import explore
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.result import Listener
 from vidsieve.tuner.space.knobs import has_free_retention
 from vidsieve.tuner.space.search_space import PolicySpace, Space
 from vidsieve.tuner.space.stage_variants import MOST_COMBINATIONS, OFF

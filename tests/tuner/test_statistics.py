@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidsieve.tuner.judge.statistics import (
+from vidsieve.tuner.statistics import (
     Interval,
     examples_needed,
     mcnemar_exact,

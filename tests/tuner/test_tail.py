@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vidsieve.tuner.judge.statistics import LEAST_RUNS, p95_interval
+from vidsieve.tuner.statistics import LEAST_RUNS, p95_interval
 
 
 def test_fewer_than_59_runs_bound_no_95th_percentile() -> None:

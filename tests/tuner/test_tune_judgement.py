@@ -12,7 +12,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
 from vidsieve.tuner.judge.finals import fast_finalists
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.trial import TrialResult
+from vidsieve.tuner.study.record import TrialResult
 from vidsieve.tuner.tuning import tune
 
 

@@ -12,7 +12,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.harness.process.failures import WorkerCannotStart
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import TrialEvent
-from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError
+from vidsieve.tuner.search.trial_loop import Interrupted, SearchFailedError
 from vidsieve.tuner.tuning import tune
 
 

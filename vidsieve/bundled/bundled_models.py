@@ -60,12 +60,12 @@ MODELS: Final = (
 
 
 def find(family: str) -> BundledModel | None:
-    """The bundled model of a family (or with that name), None where there is none."""
+    """Find the bundled model of a family (or with that name), None where there is none."""
     return next((model for model in MODELS if family in (model.family, model.name)), None)
 
 
 def get(name: str) -> BundledModel:
-    """As `find`; UnknownNameError where there is none."""
+    """Find as `find` does; UnknownNameError where there is none."""
     found = find(name)
     if found is None:
         raise UnknownNameError("bundled", "bundled model", name, [model.name for model in MODELS])

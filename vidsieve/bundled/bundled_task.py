@@ -51,7 +51,7 @@ class BundledTask:
         self.name = f"bundled-{rung}"
 
     def examples(self, split: str, count: int, *, seed: int = 0) -> list[Example]:
-        """The first `count` examples of a split. Examples of one clip share its pixels in memory."""
+        """Return the first `count` examples of a split. Examples of one clip share its pixels in memory."""
         if split not in SPLITS:
             raise UnknownNameError("bundled task", "split", split, SPLITS)
         if count < 0:
@@ -64,7 +64,7 @@ class BundledTask:
         return chosen[:count]
 
     def describe(self) -> dict[str, str]:
-        """What provenance keeps: with these the same clips can be drawn again."""
+        """Describe for provenance: with these the same clips can be drawn again."""
         return {
             "name": self.name,
             "generator": str(GENERATOR),
@@ -73,7 +73,7 @@ class BundledTask:
         }
 
     def _block(self, split: str, seed: int, block: int, *, clips: int) -> Iterator[Example]:
-        """The examples of at most `clips` clips of a block.
+        """Make the examples of at most `clips` clips of a block.
 
         Clips of a block are drawn together: a clip's pixels depend on its block's seed and its place in the block.
         """
@@ -84,11 +84,11 @@ class BundledTask:
         scene = sample_scenes(shape, rung, shape.block, rng)
         pixels = render(scene, rng)[:, :: shape.frames // self.frame_count]
         choice = random.Random(seed_of(*names, "questions"))
-        asked = [one_of_each(clip, choice, shape.kinds) for clip in facts(scene)]
+        questions = [one_of_each(clip, choice, shape.kinds) for clip in facts(scene)]
         for place in range(min(clips, shape.block)):
             group = "-".join((*map(str, size), f"{rung}-{split}-{seed}-{block * shape.block + place:05d}"))
             frames = pixels[place].clone()
-            for one in asked[place]:
+            for one in questions[place]:
                 yield Example(
                     id=f"{group}-{one.kind}",
                     group=group,

@@ -37,7 +37,7 @@ def check(
 
 
 def _print(verdicts: list[dict[str, object]], *, as_json: bool) -> None:
-    """One line a sound file, one line a fault."""
+    """Print one line a sound file, one line a fault."""
     if as_json:
         say_json(verdicts)
         return

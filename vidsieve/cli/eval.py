@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidsieve.cli.formatting import interval, workload_line
 from vidsieve.cli.options import Json, MetricOption, PolicyOptions
-from vidsieve.cli.output import complain, note, say, say_json, table, warn_differences
+from vidsieve.cli.output import complain, interval, note, say, say_json, table, warn_differences, workload_line
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
 
@@ -61,7 +60,7 @@ def evaluate(
 
 
 def _open(chosen: "Chosen", task: "Task", choosing: "Callable[[Task], EvalExamples]") -> "Session":
-    """The session, once every clip that it will measure on has been opened."""
+    """Open the session, once every clip that it will measure on has been opened."""
     from vidsieve.cli.progress import search_progress
     from vidsieve.harness.model_bench import timed_examples
 
@@ -75,9 +74,9 @@ def _open(chosen: "Chosen", task: "Task", choosing: "Callable[[Task], EvalExampl
 
 def _print(result: dict[str, Any]) -> None:
     accuracy, latency = result["accuracy"], result["latency"]
-    asked = result["requested_retention"]
+    requested = result["requested_retention"]
     kept = accuracy["attained_retention"]
-    wish = "as its settings say" if asked is None else f"{asked:g} asked"
+    wish = "as its settings say" if requested is None else f"{requested:g} asked"
     got = "unknown" if kept is None else f"{kept:.4f}"
     say(f"{result['policy']} ({result['policy_hash']}): retention {wish}, {got} attained")
     change = interval(accuracy["change_points"], " points")

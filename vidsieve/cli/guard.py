@@ -1,4 +1,4 @@
-"""From exceptions to exit codes: people see one message, never a traceback (unless VIDSIEVE_DEBUG=1 asks for it)."""
+"""From exceptions to exit codes: people see one message, never a traceback (unless VIDSIEVE_DEBUG=1 is set)."""
 
 import functools
 import os
@@ -63,6 +63,6 @@ def _report_error(error: Exception) -> int:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-    """Warnings meant for people as one line; those of libraries about their own code are left out."""
+    """Print warnings meant for people as one line; leave out those of libraries about their own code."""
     if issubclass(category, UserWarning) and not issubclass(category, FutureWarning | DeprecationWarning):
         complain(str(message), kind="warning")

@@ -65,12 +65,12 @@ def _cell(value: object) -> str:
 
 
 def policies(registry: "Registry") -> list[dict[str, Any]]:
-    """Published policies, read as plain YAML so that torch stays out."""
+    """Read the published policies as plain YAML, so that torch stays out."""
     return [{"name": name, **_headline(path)} for name, path in sorted(registry.policies.items())]
 
 
 def _headline(path: Path) -> dict[str, Any]:
-    """Summary and sources of a policy file, without building its stages."""
+    """Read summary and sources of a policy file, without building its stages."""
     from vidsieve.framework.policy.yaml_nodes import Faults, compose, pairs, python
 
     try:
@@ -86,7 +86,7 @@ def _headline(path: Path) -> dict[str, Any]:
 
 
 def stages(registry: "Registry") -> list[dict[str, Any]]:
-    """Registered stages with the hooks they implement."""
+    """List registered stages with the hooks they implement."""
     rows = []
     for name, stage in sorted(registry.stages.items()):
         summary = (stage.__doc__ or "").strip().split("\n")[0]
@@ -102,7 +102,7 @@ def stages(registry: "Registry") -> list[dict[str, Any]]:
 
 
 def models(registry: "Registry") -> list[dict[str, Any]]:
-    """Model families: what each can do, what stands for it, and what of it is on this machine."""
+    """List model families: what each can do, what stands for it, and what of it is on this machine."""
     from vidsieve.harness.model_choice import on_this_machine
 
     return [
@@ -130,7 +130,7 @@ def _takes_images(adapter: Any) -> bool:
 
 
 def _say_models(rows: list[dict[str, Any]]) -> None:
-    """Two tables of at most 80 columns, and what their words mean."""
+    """Print two tables of at most 80 columns, and what their words mean."""
     head = ("family", "acts on", "image", "inputs and signals for stages")
     table("models", head, [[row["family"], _acts_on(row), _yes(row), _lines(row["offers"], 29)] for row in rows])
     for line in MEANING:
@@ -150,7 +150,7 @@ def _say_models(rows: list[dict[str, Any]]) -> None:
 
 
 def _acts_on(row: dict[str, Any]) -> str:
-    """Where stages can act; hooks by name where a family carries out only part of a step."""
+    """Say where stages can act; hooks by name where a family carries out only part of a step."""
     words = []
     for word, hooks in STEPS.items():
         have = [hook for hook in hooks if hook in row["hooks"]]
@@ -167,5 +167,5 @@ def _here(here: str) -> str:
 
 
 def _lines(words: list[str], width: int) -> str:
-    """Words joined by commas, broken into lines of a table's cell."""
+    """Join words by commas, broken into lines of a table's cell."""
     return fill(", ".join(words), width)

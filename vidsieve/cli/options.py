@@ -36,7 +36,7 @@ class FieldsOf:
 
 
 SearchSettings = Annotated[dict[str, Any], FieldsOf(TuneRequest)]
-"""What a search is asked for, by the fields of `TuneRequest`."""
+"""The settings of a search, by the fields of `TuneRequest`."""
 
 OWN = (
     "devices",
@@ -55,12 +55,12 @@ OWN = (
 
 
 def with_flags(text: str) -> str:
-    """`text` with the settings that the library names, such as `max_drop_points`, as the options that set them."""
+    """Write `text` with the settings that the library names, such as `max_drop_points`, as options."""
     return re.sub(r"`(\w+)`", lambda found: FLAGS.get(found[1], found[0]), text)
 
 
 def _flags() -> dict[str, str]:
-    """The option that sets each setting which the library may name."""
+    """Map each setting that the library may name to the option that sets it."""
     declared = [each for kind in (Setup, TuneRequest) for each in dataclasses.fields(kind) if declaration_of(each)]
     same = {name: "--" + name.replace("_", "-") for name in (*OWN, "heldout")}
     return {each.name: flag_of(each) for each in declared} | same
@@ -70,12 +70,12 @@ FLAGS = _flags()
 
 
 def option(name: str, panel: str, help: str, metavar: str | None = None) -> Any:
-    """An option under a heading of the help page."""
+    """Declare an option under a heading of the help page."""
     return typer.Option(name, rich_help_panel=panel, help=help, metavar=metavar)
 
 
 def flat(verb: Callable[..., None]) -> Callable[..., None]:
-    """`verb` with every parameter that stands for the fields of a dataclass replaced by those fields.
+    """Replace every parameter of `verb` that stands for the fields of a dataclass by those fields.
 
     The fields become keyword parameters and are put together again for the call, so each option is declared once.
     """
@@ -97,7 +97,7 @@ def flat(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _group(hint: Any) -> tuple[Any, bool] | None:
-    """The dataclass whose fields a parameter stands for, and whether the verb gets one or a dict of its settings."""
+    """Find the dataclass whose fields a parameter stands for, and whether the verb gets it or a dict of settings."""
     if dataclasses.is_dataclass(hint):
         return hint, True
     if get_origin(hint) is Annotated and isinstance(get_args(hint)[1], FieldsOf):
@@ -106,7 +106,7 @@ def _group(hint: Any) -> tuple[Any, bool] | None:
 
 
 def _options(kind: Any) -> list[dataclasses.Field[Any]]:
-    """The fields that are options: of a dataclass with declared settings those, of another all."""
+    """List the fields that are options: of a dataclass with declared settings those, of another all."""
     fields = list(dataclasses.fields(kind))
     return [each for each in fields if declaration_of(each) is not None] or fields
 
@@ -114,7 +114,7 @@ def _options(kind: Any) -> list[dataclasses.Field[Any]]:
 def _spread(
     parameter: inspect.Parameter, hints: dict[str, Any], groups: dict[str, tuple[Any, bool]]
 ) -> list[inspect.Parameter]:
-    """The parameter itself, or one for each option it stands for."""
+    """List the parameter itself, or one for each option it stands for."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     if parameter.name not in groups:
         return [parameter.replace(annotation=hints[parameter.name], kind=keyword)]
@@ -127,7 +127,7 @@ def _spread(
 
 
 def _annotation(declared: dataclasses.Field[Any], hint: Any) -> Any:
-    """The field's type with its option."""
+    """Annotate the field's type with its option."""
     declaration = declaration_of(declared)
     if declaration is None:
         return hint
@@ -156,7 +156,7 @@ class PolicyOptions:
     ] = None
 
     def load(self, registry: "Registry") -> "Policy":
-        """The policy. Raises as `load_policy` does, and UsageError for a --set that cannot be read."""
+        """Load the policy. Raises as `load_policy` does, and UsageError for a --set that cannot be read."""
         settings = dict(_setting(text) for text in self.set or ())
         if len(settings) < len(self.set or ()):
             raise UsageError("--set: a setting is given twice; give it once.")
@@ -169,7 +169,7 @@ class PolicyOptions:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    """`label.setting=value`, the value read as YAML reads it."""
+    """Read `label.setting=value`, the value as YAML reads it."""
     name, equals, value = text.partition("=")
     addressed = "." in name.strip(". ") or name.strip() == "positions"
     if not equals or not addressed or not value.strip():
@@ -232,7 +232,7 @@ class StudyOptions:
             raise UsageError("--fresh: sets a file aside; on --storage choose another --study-name instead.")
 
     def device_list(self, device: str | None) -> list[str] | None:
-        """The devices asked for, or None for the usual one. Raises UsageError for a list that makes no sense."""
+        """List the devices of --devices, or None for the usual one. Raises UsageError for a list without sense."""
         if self.devices is None:
             return None
         if device is not None:
@@ -243,7 +243,7 @@ class StudyOptions:
         return names
 
     def place(self, out: Path) -> Path | str:
-        """Where the study lives."""
+        """Say where the study lives."""
         if self.storage is not None:
             return self.storage
         return (self.study or out.with_name(f"{out.stem}.study.db")).expanduser()

@@ -7,17 +7,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
-from vidsieve.cli.formatting import minutes, workload_line
 from vidsieve.cli.options import with_flags
-from vidsieve.cli.output import note, say
+from vidsieve.cli.output import minutes, note, say, workload_line
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
 from vidsieve.harness.model_choice import Choice
 from vidsieve.harness.session import OpenBenches, open_benches
 from vidsieve.harness.setup import Setup
-from vidsieve.tuner.events import Listener
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import Bounds, TrialEvent
+from vidsieve.tuner.result import Bounds, Listener, TrialEvent
 
 QUIET_S = 20.0
 
@@ -48,7 +46,7 @@ class SearchProgress(Listener):
         self._bar.stop()
 
     def step(self, what: str, done: int, total: int) -> None:
-        """A bar on a terminal; elsewhere a line when a step starts and now and then."""
+        """Draw a bar on a terminal; elsewhere a line when a step starts and now and then."""
         if self._console.is_terminal:
             if self._task is None:
                 self._task = self._bar.add_task(what, total=total)
@@ -62,7 +60,7 @@ class SearchProgress(Listener):
             self._print(f"  {what} {done}/{total}")
 
     def started(self, bounds: Bounds) -> None:
-        """Uncompressed, floor, target; what takes part and what does not."""
+        """Print uncompressed, floor, target; what takes part and what does not."""
         base, floor, metric = bounds.baseline, bounds.floor, f"{bounds.metric}_ms"
         if bounds.already_met:
             self._print(
@@ -103,7 +101,7 @@ class SearchProgress(Listener):
 
 
 def trial_line(event: TrialEvent) -> str:
-    """A trial in one line: what, how fast, how good on the search examples, what became of it, how long yet."""
+    """Write a trial in one line: what, how fast, how good on the search examples, what became of it, how long yet."""
     ratio = f" r={event.retention_ratio:.3f}" if event.retention_ratio is not None else ""
     settings = " ".join(f"{name}={_short(value)}" for name, value in event.settings.items())
     latency = f"{event.latency.value:.4g} ms" if event.latency else "no latency"
@@ -150,5 +148,5 @@ def opened_with_progress(
 
 
 def search_progress(quiet: bool) -> SearchProgress:
-    """A listener that draws on standard output, or on standard error where that is for a document."""
+    """Make a listener that draws on standard output, or on standard error where that is for a document."""
     return SearchProgress(Console(stderr=quiet))

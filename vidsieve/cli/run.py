@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vidsieve.cli.formatting import workload_line
 from vidsieve.cli.options import Json, PolicyOptions
-from vidsieve.cli.output import complain, note, say, say_json, warn_differences
+from vidsieve.cli.output import complain, note, say, say_json, warn_differences, workload_line
 from vidsieve.framework.errors import UsageError
 from vidsieve.harness.setup import Setup
 
@@ -46,7 +45,7 @@ def run(
 
 
 def _check(setup: Setup, video: str | None, ask: str | None) -> None:
-    """A video needs a question and no other data. Raises UsageError."""
+    """Refuse a video without a question, or with other data. Raises UsageError."""
     if video is None:
         return
     if ask is None or not ask.strip():
@@ -57,9 +56,9 @@ def _check(setup: Setup, video: str | None, ask: str | None) -> None:
 
 
 def _open(chosen: "Chosen", video: str | None, ask: str | None) -> "tuple[Session, Example]":
-    """A session on the one example that is asked."""
+    """Open a session on the one example of the request."""
     from vidsieve.harness.data.example_choice import choose_task
-    from vidsieve.harness.data.unlabelled import OneVideo
+    from vidsieve.harness.data.user_data import OneVideo
 
     if video is not None:
         task = OneVideo.of_file(video, ask or "")
@@ -90,7 +89,7 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _warn_unknown_words(question: str, session: "Session") -> None:
-    """The bundled models know few words; a question with others gets no sensible answer."""
+    """Warn of words that a bundled model does not know: such a question gets no sensible answer."""
     bundled = session.loaded.choice.bundled
     if bundled is None:
         return

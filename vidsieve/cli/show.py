@@ -40,7 +40,7 @@ def show(
 
 
 def describe(name: str, registry: "Registry", shape: "VideoShape") -> dict[str, Any]:
-    """The policy and the stage of that name; a name may be both.
+    """Describe the policy and the stage of that name; a name may be both.
 
     Raises:
         UnknownNameError: neither exists.
@@ -60,7 +60,7 @@ def describe(name: str, registry: "Registry", shape: "VideoShape") -> dict[str, 
 
 
 def policy_facts(policy: "Policy", shape: "VideoShape") -> dict[str, Any]:
-    """A policy in plain types."""
+    """Describe a policy in plain types."""
     low, high = policy.attainable(shape)
     return {
         "name": policy.name,
@@ -89,7 +89,7 @@ def policy_facts(policy: "Policy", shape: "VideoShape") -> dict[str, Any]:
 
 
 def stage_facts(kind: "type[Stage]", stage: "Stage | None" = None) -> dict[str, Any]:
-    """What a stage class declares; with an instance, also the values it has."""
+    """Describe what a stage class declares; with an instance, also the values it has."""
     settings = []
     for name, field in kind.settings().items():
         value = {"value": getattr(stage, name)} if stage is not None else {}
@@ -104,7 +104,7 @@ def stage_facts(kind: "type[Stage]", stage: "Stage | None" = None) -> dict[str, 
 
 
 def setting_facts(field: "FieldInfo") -> dict[str, Any]:
-    """Default, type and range of one setting."""
+    """Describe default, type and range of one setting."""
     from pydantic_core import PydanticUndefined
 
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
@@ -128,7 +128,7 @@ def _is_literal(annotation: Any) -> bool:
 
 
 def _paragraph(text: str | None) -> str:
-    """The first paragraph of a docstring, on one line."""
+    """Return the first paragraph of a docstring, on one line."""
     return " ".join((text or "").strip().split("\n\n")[0].split())
 
 

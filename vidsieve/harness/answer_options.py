@@ -17,14 +17,14 @@ INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True)
 class ScoredPrompt:
-    """`question` as the model is asked it; `choices` are the answers that are scored, in the order of the options."""
+    """`question` as the prompt has it; `choices` are the answers that are scored, in the order of the options."""
 
     question: str
     choices: tuple[str, ...] = ()
 
 
 def scored_prompt(example: Example, *, as_written: bool) -> ScoredPrompt:
-    """The prompt of an example.
+    """Write the prompt of an example.
 
     Options that the question does not name are listed under it with letters, and the letters are scored. `as_written`
     leaves the question as it is.
@@ -48,7 +48,7 @@ def _names_all(question: str, options: Sequence[str]) -> bool:
 
 
 def choice_ids(prompter: "Prompter", scored: ScoredPrompt) -> list[list[int]]:
-    """For each choice the token ids by which it continues the prompt."""
+    """List for each choice the token ids by which it continues the prompt."""
     prompt = prompter.text(scored.question, 1)
     before = prompter.token_ids(prompt)
     ends_in_special = any(prompt.endswith(token) for token in prompter.tokenizer.all_special_tokens)
@@ -57,7 +57,7 @@ def choice_ids(prompter: "Prompter", scored: ScoredPrompt) -> list[list[int]]:
 
 
 def _tail(before: Sequence[int], after: Sequence[int]) -> list[int]:
-    """What `after` has beyond the beginning it shares with `before`."""
+    """Return what `after` has beyond the beginning it shares with `before`."""
     shared = 0
     while shared < min(len(before), len(after)) and before[shared] == after[shared]:
         shared += 1
@@ -65,5 +65,5 @@ def _tail(before: Sequence[int], after: Sequence[int]) -> list[int]:
 
 
 def normalised(answer: str) -> str:
-    """An open answer as it is compared: lower case, single blanks, no punctuation around it."""
+    """Write an open answer as it is compared: lower case, single blanks, no punctuation around it."""
     return " ".join(answer.casefold().split()).strip(string.punctuation + string.whitespace)

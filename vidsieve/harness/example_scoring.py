@@ -29,12 +29,12 @@ class Scorer:
         self._uncompressed: dict[str, str] = {}
 
     def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
-        """Outcomes in the order of the examples, as batches finish."""
+        """Yield outcomes in the order of the examples, as batches finish."""
         for start in range(0, len(examples), self._batch_size):
             yield from self._batch(policy, examples[start : start + self._batch_size])
 
     def _batch(self, policy: Intervention | None, examples: Sequence[Example]) -> list[Outcome]:
-        """One batch: those with options, then the rest."""
+        """Score one batch: those with options, then the rest."""
         outcomes: dict[str, Outcome] = {}
         with_options = [e for e in examples if e.options and self._metric == "accuracy"]
         others = [e for e in examples if not e.options or self._metric != "accuracy"]
@@ -45,7 +45,7 @@ class Scorer:
         return [outcomes[example.id] for example in examples]
 
     def _choices(self, policy: Intervention | None, examples: Sequence[Example]) -> dict[str, Outcome]:
-        """Multiple choice: one new token, or one pass for each option where first tokens collide."""
+        """Score multiple choice: one new token, or one pass for each option where first tokens collide."""
         full = self._runners.full
         ids = [choice_ids(full.processor.prompter, full.prompt(e)) for e in examples]
         apart = [len({option[0] for option in each if option}) == len(each) for each in ids]
@@ -65,7 +65,7 @@ class Scorer:
     def _by_first_token(
         self, policy: Intervention | None, examples: Sequence[Example], ids: Sequence[list[list[int]]]
     ) -> tuple[list[Tensor], list[float | None]]:
-        """Logits of each option's first token."""
+        """Compute the logits of each option's first token."""
         runner = self._runners.of(policy)
         inputs = runner.inputs(examples)
         with runner.under(policy) as reports:
@@ -76,7 +76,7 @@ class Scorer:
     def _by_likelihood(
         self, policy: Intervention | None, examples: Sequence[Example], ids: Sequence[list[list[int]]]
     ) -> tuple[list[Tensor], list[float | None]]:
-        """Log-likelihood of each option to its end; the end counts, so that no option is the beginning of another."""
+        """Compute the log-likelihood of each option to its end; the end counts, so none is the beginning of another."""
         runner = self._runners.of(policy)
         inputs = runner.inputs(examples)
         end = [] if runner.end_id is None else [runner.end_id]
@@ -90,7 +90,7 @@ class Scorer:
         return found, self._ratios(policy, reports, examples)
 
     def _written(self, policy: Intervention | None, examples: Sequence[Example]) -> dict[str, Outcome]:
-        """Greedy answers beside the labels, or beside the uncompressed model's answers."""
+        """Compare greedy answers with the labels, or with the uncompressed model's answers."""
         labelled = self._metric == "accuracy"
         wanted = {e.id: _label(e) for e in examples} if labelled else self._references(examples)
         if policy is None and not labelled:
@@ -119,7 +119,7 @@ class Scorer:
         return runner.answers(inputs, sequences), self._ratios(policy, reports, examples)
 
     def _references(self, examples: Sequence[Example]) -> dict[str, str]:
-        """The uncompressed model's answers, each asked for once."""
+        """Return the uncompressed model's answers, each generated once."""
         missing = [example for example in examples if example.id not in self._uncompressed]
         if missing:
             answers, _ = self._answers(None, missing)
@@ -129,7 +129,7 @@ class Scorer:
     def _ratios(
         self, policy: Intervention | None, reports: Sequence[Report], examples: Sequence[Example]
     ) -> list[float | None]:
-        """Visual tokens of each row ÷ those of the uncompressed model."""
+        """Compute visual tokens of each row ÷ those of the uncompressed model."""
         if not isinstance(policy, SmallerInput):
             return _attained(reports, len(examples))
         counts = self._runners.of(policy).visual_tokens(examples), self._runners.full.visual_tokens(examples)
@@ -137,7 +137,7 @@ class Scorer:
 
 
 def _forced(runner: Runner, inputs: dict[str, Tensor], wanted: Sequence[list[int]]) -> Float[Tensor, " rows"]:
-    """Log-likelihood of a given answer for each row."""
+    """Compute the log-likelihood of a given answer for each row."""
     steps = max(len(answer) for answer in wanted)
     tokens = torch.tensor([[*answer, *[answer[-1]] * (steps - len(answer))] for answer in wanted])
     real = torch.tensor([[step < len(answer) for step in range(steps)] for answer in wanted])
@@ -156,7 +156,7 @@ def _label(example: Example) -> str:
 
 
 def _chosen(example: Example, scores: Float[Tensor, " options"], ratio: float | None) -> Outcome:
-    """The outcome of one multiple-choice question; equal scores go to the earlier option."""
+    """Make the outcome of one multiple-choice question; equal scores go to the earlier option."""
     options = example.options or ()
     gold = options.index(_label(example))
     probabilities = scores.softmax(dim=0)
@@ -173,7 +173,7 @@ def _chosen(example: Example, scores: Float[Tensor, " options"], ratio: float | 
 
 
 def _attained(reports: Sequence[Report], rows: int) -> list[float | None]:
-    """The attained retention ratio of each row; every row has one video."""
+    """Return the attained retention ratio of each row; every row has one video."""
     if not reports:
         return [1.0] * rows
     report = reports[-1]

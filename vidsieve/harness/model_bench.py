@@ -12,12 +12,10 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import SPLITS, Example, Outcome, Task
-from vidsieve.harness.data.clips import ClipReader
+from vidsieve.harness.data.clip_reader import ClipReader
 from vidsieve.harness.example_scoring import Scorer
-from vidsieve.harness.gpu_clocks import Clocks
-from vidsieve.harness.model_loading import Loaded, fingerprint
-from vidsieve.harness.process_state import used_threads
-from vidsieve.harness.request_timing import MOST_CLIPS, Timer
+from vidsieve.harness.model_loading import Loaded, fingerprint, used_threads
+from vidsieve.harness.request_timing import MOST_CLIPS, Clocks, Timer
 from vidsieve.harness.runner import Runner, Runners
 from vidsieve.harness.setup import Setup
 
@@ -25,14 +23,14 @@ if TYPE_CHECKING:
     from vidsieve.tuner.protocol import Intervention, Metric
 
 BUNDLED_BATCH = 16
-MOST_ASKED = 128
+MOST_ROUNDS = 128
 
 
 class Workbench:
     """Implements the tuner's `Bench`. `clip_examples` are what latency is measured on; the first gives the shape.
 
     `notices` fills with what makes its timings doubtful, in words. `frames_taken` is the least and the most that these
-    clips give: a short video gives fewer frames than `frames` asks for.
+    clips give: a short video gives fewer frames than `frames`.
     """
 
     def __init__(self, loaded: Loaded, setup: Setup, metric: str, clip_examples: Sequence[Example]) -> None:
@@ -64,7 +62,7 @@ class Workbench:
 
     @classmethod
     def of_task(cls, loaded: Loaded, setup: Setup, task: Task, *, seed: int = 0) -> "Workbench":
-        """A bench that measures latency on the task's first videos."""
+        """Make a bench that measures latency on the task's first videos."""
         return cls(loaded, setup, task.metric, timed_examples(task, setup, seed))
 
     def _shape(self) -> VideoShape:
@@ -73,7 +71,7 @@ class Workbench:
         return VideoShape(layout.frames, layout.tokens, layers)
 
     def _frame_pixels(self) -> int:
-        """Pixels of the largest frame of the clips that latency is measured on, as the model sees it."""
+        """Count the pixels of the largest frame of the clips that latency is measured on, as the model sees it."""
         layouts = self.loaded.adapter.layouts
         found = [
             video for clip in range(self.clips) for video in layouts(self.loaded.model.config, self._timer.inputs(clip))
@@ -83,40 +81,40 @@ class Workbench:
         return token_pixels * max(height * width for _, height, width in (video.grid for video in found))
 
     def renew(self) -> bool:
-        """The model stays in this process."""
+        """Do nothing: the model stays in this process."""
         return False
 
     def describe(self) -> Mapping[str, str]:
-        """Facts for provenance."""
+        """Describe model, machine and workload for provenance."""
         return facts(self.loaded, self.workload)
 
     def clip_shape(self, clip_index: int) -> Hashable:
-        """Clips of equal shape share their warm-up."""
+        """Return the shape of a clip; clips of equal shape share their warm-up."""
         return self._timer.shape(clip_index)
 
     def timed(self, policy: "Intervention | None", clip_index: int, metric: "Metric") -> Mapping[str, float]:
-        """One request in milliseconds, by parts; on a GPU with its clock right after."""
+        """Time one request in milliseconds, by parts; on a GPU with its clock right after."""
         run = self._timer.ttft if metric == "ttft" else self._timer.e2e
         with used_threads(self.loaded.threads):
             parts = run(policy, clip_index)
         return parts if self._clocks is None else parts | self._watched(self._clocks)
 
     def _watched(self, clocks: Clocks) -> dict[str, float]:
-        """`clock_ratio` where it is known; neighbours go into the notices, once."""
+        """Return `clock_ratio` where it is known; neighbours go into the notices, once."""
         ratio = clocks.ratio()
         if not self.notices and (neighbours := clocks.neighbours()):
             self.notices.append(neighbours)
         return {} if ratio is None else {"clock_ratio": ratio}
 
     def answer(self, policy: Policy | None, example: Example) -> tuple[str, Report | None]:
-        """What the model writes about one example, and what the policy did."""
+        """Return what the model writes about one example, and the report of what the policy did."""
         inputs = self.runner.inputs([example])
         with used_threads(self.loaded.threads), self.runner.under(policy) as reports:
             sequences = self.runner.generate(inputs, self.max_new_tokens).sequences
         return self.runner.answers(inputs, sequences)[0], reports[-1] if reports else None
 
     def score(self, policy: "Intervention | None", examples: Sequence[Example]) -> Iterator[Outcome]:
-        """One outcome for each example, in order."""
+        """Yield one outcome for each example, in order."""
         outcomes = self._scorer.score(policy, examples)
         while True:
             # given back before each outcome goes out: what the caller does meanwhile is not ours
@@ -128,7 +126,7 @@ class Workbench:
 
 
 def timed_examples(task: Task, setup: Setup, seed: int = 0) -> list[Example]:
-    """What latency is measured on: examples of a few different videos, from the search split, else from the others.
+    """Choose what latency is measured on: examples of a few different videos, from the first split that has any.
 
     Raises:
         DataError: the task has no example at all.
@@ -138,7 +136,7 @@ def timed_examples(task: Task, setup: Setup, seed: int = 0) -> list[Example]:
         count = videos
         while True:
             found = list(task.examples(split, count, seed=seed))
-            if len({e.group for e in found}) >= videos or len(found) < count or count >= MOST_ASKED * videos:
+            if len({e.group for e in found}) >= videos or len(found) < count or count >= MOST_ROUNDS * videos:
                 break
             count *= 2
         if found:
@@ -147,7 +145,7 @@ def timed_examples(task: Task, setup: Setup, seed: int = 0) -> list[Example]:
 
 
 def facts(loaded: Loaded, workload: Mapping[str, object]) -> dict[str, str]:
-    """Model, machine, versions and `workload`; no paths. Two equal ones must give equal accuracies."""
+    """Describe model, machine, versions and `workload`; no paths. Two equal ones must give equal accuracies."""
     import torch
     import transformers
 
@@ -175,7 +173,7 @@ def facts(loaded: Loaded, workload: Mapping[str, object]) -> dict[str, str]:
 
 @cache
 def device_name(device: str) -> str:
-    """The GPU's or the processor's own name."""
+    """Read the GPU's or the processor's own name."""
     if device.startswith("cuda"):
         import torch
 

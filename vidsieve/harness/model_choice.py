@@ -19,13 +19,13 @@ WANTED_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.ttf
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The checkpoint that stands for what was asked.
+    """The checkpoint that stands for `given`, the name in `model`.
 
     `name` is for people and provenance: a hub id, a folder's name, a bundled model's name. `folder` holds the files,
     or is None while a named hub id has yet to be fetched. `note` says what was chosen when the user did not name it.
     """
 
-    asked: str
+    given: str
     kind: Literal["bundled", "folder", "cached", "hub"]
     name: str
     folder: Path | None = None
@@ -70,7 +70,7 @@ def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> C
 
 
 def _refuse_addresses(**named: str | None) -> None:
-    """An address of a model page gets its hub id as the way; an empty name is refused. Raises UsageError."""
+    """Refuse an address of a model page, giving its hub id as the way, and an empty name. Raises UsageError."""
     for field, name in named.items():
         if name is None or (fault := path_fault(name)) is None:
             continue
@@ -84,28 +84,28 @@ def _is_folder(text: str) -> bool:
     return text.startswith((".", "~", os.sep)) or Path(text).is_dir()
 
 
-def _named(asked: str, checkpoint: str, where: str, family: str | None) -> Choice:
-    """A checkpoint the user named: a folder, or a hub id (with @revision)."""
+def _named(given: str, checkpoint: str, where: str, family: str | None) -> Choice:
+    """Choose a checkpoint the user named: a folder, or a hub id (with @revision)."""
     path = Path(checkpoint).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
                 f"{where} {checkpoint}: the folder has no config.json; name a folder made by save_pretrained."
             )
-        return Choice(asked=asked, kind="folder", name=path.resolve().name, folder=path.resolve(), family=family)
+        return Choice(given=given, kind="folder", name=path.resolve().name, folder=path.resolve(), family=family)
     if checkpoint.startswith((".", "~", os.sep)) or checkpoint.count("/") != 1:
         raise ModelError(f"{where} {checkpoint}: no such folder, and no hub id (owner/name). Check the path.")
     name, _, revision = checkpoint.partition("@")
-    return Choice(asked=asked, kind="hub", name=name, revision=revision or None, family=family)
+    return Choice(given=given, kind="hub", name=name, revision=revision or None, family=family)
 
 
-def _default(asked: str, adapter: Any) -> Choice:
-    """What stands for a family nobody named a checkpoint of: the default one if it is here, else the bundled one."""
+def _default(given: str, adapter: Any) -> Choice:
+    """Choose the checkpoint of a family given by name alone: the default one if it is here, else the bundled one."""
     here = cached_snapshot(adapter.default_checkpoint)
     if here is not None:
-        note = f"model: {asked} stands for {adapter.default_checkpoint}, found in the local cache."
+        note = f"model: {given} stands for {adapter.default_checkpoint}, found in the local cache."
         return Choice(
-            asked=asked,
+            given=given,
             kind="cached",
             name=adapter.default_checkpoint,
             folder=here,
@@ -117,24 +117,24 @@ def _default(asked: str, adapter: Any) -> Choice:
     how = f"`checkpoint` {adapter.default_checkpoint}"
     if bundled is None:
         raise ModelError(
-            f"`model` {asked}: {adapter.default_checkpoint} is not in the local cache, and no bundled model stands in "
+            f"`model` {given}: {adapter.default_checkpoint} is not in the local cache, and no bundled model stands in "
             f"for this family. Nothing is downloaded unasked: give {how} (which downloads it), or a folder."
         )
     return _bundled(
-        asked,
+        given,
         bundled,
-        f"model: {asked} stands for the bundled {bundled.name}, a tiny model trained on synthetic clips, because "
+        f"model: {given} stands for the bundled {bundled.name}, a tiny model trained on synthetic clips, because "
         f"{adapter.default_checkpoint} is not in the local cache. For a real one: {how}",
     )
 
 
-def _bundled(asked: str, model: "BundledModel", note: str) -> Choice:
+def _bundled(given: str, model: "BundledModel", note: str) -> Choice:
     if not (model.folder / "config.json").is_file():
         raise ModelError(
-            f"`model` {asked}: the bundled {model.name} is missing from this installation; install it again."
+            f"`model` {given}: the bundled {model.name} is missing from this installation; install it again."
         )
     return Choice(
-        asked=asked,
+        given=given,
         kind="bundled",
         name=model.name,
         folder=model.folder,
@@ -145,7 +145,7 @@ def _bundled(asked: str, model: "BundledModel", note: str) -> Choice:
 
 
 def cached_snapshot(hub_id: str) -> Path | None:
-    """The local cache's folder of a hub repository if config and all weights are in it; never asks the network."""
+    """Return the local cache's folder of a hub repository if config and all weights are in it, without the network."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(hub_id, "config.json")
@@ -168,7 +168,7 @@ def has_weights(folder: Path) -> bool:
 
 
 def on_this_machine(adapter: Any) -> str:
-    """What of a family can run without a download, in words."""
+    """Say what of a family can run without a download."""
     cached = cached_snapshot(adapter.default_checkpoint) is not None
     bundled = bundled_models.find(adapter.family)
     has_bundled = bundled is not None and has_weights(bundled.folder)
@@ -180,7 +180,7 @@ def on_this_machine(adapter: Any) -> str:
 
 
 def fetched(choice: Choice) -> Choice:
-    """`choice` with its files on this machine; only a hub id that the user named is downloaded.
+    """Return `choice` with its files on this machine; only a hub id that the user named is downloaded.
 
     Raises:
         ModelError: it cannot be had (no network, no such repository, no access), or has no safetensors weights.

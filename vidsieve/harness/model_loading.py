@@ -1,14 +1,15 @@
-"""A chosen checkpoint, or the caller's own model, on its device with its processor and adapter."""
+"""A chosen checkpoint, or the caller's own model, on its device; process settings that loading needs are restored."""
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import ModelError, UsageError
 from vidsieve.harness.model_choice import Choice, fetched
-from vidsieve.harness.process_state import quiet_transformers
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Loaded:
 
 
 def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
-    """Load what was chosen onto the device asked for.
+    """Load what was chosen onto its device.
 
     Raises:
         ModelError: the checkpoint cannot be had or read, its class has no adapter, or the family is another.
@@ -48,7 +49,7 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
     adapter, class_name = _adapter(choice, registry)
     import transformers
 
-    device = pick_device(setup.device)
+    device = choose_device(setup.device)
     # a bundled model is so small that handing work to other threads costs more than it saves, and many times more
     # on a busy machine
     threads = 1 if setup.threads is None and choice.bundled is not None else setup.threads
@@ -63,7 +64,7 @@ def load(choice: Choice, setup: Setup, registry: "Registry") -> Loaded:
 
 
 def processor_of(choice: Choice, setup: Setup) -> "Processor":
-    """The processor of a checkpoint whose files are on this machine, without its weights."""
+    """Load the processor of a checkpoint whose files are on this machine, without its weights."""
     from transformers import AutoConfig
 
     from vidsieve.media import load_processor
@@ -75,7 +76,7 @@ def processor_of(choice: Choice, setup: Setup) -> "Processor":
 
 
 def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) -> Any:
-    """The model, whole: weights that are missing would silently be random ones."""
+    """Load the model and refuse missing weights, which would silently be random ones."""
     import torch
 
     try:
@@ -93,7 +94,7 @@ def _from_pretrained(model_class: Any, choice: Choice, options: dict[str, Any]) 
 
 
 def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
-    """The adapter for a checkpoint's class, read from its config alone, and the class's name."""
+    """Find the adapter for a checkpoint's class, read from its config alone, and the class's name."""
     assert choice.folder is not None
     try:
         config = json.loads((choice.folder / "config.json").read_text(encoding="utf-8"))
@@ -105,7 +106,7 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
             continue
         if choice.family not in (None, adapter.family):
             raise ModelError(
-                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.asked}. "
+                f"checkpoint {choice.name}: is a {name} of family {adapter.family}, but `model` is {choice.given}. "
                 f"Give `model` {adapter.family}."
             )
         return adapter, adapter.model_classes[0] if name in adapter.parts_of else name
@@ -115,36 +116,36 @@ def _adapter(choice: Choice, registry: "Registry") -> tuple[Any, str]:
     raise ModelError(f"checkpoint {choice.name}: no adapter for the model class {name}. Adapters exist for: {known}.")
 
 
-def pick_device(asked: str | None) -> Any:
-    """The torch device. Raises UsageError for one that is not there."""
+def choose_device(name: str | None) -> Any:
+    """Choose the torch device. Raises UsageError for one that is not there."""
     import torch
 
-    if asked is None:
+    if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"`device`: no device named {asked!r}; give cpu, cuda or cuda:N.") from None
+        raise UsageError(f"`device`: no device named {name!r}; give cpu, cuda or cuda:N.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"`device` {asked}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
+            f"`device` {name}: torch sees {torch.cuda.device_count()} CUDA devices here; use another, or cpu."
         )
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"`device` {asked}: only cpu and cuda are supported.")
+        raise UsageError(f"`device` {name}: only cpu and cuda are supported.")
     return device
 
 
-def _dtype(asked: str, device: Any) -> Any:
-    """float32 on a CPU and the checkpoint's own on a GPU, unless said."""
+def _dtype(name: str, device: Any) -> Any:
+    """Choose float32 on a CPU and the checkpoint's own on a GPU, unless given."""
     import torch
 
-    if asked == "auto":
+    if name == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
-    return getattr(torch, asked)
+    return getattr(torch, name)
 
 
 def fingerprint(folder: Path) -> str:
-    """A short hash of config and weights (sizes and both edges of each file): says that two copies are the same."""
+    """Hash config and weights (sizes and both edges of each file), to say that two copies are the same."""
     digest = hashlib.sha256()
     for file in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         with file.open("rb") as stream:
@@ -181,7 +182,7 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
     origin = str(getattr(model.config, "_name_or_path", "") or "")
     folder = Path(origin).resolve() if origin and Path(origin).is_dir() else None
     choice = Choice(
-        asked=adapter.family,
+        given=adapter.family,
         kind="folder",
         name=folder.name if folder else origin or type(model).__name__,
         folder=folder,
@@ -198,7 +199,7 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
 
 
 def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
-    """Ours as it is, transformers' wrapped, a name loaded; nothing: from where the model came from."""
+    """Return our processor as it is, transformers' wrapped, one named loaded; None: from where the model came from."""
     from vidsieve.media import Processor, load_processor
 
     if isinstance(given, Processor):
@@ -226,3 +227,47 @@ def _processor(given: Any, model: Any, origin: str, setup: Setup) -> Any:
         )
     tokenizer = getattr(given, "tokenizer", given)
     return VidsieveProcessor(Prompter.build(tokenizer, model.config, settings.chat_template), encoder)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers to errors and without progress bars while open."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def used_threads(count: int | None) -> Iterator[None]:
+    """Compute on `count` CPU threads while open; None leaves the number as it is."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count is None or count == before:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def eval_mode(model: Any) -> Iterator[None]:
+    """Put the model in eval mode while open; at the end every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

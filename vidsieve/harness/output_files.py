@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Outputs:
-    """`policy.yaml` with `policy.report.html` and `policy.pareto.svg` beside it.
+    """`policy.yaml` with `policy.report.html` and `policy.pareto.svg` in the same folder.
 
-    What a search left that was interrupted, or killed while it wrote, is replaced without asking when it is resumed.
+    What a search left that was interrupted, or killed while it wrote, is replaced when it is resumed.
 
     Raises:
         UsageError: a file is there already and is not ours to replace, or the folder cannot be written to.
@@ -36,18 +36,18 @@ class Outputs:
         return confirmed is False or (confirmed is True and not (self.report.exists() and self.picture.exists()))
 
     def write_policy(self, result: "TuneResult") -> None:
-        """The policy file, whole or not at all. Raises as `TuneResult.save` does."""
+        """Write the policy file, whole or not at all. Raises as `TuneResult.save` does."""
         result.save(self.policy, force=self._force)
         self._force = True
 
     def write_companions(self, result: "TuneResult") -> list[str]:
-        """Report and picture; they can be had again, so what goes wrong with them is returned as warnings."""
+        """Write report and picture; they can be made again, so what goes wrong with them is returned as warnings."""
         from vidsieve.report import write_pareto
 
         return [*self.write_report(result), *self._attempt(write_pareto, result, self.picture)]
 
     def write_report(self, result: "TuneResult") -> list[str]:
-        """The report alone; what goes wrong is returned as warnings."""
+        """Write the report alone; what goes wrong is returned as warnings."""
         from vidsieve.report import write_report
 
         return self._attempt(write_report, result, self.report)

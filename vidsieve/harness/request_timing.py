@@ -1,9 +1,9 @@
-"""One request, timed: processor outputs on the device to the first token, or from the file to the last one."""
+"""One request timed: from processor outputs on the device, or from the file; and the GPU's clock while it runs."""
 
 import functools
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,7 @@ from vidsieve.harness.runner import Runner, Runners
 from vidsieve.tuner.protocol import Intervention
 
 MOST_CLIPS = 8
+NEIGHBOUR = "another process computes on the same GPU: timings are noisier, and slower than on an idle one"
 
 
 class Timer:
@@ -34,7 +35,7 @@ class Timer:
         self._inputs: WeakKeyDictionary[Runner, dict[int, dict[str, Tensor]]] = WeakKeyDictionary()
 
     def inputs(self, clip_index: int, intervention: Intervention | None = None) -> dict[str, Tensor]:
-        """A clip's inputs, on the device from the first time on."""
+        """Return a clip's inputs, on the device from the first time on."""
         runner = self._runners.of(intervention)
         resident = self._inputs.setdefault(runner, {})
         if clip_index not in resident:
@@ -42,12 +43,12 @@ class Timer:
         return resident[clip_index]
 
     def frame_counts(self) -> set[int]:
-        """How many frames the clips give; a short video gives fewer than were asked for."""
+        """Count the frames that the clips give; a short video gives fewer than `frames`."""
         reader = self._runners.full.reader
         return {len(reader.clip(example).frames) for request in self._requests for example in request}
 
     def shape(self, clip_index: int) -> Hashable:
-        """What decides the sizes of a request: the full input's shapes and grid, which decide a smaller one's."""
+        """Return what decides a request's sizes: the full input's shapes and grid, which decide a smaller one's."""
         inputs = self.inputs(clip_index)
         grid = inputs.get("video_grid_thw")
         return (
@@ -56,7 +57,7 @@ class Timer:
         )
 
     def ttft(self, policy: Intervention | None, clip_index: int) -> dict[str, float]:
-        """`ttft_ms` and its parts vision_ms, compress_ms, prefill_ms."""
+        """Measure `ttft_ms` and its parts vision_ms, compress_ms, prefill_ms."""
         runner, inputs = self._runners.of(policy), self.inputs(clip_index, policy)
         with runner.under(policy) as reports, self._vision() as watches:
             start = self._now()
@@ -65,7 +66,7 @@ class Timer:
         return {"ttft_ms": total} | _parts(total, reports, watches)
 
     def e2e(self, policy: Intervention | None, clip_index: int) -> dict[str, float]:
-        """`e2e_ms` and its parts: video_ms, preprocess_ms, those of the first token, and decode_step_ms."""
+        """Measure `e2e_ms` and its parts: video_ms, preprocess_ms, those of the first token, and decode_step_ms."""
         runner, examples, tokens = self._runners.of(policy), self._requests[clip_index], self._max_new_tokens
         first = _FirstToken(self._now)
         with runner.under(policy) as reports, self._vision() as watches:
@@ -82,7 +83,7 @@ class Timer:
         return {"e2e_ms": end - start} | read | {"first_token_ms": ttft} | _parts(ttft, reports, watches) | steps
 
     def _now(self) -> float:
-        """Milliseconds, when the device has done all it was given."""
+        """Read the clock in milliseconds, when the device has done all it was given."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter() * 1e3
@@ -109,7 +110,7 @@ class Timer:
 
 
 class _FirstToken:
-    """A stopping rule that never stops and notes when it was first asked: after the first token."""
+    """A stopping rule that never stops and notes when it was first called: after the first token."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -122,8 +123,64 @@ class _FirstToken:
 
 
 def _parts(total_ms: float, reports: Sequence[Report], watches: Sequence[Stopwatch]) -> dict[str, float]:
-    """Vision and compression as they were watched; prefill is what is left of the time to the first token."""
+    """Split the time: vision and compression as measured; prefill is what is left of the time to the first token."""
     vision = sum(watch.ms for watch in watches)
     compress = reports[-1].compress_ms if reports else 0.0
     rest = max(0.0, total_ms - vision - compress)
     return {"vision_ms": vision, "compress_ms": compress, "prefill_ms": rest}
+
+
+class Clocks:
+    """One CUDA device as NVML (nvidia-ml-py) sees it. What the driver does not tell, or not to us, is None."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+        self._nominal_mhz = self._nominal()
+
+    @classmethod
+    def of(cls, device: Any) -> "Clocks | None":
+        """Open the clocks of a torch device; None without a GPU, NVML, or permission to read it."""
+        if device.type != "cuda":
+            return None
+        with suppress(Exception):  # no module, no driver, no such device: clocks are a help and never a fault
+            import pynvml
+            import torch
+
+            pynvml.nvmlInit()
+            return cls(pynvml, _handle(pynvml, torch.cuda.get_device_properties(device)))
+        return None
+
+    def ratio(self) -> float | None:
+        """Read the SM clock now ÷ the nominal one."""
+        with suppress(Exception):
+            now = self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
+            return now / self._nominal_mhz if self._nominal_mhz else None
+        return None
+
+    def neighbours(self) -> str | None:
+        """Return a warning if another process computes on the GPU."""
+        with suppress(Exception):
+            running = {p.pid for p in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)}
+            # the model is on this GPU, so one entry is ours; in a container perhaps under a number of the host's
+            return NEIGHBOUR if len(running) > 1 else None
+        return None
+
+    def _nominal(self) -> float | None:
+        """Read the clock that applications get by default, in MHz, else the highest."""
+        for ask in ("nvmlDeviceGetDefaultApplicationsClock", "nvmlDeviceGetMaxClockInfo"):
+            with suppress(Exception):
+                mhz = getattr(self._nvml, ask)(self._handle, self._nvml.NVML_CLOCK_SM)
+                if mhz > 0:
+                    return float(mhz)
+        return None
+
+
+def _handle(nvml: Any, properties: Any) -> Any:
+    """Find the device by what it is and not by its number: CUDA_VISIBLE_DEVICES renumbers for CUDA and not for NVML."""
+    uuid = str(getattr(properties, "uuid", ""))
+    if uuid:
+        name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
+        with suppress(nvml.NVMLError):
+            return nvml.nvmlDeviceGetHandleByUUID(name)
+    place = (properties.pci_domain_id, properties.pci_bus_id, properties.pci_device_id)
+    return nvml.nvmlDeviceGetHandleByPciBusId("{:08X}:{:02X}:{:02X}.0".format(*place))

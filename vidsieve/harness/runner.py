@@ -15,7 +15,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example
 from vidsieve.harness.answer_options import ScoredPrompt, scored_prompt
-from vidsieve.harness.data.clips import ClipReader, FrameCache
+from vidsieve.harness.data.clip_reader import ClipReader, FrameCache
 from vidsieve.harness.model_loading import Loaded
 from vidsieve.tuner.protocol import Kind, SmallerInput
 
@@ -46,7 +46,7 @@ class Runner:
         return self.model.device
 
     def prompt(self, example: Example) -> ScoredPrompt:
-        """The example's prompt; a model whose vocabulary lacks the letters is asked in the question's own words."""
+        """Write the example's prompt; a model whose vocabulary lacks the letters gets the question's own words."""
         return scored_prompt(example, as_written=not self._knows_letters)
 
     @cached_property
@@ -56,7 +56,7 @@ class Runner:
         return all(found and tokenizer.unk_token_id not in found for found in ids)
 
     def inputs(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """What `generate` takes for a batch, on the device."""
+        """Make what `generate` takes for a batch, on the device."""
         key = tuple(example.id for example in examples)
         built = self._inputs.get(key)
         if built is None:
@@ -68,7 +68,7 @@ class Runner:
         return self.on_device(built)
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
-        """How many visual tokens of each example's video the prompt holds; structural ones are not counted."""
+        """Count the visual tokens of each example's video in the prompt; structural ones are not counted."""
         missing = [example for example in examples if example.id not in self._visual_tokens]
         if missing:
             self.inputs(missing)
@@ -96,13 +96,13 @@ class Runner:
         return adapter.modality == "image" and TYPES in adapter.spent
 
     def on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The same tensors where the model is, pixels in its dtype (times and grids keep theirs)."""
+        """Move tensors to the model, pixels in its dtype (times and grids keep theirs)."""
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         return {n: t.to(self.model.dtype) if n.startswith("pixel_values") else t for n, t in moved.items()}
 
     @contextmanager
     def under(self, policy: "Intervention | None") -> Iterator[list[Report]]:
-        """The model under a policy; the list receives a report for each call of `generate`. Without one: as it is."""
+        """Put the model under a policy; the list receives a report for each call of `generate`. None: as it is."""
         if not isinstance(policy, Policy):
             yield []
             return
@@ -116,7 +116,7 @@ class Runner:
             self._compresses = False
 
     def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, **options: Any) -> Any:
-        """Greedy, whatever the checkpoint's generation settings; the output has `sequences`, and `logits` if scored."""
+        """Decode greedily, whatever the checkpoint's settings; the output has `sequences`, and `logits` if scored."""
         settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
         model: Any = self.model
         if self._says_video and not self._compresses:
@@ -132,7 +132,7 @@ class Runner:
             )
 
     def answers(self, inputs: dict[str, Tensor], sequences: Int[Tensor, "rows all"]) -> list[str]:
-        """What was generated after the prompt, as text."""
+        """Decode what was generated after the prompt."""
         new = sequences[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
@@ -149,7 +149,7 @@ class Runner:
 
 
 def build_named(processor: "Processor", question: str, clip: "Clip") -> dict[str, Tensor]:
-    """The inputs of one clip. Raises MediaError with the clip's file in front of what the processor raises."""
+    """Build the inputs of one clip. Raises MediaError with the clip's file in front of what the processor raises."""
     try:
         return processor.build_inputs([question], [[clip]])
     except (VidsieveError, ValueError) as error:
@@ -191,7 +191,7 @@ class Runners:
         return frozenset({"frames"} if self.full.processor.capped(1) is None else {"frames", "pixels"})
 
     def of(self, intervention: Policy | SmallerInput | None) -> Runner:
-        """The runner whose inputs a treatment wants.
+        """Return the runner whose inputs an intervention needs.
 
         Raises:
             UsageError: a ratio that is none, or fewer pixels for a family that takes every frame at one size.
@@ -214,7 +214,7 @@ class Runners:
         return self._smaller[1]
 
     def _fewer_frames(self, ratio: float) -> Runner:
-        """Whole units of what the vision tower encodes, at least one: half a unit costs as much as a whole one."""
+        """Make a runner of whole units of the vision tower, at least one: half a unit costs as much as a whole one."""
         reader = self.full.reader
         if reader.frames is None:
             fps = None if reader.fps is None else reader.fps * ratio

@@ -13,8 +13,7 @@ from vidsieve.tuner.request import TuneRequest
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
     from vidsieve.harness.session import OpenBenches, Session
-    from vidsieve.tuner.events import Listener
-    from vidsieve.tuner.result import TuneResult
+    from vidsieve.tuner.result import Listener, TuneResult
 
 
 def tune(
@@ -56,9 +55,9 @@ def tune(
         VidsieveError: whatever else is wrong with model, data or policies.
     """
     from vidsieve.harness.model_choice import choose
-    from vidsieve.harness.process_state import eval_mode
+    from vidsieve.harness.model_loading import eval_mode
     from vidsieve.harness.session import open_benches
-    from vidsieve.tuner.events import Listener
+    from vidsieve.tuner.result import Listener
 
     request, setup = _declared(settings, study, {"model": model, "data": data, "videos": videos})
     registry = add_plugins(setup.plugin)
@@ -80,7 +79,7 @@ def tune(
 
 
 def _signature() -> inspect.Signature:
-    """`tune`'s own parameters, then the settings that it takes by the fields of `TuneRequest` and `Setup`."""
+    """List `tune`'s own parameters, then the settings that it takes by the fields of `TuneRequest` and `Setup`."""
     own = [each for each in inspect.signature(tune).parameters.values() if each.kind is not each.VAR_KEYWORD]
     names = {each.name for each in own}
     more = {
@@ -98,7 +97,7 @@ tune.__signature__ = _signature()  # type: ignore[attr-defined]
 
 
 def _declared(settings: dict[str, Any], study: str | Path | None, named: dict[str, Any]) -> tuple[TuneRequest, Setup]:
-    """The request and the setup, checked; what is given as an object and not by name is no setting."""
+    """Make the request and the setup; what is given as an object and not by name is no setting."""
     search_fields = {each.name for each in fields(TuneRequest)}
     setup_fields = {each.name for each in fields(Setup)}
     for name in settings:
@@ -120,7 +119,7 @@ def search(
     names: Sequence[str | Path] | None = None,
     listener: "Listener | None" = None,
 ) -> "TuneResult":
-    """Run the tuner over `names`, or over the published policies that are for all, with the controls beside them."""
+    """Run the tuner over `names`, or over the published policies that are for all, with the controls."""
     from vidsieve.framework.policy.file import load_policy
     from vidsieve.tuner.space.policy_catalog import expand_policies, split_published
     from vidsieve.tuner.tuning import tune as run
@@ -142,8 +141,8 @@ def search(
 def _session(
     model: Any, processor: Any, task: Any, setup: Setup, request: TuneRequest, listener: "Listener"
 ) -> "Session":
-    """A session of a loaded model, on the data given or chosen."""
-    from vidsieve.harness.data.clip_check import clip_opener, readable, searched
+    """Open a session of a loaded model, on the data given or chosen."""
+    from vidsieve.harness.clip_check import clip_opener, readable, searched
     from vidsieve.harness.data.example_choice import choose_task
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.model_loading import adopt

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.harness.data.clip_check import Step, Wanted, clip_opener, readable, searched
+from vidsieve.harness.clip_check import Step, Wanted, clip_opener, readable, searched
 from vidsieve.harness.data.example_choice import choose_task
 from vidsieve.harness.model_choice import Choice, choose, fetched
 from vidsieve.harness.setup import Setup, add_plugins
@@ -46,7 +46,7 @@ class Chosen:
         notice: Callable[[str], None],
         step: Step = lambda what, done, total: None,
     ) -> "Task":
-        """The task once every clip of `wanted` has been opened. Raises as `fetched` and `readable` do."""
+        """Open every clip of `wanted` and return the task. Raises as `fetched` and `readable` do."""
         opener = clip_opener(self.setup, self.fetched)
         return readable(task, wanted, opener, skip_bad=self.setup.skip_bad, notice=notice, step=step)
 
@@ -86,7 +86,7 @@ def open_session(setup: Setup, registry: "Registry", *, seed: int = 0) -> Sessio
 
 
 def with_task(setup: Setup, choice: Choice, task: "Task", registry: "Registry", *, seed: int = 0) -> Session:
-    """The session of a task that is already there."""
+    """Open a session on a task that is already chosen."""
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.model_loading import load
 
@@ -98,7 +98,7 @@ FILLED = {"frames": int, "fps": float, "max_pixels": int, "batch_size": int, "ma
 
 
 def as_measured(setup: Setup, policy: "Policy") -> Setup:
-    """`setup` with what was left out taken from the policy's provenance, so that a tuned policy runs as it was tuned.
+    """Fill what `setup` leaves out from the policy's provenance, so that a tuned policy runs as it was tuned.
 
     Model, workload and the bundled task's rung are taken; device and threads are this machine's own.
     """
@@ -123,7 +123,7 @@ def as_measured(setup: Setup, policy: "Policy") -> Setup:
 
 
 def _model_of(measured: dict[str, Any]) -> dict[str, Any]:
-    """`model`, and `checkpoint` where it can be had again by name. Raises UsageError where only a path would do."""
+    """Return `model`, and `checkpoint` where it can be had by name. Raises UsageError where only a path would do."""
     name, revision = str(measured.get("checkpoint", "")), str(measured.get("revision", ""))
     if measured.get("bundled") == "yes":
         return {"model": name}
@@ -139,7 +139,7 @@ WARNED = ("model", "checkpoint", "revision", "device_name", "dtype", "attn", "th
 
 
 def differences(policy: "Policy", described: "dict[str, str]") -> list[str]:
-    """How this run differs from what the policy's provenance was measured on, in words."""
+    """List how this run differs from what the policy's provenance was measured on."""
     measured = dict(policy.provenance.get("measured_on") or {})
     if not measured:
         return []
@@ -209,7 +209,7 @@ class Opening:
 
 
 def open_remote(setup: Setup, choice: Choice, task: "Task", *, seed: int = 0) -> "RemoteBench":
-    """The bench that `with_task` would open, in a child process, which starts when the bench is first asked.
+    """Open the bench of `with_task` in a child process, which starts when the bench is first used.
 
     The child loads `setup.plugin`, the model, and takes its timing clips from `task`.
 
@@ -232,7 +232,7 @@ def open_remote(setup: Setup, choice: Choice, task: "Task", *, seed: int = 0) ->
 def open_remotes(
     setup: Setup, choice: Choice, task: "Task", devices: Sequence[str | None], *, seed: int = 0
 ) -> "list[RemoteBench]":
-    """One bench for each device, loading side by side; ready when this returns.
+    """Open one bench for each device, loading side by side; ready when this returns.
 
     Raises:
         UsageError: as `open_remote`, or a device that is named twice or not there.
@@ -255,6 +255,6 @@ def open_remotes(
 
 
 def open_here(opening: Opening) -> "Workbench":
-    """In the child: the plugins, the model and the bench."""
+    """Load, in the child, the plugins, the model and the bench."""
     registry = add_plugins(opening.setup.plugin)
     return with_task(opening.setup, opening.choice, opening.task, registry, seed=opening.seed).bench

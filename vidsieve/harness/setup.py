@@ -21,7 +21,7 @@ _MODEL, _DATA, _WORK = "Model", "Data", "Workload"
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Model, data and workload as asked. None means: the default, which the first line of output then tells.
+    """Model, data and workload as given. None means the default, which the first line of output states.
 
     Raises:
         UsageError: settings that contradict each other, or a value out of range.
@@ -83,7 +83,7 @@ class Setup:
 
 
 def add_plugins(files: Sequence[str] | None) -> "Registry":
-    """This process's registry after loading `files`. Installed plugins that cannot be imported are warned about.
+    """Load `files` into this process's registry. Warns of installed plugins that cannot be imported.
 
     Raises:
         PluginError: a file is missing, fails to import, or registers nothing.
@@ -91,7 +91,7 @@ def add_plugins(files: Sequence[str] | None) -> "Registry":
     registry = default()
     for file in files or ():
         registry.add_file(file)
-    registry.policies  # noqa: B018  # asks the installed plugins, which fills `failures`
+    registry.policies  # noqa: B018  # loads the installed plugins, which fills `failures`
     for plugin, why in registry.failures.items():
         warnings.warn(f"plugin {plugin}: could not be imported: {why}", stacklevel=2)
     return registry

@@ -7,8 +7,7 @@ if TYPE_CHECKING:
     from vidsieve.media.clip import Clip
     from vidsieve.media.processor import Processor
     from vidsieve.media.processor_loading import load_processor
-    from vidsieve.media.video import list_videos, read_ends, read_video
-    from vidsieve.media.writing import write_video
+    from vidsieve.media.video import list_videos, read_ends, read_video, write_video
 
 __all__ = ["Clip", "Processor", "list_videos", "load_processor", "read_ends", "read_video", "write_video"]
 
@@ -19,7 +18,7 @@ _HOME = {
     "load_processor": "processor_loading",
     "read_ends": "video",
     "read_video": "video",
-    "write_video": "writing",
+    "write_video": "video",
 }
 
 

@@ -41,7 +41,7 @@ class Clip:
     def from_frames(
         cls, frames: UInt8[Tensor, "frames 3 height width"], *, fps: float | int, source: str = "frames"
     ) -> "Clip":
-        """All of `frames`, made in memory, shown at `fps` frames per second."""
+        """Make a clip of all of `frames`, made in memory, shown at `fps` frames per second."""
         count = len(frames)
         if count == 0 or not fps > 0:
             raise MediaError(f"{source}: a clip needs a frame and a positive fps, got {count} and {fps}")

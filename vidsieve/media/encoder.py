@@ -36,11 +36,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, clips: Sequence[Clip]) -> Encoded:
-        """The tensors of `clips`, of which there is at least one."""
+        """Make the tensors of `clips`, of which there is at least one."""
 
     @abstractmethod
     def describe(self) -> str:
-        """The frame size in a few words."""
+        """State the frame size in a few words."""
 
     @property
     def token_pixels(self) -> int | None:
@@ -48,14 +48,20 @@ class Encoder(ABC):
         return None
 
     def capped(self, max_pixels: int) -> "Encoder | None":
-        """The same with frames of at most `max_pixels`, or one visual token if that is more; None for a fixed size."""
+        """Make the same with frames of at most `max_pixels`, at least one visual token; None for a fixed size."""
         return None
 
 
 def check_fixed_size(family: str, height: int, width: int, max_pixels: int | None) -> None:
-    """UsageError for a cap below the one frame size that `family` takes."""
+    """Refuse a cap below the one frame size that `family` takes. Raises UsageError."""
     if max_pixels is not None and max_pixels < height * width:
         raise UsageError(
             f"max_pixels: {family} takes every frame at {width} x {height} = {height * width} pixels, "
             f"a cap of {max_pixels} cannot be kept; leave it out and take fewer frames instead"
         )
+
+
+def check_cap(max_pixels: int | None, token_pixels: int) -> None:
+    """Refuse a cap below one visual token. Raises UsageError."""
+    if max_pixels is not None and max_pixels < token_pixels:
+        raise UsageError(f"max_pixels: a frame has at least {token_pixels} pixels here, got {max_pixels}")

@@ -55,7 +55,7 @@ class LlavaOnevisionEncoder(FrameEncoder):
     def from_settings(
         cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None
     ) -> "LlavaOnevisionEncoder":
-        """From the checkpoint's settings; the vision tower's image size where none are given."""
+        """Build the encoder from the checkpoint's settings; the vision tower's image size where none are given."""
         vision = config.vision_config
         height, width = box(settings.video.get("size"), vision.image_size)
         check_fixed_size("LLaVA-OneVision", height, width, max_pixels)
@@ -69,7 +69,7 @@ class LlavaOnevisionEncoder(FrameEncoder):
         )
 
     def encode(self, clips: Sequence[Clip]) -> Encoded:
-        """`pixel_values_videos` [videos frames 3 height width]; InputError unless all have as many frames."""
+        """Make `pixel_values_videos` [videos frames 3 height width]; InputError unless all have as many frames."""
         counts = sorted({len(clip.frames) for clip in clips})
         if len(counts) > 1:
             raise InputError(
@@ -91,7 +91,7 @@ class CroppedEncoder(LlavaOnevisionEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "CroppedEncoder":
-        """From the checkpoint's settings; the vision tower's image size where none are given."""
+        """Build the encoder from the checkpoint's settings; the vision tower's image size where none are given."""
         vision, video = config.vision_config, settings.video
         pooled = config.model_type == "llava_next_video"  # Video-LLaVA pools nothing and keeps each frame's [CLS]
         height, width = box(video.get("crop_size"), vision.image_size)
@@ -123,7 +123,7 @@ class InternVLEncoder(FrameEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "InternVLEncoder":
-        """From the checkpoint's settings; the vision tower's image size where none are given."""
+        """Build the encoder from the checkpoint's settings; the vision tower's image size where none are given."""
         vision = config.vision_config
         height, width = box(settings.video.get("size"), vision.image_size[0])
         check_fixed_size("InternVL", height, width, max_pixels)
@@ -136,7 +136,7 @@ class InternVLEncoder(FrameEncoder):
         )
 
     def encode(self, clips: Sequence[Clip]) -> Encoded:
-        """`pixel_values` [frames 3 height width], the frames of all videos in succession."""
+        """Make `pixel_values` [frames 3 height width], the frames of all videos in succession."""
         pixels = torch.cat([self._pixels(clip) for clip in clips])
         return Encoded({"pixel_values": pixels}, [[self.tokens_per_frame] * len(clip.frames) for clip in clips])
 
@@ -154,7 +154,7 @@ class SmolVLMEncoder(FrameEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "SmolVLMEncoder":
-        """From the checkpoint's settings; the vision tower's image size where none are given."""
+        """Build the encoder from the checkpoint's settings; the vision tower's image size where none are given."""
         vision, video = config.vision_config, settings.video
         edge = (video.get("max_image_size") or {}).get("longest_edge") or vision.image_size
         check_fixed_size("SmolVLM2", edge, edge, max_pixels)
@@ -170,7 +170,7 @@ class SmolVLMEncoder(FrameEncoder):
         )
 
     def encode(self, clips: Sequence[Clip]) -> Encoded:
-        """`pixel_values` [videos frames 3 height width], zero where a video has ended, and `pixel_attention_mask`."""
+        """Make `pixel_values` [videos frames 3 height width], zero after a video's end, and `pixel_attention_mask`."""
         pixels = pad_sequence([self._pixels(clip) for clip in clips], batch_first=True)
         tensors = {
             "pixel_values": pixels,
@@ -188,7 +188,7 @@ class SmolVLMEncoder(FrameEncoder):
 
 
 def long_edge_size(height: int, width: int, *, edge: int) -> tuple[int, int]:
-    """(height, width) with the longer edge at `edge` pixels, 4096 at most, and the shorter one rounded up to even."""
+    """Compute (height, width), longer edge at `edge` pixels, 4096 at most, the shorter one rounded up to even."""
     edge, ratio = min(4096, edge), width / height
     if width >= height:
         shorter = int(edge / ratio)
@@ -198,7 +198,7 @@ def long_edge_size(height: int, width: int, *, edge: int) -> tuple[int, int]:
 
 
 def box(size: Any, fallback: int) -> tuple[int, int]:
-    """(height, width) of a `size` setting: a number, height and width, or a shortest edge."""
+    """Read (height, width) of a `size` setting: a number, height and width, or a shortest edge."""
     if isinstance(size, int):
         return size, size
     size = size or {}

@@ -43,7 +43,7 @@ class FrameTable:
 
 
 def table_from_packets(container: InputContainer, stream: VideoStream, path: Path) -> FrameTable | None:
-    """The table, or None where packets do not tell. A file cut short raises MediaError."""
+    """Read the table from packets; None where they do not say. Raises MediaError for a file cut short."""
     shown: list[tuple[int | None, int, bool]] = []
     packets, end_s, torn = 0, Fraction(0), False
     for packet in container.demux():
@@ -74,7 +74,7 @@ def table_from_packets(container: InputContainer, stream: VideoStream, path: Pat
 
 
 def table_from_frames(container: InputContainer, stream: VideoStream) -> FrameTable | None:
-    """The table by decoding everything and keeping nothing; None for a video without a frame.
+    """Read the table by decoding everything and keeping nothing; None for a video without a frame.
 
     Times are those of the frames where all have one, else frame numbers over the frame rate.
     """
@@ -90,12 +90,12 @@ def table_from_frames(container: InputContainer, stream: VideoStream) -> FrameTa
 
 
 def source_fps(stream: VideoStream) -> Fraction:
-    """Frames per second of the source; 24 where the file does not say."""
+    """Read the frames per second of the source; 24 where the file does not say."""
     return stream.average_rate or stream.guessed_rate or stream.base_rate or UNKNOWN_FPS
 
 
 def check_request(frames: int | None, fps: float | int | None, max_frames: int | None) -> None:
-    """UsageError unless at most one of `frames` and `fps` is given and all are positive."""
+    """Refuse more than one of `frames` and `fps`, and any that is not positive. Raises UsageError."""
     if frames is not None and fps is not None:
         raise UsageError(f"read_video: frames or fps, not both; got frames={frames} and fps={fps}")
     for name, value in (("frames", frames), ("fps", fps), ("max_frames", max_frames)):
@@ -104,7 +104,7 @@ def check_request(frames: int | None, fps: float | int | None, max_frames: int |
 
 
 def sample_by_count(total: int, count: int) -> Int64[np.ndarray, " frames"]:
-    """`count` indices spread evenly over `total` frames, the first always 0; all of them if there are fewer.
+    """Spread `count` indices evenly over `total` frames, the first always 0; all of them if there are fewer.
 
     index k is floor(k * total / count), as transformers' `default_sample_indices_fn` has it.
     """
@@ -113,14 +113,14 @@ def sample_by_count(total: int, count: int) -> Int64[np.ndarray, " frames"]:
 
 
 def sample_by_fps(table: FrameTable, fps: float | int, max_frames: int | None) -> Int64[np.ndarray, " frames"]:
-    """The frames on screen at `fps` even moments a second, never more than the video has or `max_frames`.
+    """List the frames on screen at `fps` even moments a second, never more than the video has or `max_frames`.
 
     At a constant frame rate these are transformers' indices; at a variable one, equal times and not equal
     counts lie between them, so a long still is taken more than once.
     """
     total = len(table.pts)
-    asked = int(table.duration * Fraction(fps).limit_denominator(1_000_000))
-    count = max(1, min(asked, total, max_frames or MAX_FRAMES_BY_FPS))
+    wanted = int(table.duration * Fraction(fps).limit_denominator(1_000_000))
+    count = max(1, min(wanted, total, max_frames or MAX_FRAMES_BY_FPS))
     length = table.end - int(table.pts[0])
     moments = int(table.pts[0]) + np.arange(count, dtype=np.int64) * length // count
     return np.searchsorted(table.pts, moments, side="right").astype(np.int64) - 1
@@ -129,7 +129,7 @@ def sample_by_fps(table: FrameTable, fps: float | int, max_frames: int | None) -
 def choose_frames(
     table: FrameTable, frames: int | None, fps: float | int | None, max_frames: int | None
 ) -> Int64[np.ndarray, " frames"]:
-    """Indices of the frames to take, in order: by `fps`, else by count (16 unless asked otherwise)."""
+    """Choose the indices of the frames to take, in order: by `fps`, else by count (16 unless given)."""
     if fps is not None:
         return sample_by_fps(table, fps, max_frames)
     wanted = DEFAULT_FRAMES if frames is None else frames

@@ -16,10 +16,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PretrainedConfig
 
-from vidsieve.framework.errors import MediaError, UsageError
+from vidsieve.framework.errors import MediaError
 from vidsieve.media.clip import Clip
-from vidsieve.media.encoder import Encoded, Encoder
-from vidsieve.media.pixels import CLIP_MEAN, CLIP_STD, HALF, grid_patches, normalise, resize_frames, smart_resize
+from vidsieve.media.encoder import Encoded, Encoder, check_cap
+from vidsieve.media.pixels import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    grid_patches,
+    normalise,
+    resize_frames,
+    smart_resize,
+    write_text,
+)
 from vidsieve.media.settings import ERNIE_FONT, Settings
 
 SQUARE = 28 * 28  # pixels of a merged patch in most families
@@ -48,7 +57,7 @@ class PatchEncoder(Encoder):
         return (self.patch_size * self.merge_size) ** 2
 
     def encode(self, clips: Sequence[Clip]) -> Encoded:
-        """`pixel_values_videos` [patches values], `video_grid_thw` [videos 3], and what the family adds."""
+        """Make `pixel_values_videos` [patches values], `video_grid_thw` [videos 3], and what the family adds."""
         rows, grids = zip(*(self._patches(self._frames(clip)) for clip in clips), strict=True)
         grid = torch.stack(grids)
         tensors = {"pixel_values_videos": torch.cat(rows), "video_grid_thw": grid}
@@ -78,13 +87,13 @@ class PatchEncoder(Encoder):
         )
 
     def _size(self, count: int, height: int, width: int) -> tuple[int, int]:
-        """(height, width) of the frames of a clip of `count`."""
+        """Compute (height, width) of the frames of a clip of `count`."""
         low, high = self._frame_bounds(self.min_pixels, self.max_pixels)
         factor = self.patch_size * self.merge_size
         return smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=high)
 
     def _frame_bounds(self, low: int, high: int) -> tuple[int, int]:
-        """(least, most) pixels of a frame under the user's cap.
+        """Compute (least, most) pixels of a frame under the user's cap.
 
         Small frames are enlarged to the least, and rounding up may overshoot it; so that a cap holds all the same,
         the least is at most a quarter of it.
@@ -97,12 +106,12 @@ class PatchEncoder(Encoder):
         return {}
 
     def _runs(self, rows: Sequence[Tensor], grid: Int[Tensor, "videos 3"]) -> list[list[int]]:
-        """One run a video."""
+        """Count one run a video."""
         return [[tokens] for tokens in (grid.prod(-1) // self.merge_size**2).tolist()]
 
     @classmethod
     def _common(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> dict[str, Any]:
-        """Patch sizes, the model's own where none are given, and the user's cap.
+        """Collect patch sizes, the model's own where none are given, and the user's cap.
 
         Raises:
             UsageError: a cap below one merged patch.
@@ -134,7 +143,7 @@ class Qwen2VLEncoder(PatchEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "Qwen2VLEncoder":
-        """From the checkpoint's settings. Omni's processor has its own bounds, whatever they say."""
+        """Build the encoder from the checkpoint's settings. Omni's processor has its own bounds, whatever they say."""
         bounds = (128 * SQUARE, 768 * SQUARE)
         if config.model_type != "qwen2_5_omni_thinker":
             bounds = settings.pixel_bounds(*bounds, by_name=True)
@@ -164,7 +173,7 @@ class Qwen2VLEncoder(PatchEncoder):
 
 @dataclass(frozen=True, kw_only=True)
 class TimedPatchEncoder(PatchEncoder):
-    """Qwen3-VL, Qwen3.5 and GLM-4V: the bounds are a whole video's; each temporal patch has text beside it.
+    """Qwen3-VL, Qwen3.5 and GLM-4V: the bounds are a whole video's; each temporal patch has text around it.
 
     frame_tokens: most tokens of a frame, which then also shares the most pixels with the others; None for no such cap.
     """
@@ -173,7 +182,7 @@ class TimedPatchEncoder(PatchEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "TimedPatchEncoder":
-        """From the checkpoint's settings."""
+        """Build the encoder from the checkpoint's settings."""
         is_glm = config.model_type.startswith("glm4v")
         bounds = (16 * SQUARE, 60_000 * SQUARE) if is_glm else (128 * 32 * 32, 768 * 32 * 32)
         low, high = settings.pixel_bounds(*bounds)
@@ -210,7 +219,7 @@ class TimedPatchEncoder(PatchEncoder):
         )
 
     def _runs(self, rows: Sequence[Tensor], grid: Int[Tensor, "videos 3"]) -> list[list[int]]:
-        """One run a temporal patch."""
+        """Count one run a temporal patch."""
         return [[height * width // self.merge_size**2] * time for time, height, width in grid.tolist()]
 
 
@@ -227,7 +236,7 @@ class VideoLlama3Encoder(PatchEncoder):
     def from_settings(
         cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None
     ) -> "VideoLlama3Encoder":
-        """From the checkpoint's settings."""
+        """Build the encoder from the checkpoint's settings."""
         low, high = settings.pixel_bounds(128 * SQUARE, 768 * SQUARE, by_name=True)
         return cls(
             **cls._common(config, settings, max_pixels),
@@ -254,11 +263,11 @@ class VideoLlama3Encoder(PatchEncoder):
         }
 
     def _runs(self, rows: Sequence[Tensor], grid: Int[Tensor, "videos 3"]) -> list[list[int]]:
-        """One run a frame."""
+        """Count one run a frame."""
         return [mask.sum(dim=1).tolist() for mask in self._masks(rows, grid)]
 
     def _masks(self, rows: Sequence[Tensor], grid: Int[Tensor, "videos 3"]) -> list[Bool[Tensor, "frames tokens"]]:
-        """For each video which of its tokens have a placeholder."""
+        """Decide for each video which of its tokens have a placeholder."""
         masks = []
         for video, (time, height, width) in zip(rows, grid.tolist(), strict=True):
             tokens = video.view(time, (height // self.merge_size) * (width // self.merge_size), -1)
@@ -281,7 +290,7 @@ class ErnieEncoder(PatchEncoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "ErnieEncoder":
-        """From the checkpoint's settings.
+        """Build the encoder from the checkpoint's settings.
 
         Raises:
             MediaError: the checkpoint has no font to write times with.
@@ -304,7 +313,9 @@ class ErnieEncoder(PatchEncoder):
     def _frames(self, clip: Clip) -> UInt8[Tensor, "frames 3 height width"]:
         frames = clip.frames
         if self.font is not None:
-            times = [_clock(seconds) for seconds in clip.counted_seconds]
+            times = [
+                f"time: {int(s // 3600):02d}:{int(s % 3600 // 60):02d}:{s % 60:05.02f}" for s in clip.counted_seconds
+            ]
             frames = torch.stack([write_text(f, t, self.font) for f, t in zip(frames, times, strict=True)])
         return torch.cat([frames, frames[-1:]]) if len(frames) % 2 else frames
 
@@ -325,7 +336,7 @@ class Gemma4Encoder(Encoder):
 
     @classmethod
     def from_settings(cls, config: PretrainedConfig, settings: Settings, max_pixels: int | None) -> "Gemma4Encoder":
-        """From the checkpoint's settings; patch sizes are the model's own where none are given."""
+        """Build the encoder from the checkpoint's settings; patch sizes are the model's own where none are given."""
         vision, video = config.vision_config, settings.video
         encoder = cls(
             patch_size=video.get("patch_size") or vision.patch_size,
@@ -342,8 +353,8 @@ class Gemma4Encoder(Encoder):
         return (self.patch_size * self.kernel) ** 2
 
     def encode(self, clips: Sequence[Clip]) -> Encoded:
-        """`pixel_values_videos` [frames patches values], `video_position_ids` [frames patches 2] with −1 where filled
-        up, `num_frames_per_video` [videos]; the frames of all videos in succession."""
+        """Make `pixel_values_videos` [frames patches values], `video_position_ids` [frames patches 2] with −1 where
+        filled up, `num_frames_per_video` [videos]; the frames of all videos in succession."""
         most = self.max_tokens * self.kernel**2
         pixels, places, runs = [], [], []
         for clip in clips:
@@ -368,7 +379,7 @@ class Gemma4Encoder(Encoder):
     def _patches(
         self, frames: UInt8[Tensor, "frames 3 height width"]
     ) -> tuple[Float[Tensor, "frames patches values"], Int[Tensor, "patches 2"]]:
-        """Patches of each frame row by row, and the (column, row) of each."""
+        """Cut each frame into patches row by row, with the (column, row) of each."""
         height, width = self._size(*frames.shape[-2:])
         pixels = normalise(resize_frames(frames, height, width, mode=self.resample), **self.normalisation)
         side, rows, columns = self.patch_size, height // self.patch_size, width // self.patch_size
@@ -378,7 +389,7 @@ class Gemma4Encoder(Encoder):
         return patches, where
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        """The largest (height, width) in pixels within the budget: whole tokens, aspect ratio nearly kept."""
+        """Return the largest (height, width) in pixels within the budget: whole tokens, aspect ratio nearly kept."""
         step = self.patch_size * self.kernel
         scale = math.sqrt(self.max_tokens * self.token_pixels / (height * width))
         rows, columns = math.floor(scale * height / step), math.floor(scale * width / step)
@@ -387,33 +398,3 @@ class Gemma4Encoder(Encoder):
         elif not columns:
             rows = min(height // width, self.max_tokens)
         return max(1, rows) * step, max(1, columns) * step
-
-
-def check_cap(max_pixels: int | None, token_pixels: int) -> None:
-    """UsageError for a cap below one visual token."""
-    if max_pixels is not None and max_pixels < token_pixels:
-        raise UsageError(f"max_pixels: a frame has at least {token_pixels} pixels here, got {max_pixels}")
-
-
-def write_text(frame: UInt8[Tensor, "3 height width"], text: str, font: Path) -> UInt8[Tensor, "3 height width"]:
-    """`frame` with `text` in its upper left corner, black with a white rim, a tenth of the shorter edge high."""
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
-
-    picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
-    size = int(min(picture.size) * 0.1)
-    ImageDraw.Draw(picture).text(
-        (0, 0),
-        text,
-        font=ImageFont.truetype(str(font), size),
-        fill=(0, 0, 0),
-        stroke_width=int(size * 0.1),
-        stroke_fill=(255, 255, 255),
-    )
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def _clock(seconds: float) -> str:
-    """The time as Ernie-4.5-VL writes it: `time: 00:01:02.50`."""
-    rest = seconds % 3600
-    return f"time: {int(seconds // 3600):02d}:{int(rest // 60):02d}:{rest % 60:05.02f}"

@@ -8,6 +8,7 @@ into mean and standard deviation *before* they touch the pixels.
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, Shaped, UInt8
@@ -26,7 +27,7 @@ MAX_ASPECT_RATIO = 200
 def resize_frames(
     frames: UInt8[Tensor, "frames 3 height width"], height: int, width: int, *, mode: str = "bicubic"
 ) -> UInt8[Tensor, "frames 3 new_height new_width"]:
-    """`frames` resized with antialiasing to `height` x `width` pixels; `mode` is bicubic, bilinear or lanczos.
+    """Resize `frames` with antialiasing to `height` x `width` pixels; `mode` is bicubic, bilinear or lanczos.
 
     As in transformers, bicubic stands in for lanczos where torch has none: on GPUs, and before torch 2.12.
     """
@@ -52,7 +53,7 @@ def normalise(
     *,
     rescale_factor: float = RESCALE_FACTOR,
 ) -> Float[Tensor, "*videos frames 3 height width"]:
-    """(frames * rescale_factor - mean) / std per channel, float32; pixel values are 0 to 255.
+    """Compute (frames * rescale_factor - mean) / std per channel, float32; pixel values are 0 to 255.
 
     Without `image_mean` only frames * rescale_factor.
     """
@@ -64,7 +65,7 @@ def normalise(
 
 
 def short_edge_size(height: int, width: int, short_edge: int) -> tuple[int, int]:
-    """(height, width) with the shorter edge at `short_edge` pixels, the longer one rounded down."""
+    """Compute (height, width) with the shorter edge at `short_edge` pixels, the longer one rounded down."""
     if height <= width:
         return short_edge, int(short_edge * width / height)
     return int(short_edge * height / width), short_edge
@@ -73,7 +74,7 @@ def short_edge_size(height: int, width: int, short_edge: int) -> tuple[int, int]
 def centre_crop(
     frames: UInt8[Tensor, "frames 3 height width"], height: int, width: int
 ) -> UInt8[Tensor, "frames 3 {height} {width}"]:
-    """The central `height` x `width` pixels; black borders where a frame is smaller than that."""
+    """Crop the central `height` x `width` pixels; black borders where a frame is smaller than that."""
     add_h, add_w = max(0, height - frames.shape[-2]), max(0, width - frames.shape[-1])
     if add_h or add_w:
         border = (add_w // 2, math.ceil(add_w / 2), add_h // 2, math.ceil(add_h / 2))
@@ -92,7 +93,7 @@ def smart_resize(
     frames: int | None = None,
     temporal_patch_size: int = 1,
 ) -> tuple[int, int]:
-    """(height, width) in pixels: multiples of `factor`, area within the bounds, aspect ratio nearly kept.
+    """Compute (height, width) in pixels: multiples of `factor`, area within the bounds, aspect ratio nearly kept.
 
     `factor` is patch_size x merge_size. With `frames`, the bounds are those of all frames of a video together
     (Qwen3-VL, GLM-4V), rounded to whole temporal patches. A frame thinner than 1:200 raises MediaError. `max_pixels`
@@ -126,7 +127,7 @@ def patchify(
     temporal_patch_size: int,
     merge_size: int,
 ) -> Float[Tensor, "*videos patches values"]:
-    """Normalised frames as rows of one patch each; an odd tail repeats the last frame.
+    """Cut normalised frames into rows of one patch each; an odd tail repeats the last frame.
 
     Rows run over time, then over merged patches (row by row), then over the `merge_size` x `merge_size`
     patches inside one, so that a visual token is that many rows in succession. A row holds
@@ -157,7 +158,7 @@ def grid_patches(
     image_std: Sequence[float] = CLIP_STD,
     rescale_factor: float = RESCALE_FACTOR,
 ) -> tuple[Float[Tensor, "patches values"], Int[Tensor, " 3"]]:
-    """One video's `pixel_values_videos` and its `grid_thw`, from frames that already have their final size.
+    """Make one video's `pixel_values_videos` and its `grid_thw`, from frames that already have their final size.
 
     Pixel values are 0 to 255 (uint8 or float); height and width must be multiples of
     patch_size x merge_size, else MediaError. `grid_thw` counts patches before the spatial merge.
@@ -173,3 +174,21 @@ def grid_patches(
     patches = patchify(pixels, patch_size=patch_size, temporal_patch_size=temporal_patch_size, merge_size=merge_size)
     grid = (-(-count // temporal_patch_size), height // patch_size, width // patch_size)
     return patches, torch.tensor(grid, dtype=torch.long)
+
+
+def write_text(frame: UInt8[Tensor, "3 height width"], text: str, font: Path) -> UInt8[Tensor, "3 height width"]:
+    """Write `text` in the upper left corner of `frame`, black with a white rim, a tenth of the shorter edge high."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.fromarray(frame.permute(1, 2, 0).cpu().numpy())
+    size = int(min(picture.size) * 0.1)
+    ImageDraw.Draw(picture).text(
+        (0, 0),
+        text,
+        font=ImageFont.truetype(str(font), size),
+        fill=(0, 0, 0),
+        stroke_width=int(size * 0.1),
+        stroke_fill=(255, 255, 255),
+    )
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

@@ -29,7 +29,7 @@ class Processor(ABC):
         return self.prompter.tokenizer
 
     def build_inputs(self, prompts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
-        """What `model.generate(**inputs)` takes, on the CPU, for a batch of `prompts`.
+        """Build what `model.generate(**inputs)` takes, on the CPU, for a batch of `prompts`.
 
         prompts: questions, put into the chat template; or finished prompts with one placeholder a video.
         clips: for each prompt the videos it is about, perhaps none.
@@ -47,7 +47,7 @@ class Processor(ABC):
 
     @abstractmethod
     def describe(self) -> str:
-        """One line for the report: whose code, frame size, and why not transformers' own if that is so."""
+        """Describe in one line: whose code, frame size, and why not transformers' own if that is so."""
 
     @property
     def token_pixels(self) -> int | None:
@@ -55,12 +55,12 @@ class Processor(ABC):
         return None
 
     def capped(self, max_pixels: int) -> "Processor | None":
-        """One like this with frames of at most `max_pixels`; None where every frame has one size, or it is unknown."""
+        """Make one like this for frames of at most `max_pixels`; None for frames of one size, or of unknown size."""
         return None
 
     @abstractmethod
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
-        """The tensors of finished prompts."""
+        """Build the tensors of finished prompts."""
 
 
 class VidsieveProcessor(Processor):

@@ -44,7 +44,7 @@ def load_processor(
     prefer_hf: bool = False,
     revision: str | None = None,
 ) -> Processor:
-    """The processor for the model with `model_config`, whose folder or hub id is `model_dir_or_id`.
+    """Load the processor for the model with `model_config`, whose folder or hub id is `model_dir_or_id`.
 
     Ours serves every family that Vidsieve has an adapter for, and gives the tensors of transformers' own; that one,
     which needs torchvision, serves other families and settings that ours cannot follow.
@@ -88,7 +88,7 @@ def load_processor(
 def build_encoder(
     model_config: PretrainedConfig, settings: Settings, max_pixels: int | None, checkpoint: str | Path
 ) -> Encoder | None:
-    """The encoder for a model, None for a family without one. `max_pixels` caps the pixels of a frame.
+    """Build the encoder for a model, None for a family without one. `max_pixels` caps the pixels of a frame.
 
     Raises:
         MediaError: settings of `checkpoint` that it cannot follow.
@@ -102,7 +102,7 @@ def build_encoder(
 
 
 def _uncapped(processor: TransformersProcessor, max_pixels: int | None) -> TransformersProcessor:
-    """The processor, unless it was to keep a cap, which each family's own settings would need in their own way."""
+    """Return the processor, unless it was to keep a cap, which each family's settings would need in their own way."""
     if max_pixels is not None:
         raise UsageError(
             f"max_pixels: {processor.describe()} resizes frames by the checkpoint's own settings, a cap of "

@@ -1,4 +1,4 @@
-"""The preprocessing settings that a checkpoint carries beside its weights."""
+"""The preprocessing settings that a checkpoint carries with its weights."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from vidsieve.framework.errors import MediaError
 
-# Where the settings of a video processor stand, as transformers looks for them: the first that has them wins.
+# Where the settings of a video processor stand, as transformers searches them: the first that has them wins.
 NESTED = ("processor_config.json", "video_processor")
 FLAT = ("video_preprocessor_config.json", "preprocessor_config.json")
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
@@ -32,12 +32,12 @@ class Settings:
     font: Path | None = None
 
     def resample(self, default: int = 3) -> str:
-        """The interpolation by torch's name (see `check_supported`); `default` is PIL's number."""
-        asked = self.video.get("resample")
-        return RESAMPLE_MODES.get(default if asked is None else asked, RESAMPLE_MODES[default])
+        """Choose the interpolation by torch's name (see `check_supported`); `default` is PIL's number."""
+        number = self.video.get("resample")
+        return RESAMPLE_MODES.get(default if number is None else number, RESAMPLE_MODES[default])
 
     def normalisation(self, mean: tuple[float, ...], std: tuple[float, ...]) -> dict[str, Any]:
-        """Keyword arguments for `normalise`, with the family's `mean` and `std` where none are given."""
+        """Make keyword arguments for `normalise`, with the family's `mean` and `std` where none are given."""
         whether = self.video.get("do_normalize") in (None, True)
         return {
             "image_mean": tuple(self.video.get("image_mean") or mean) if whether else None,
@@ -46,7 +46,7 @@ class Settings:
         }
 
     def pixel_bounds(self, low: int, high: int, *, by_name: bool = False) -> tuple[int, int]:
-        """(least, most) pixels, the family's `low` and `high` where none are given.
+        """Read (least, most) pixels, the family's `low` and `high` where none are given.
 
         `by_name`: the older `min_pixels` and `max_pixels` count too, before `size`.
         """
@@ -58,7 +58,7 @@ class Settings:
 
 
 def load_settings(checkpoint: str | Path, *, revision: str | None = None, with_font: bool = False) -> Settings:
-    """The settings in the folder or hub repository `checkpoint`; empty where it has none. The font only if asked for.
+    """Load the settings in the folder or hub repository `checkpoint`; empty where it has none. The font only if wanted.
 
     Raises MediaError for a file that is no JSON and for a setting that our own preprocessing cannot follow.
     """
@@ -73,7 +73,7 @@ def load_settings(checkpoint: str | Path, *, revision: str | None = None, with_f
 
 
 def check_supported(settings: Settings, required: Mapping[str, Any], checkpoint: str | Path) -> None:
-    """MediaError, naming the setting, where only transformers' own processor would do as asked."""
+    """Refuse settings that only transformers' own processor can follow. Raises MediaError that names them."""
     wanted = REQUIRED | dict(required)
     wrong = [k for k, only in wanted.items() if settings.video.get(k, only) not in (only, None)]
     if settings.video.get("resample") not in (None, *RESAMPLE_MODES):
@@ -87,7 +87,7 @@ def check_supported(settings: Settings, required: Mapping[str, Any], checkpoint:
 
 
 def find_file(checkpoint: str | Path, name: str, revision: str | None = None) -> Path | None:
-    """The file `name` of a folder or hub repository (from the local cache where it is there), or None."""
+    """Find the file `name` of a folder or hub repository (from the local cache where it is there), or None."""
     from transformers.utils import cached_file
 
     if Path(checkpoint).is_dir():

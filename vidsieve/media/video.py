@@ -1,7 +1,10 @@
-"""A video file to a Clip, through PyAV (FFmpeg): only the frames asked for are kept in memory."""
+"""Read a video file to a Clip through PyAV (FFmpeg), keeping only the requested frames; write frames to a file."""
 
+import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -30,7 +33,7 @@ def read_video(
     fps: float | int | None = None,
     max_frames: int | None = None,
 ) -> Clip:
-    """Frames of the video at `path`, spread evenly over it: `frames` of them, or `fps` a second.
+    """Read frames of the video at `path`, spread evenly over it: `frames` of them, or `fps` a second.
 
     With neither, 16 frames. A video with fewer frames gives all it has. `max_frames` caps either way; by
     fps the cap is 768 unless said. Rotation in the file is applied. The same file gives the same frames.
@@ -43,7 +46,7 @@ def read_video(
 
 
 def read_ends(path: str | Path, *, frames: int | None = None, fps: float | int | None = None) -> Clip:
-    """The first and the last of the frames that `read_video` takes, without decoding those between them.
+    """Read the first and the last of the frames that `read_video` takes, without decoding those between them.
 
     Raises as `read_video` does, so that a file cut short or unreadable shows before its frames are needed.
     """
@@ -57,7 +60,7 @@ def read_ends(path: str | Path, *, frames: int | None = None, fps: float | int |
 
 
 def _read(path: str | Path, choose: Callable[[FrameTable], Int64[np.ndarray, " chosen"]]) -> Clip:
-    """The frames of the video at `path` that `choose` takes from the times of all."""
+    """Read the frames of the video at `path` that `choose` takes from the times of all."""
     file = _existing_file(path)
     with _opened(file) as (container, stream):
         table = table_from_packets(container, stream, file)
@@ -78,7 +81,7 @@ def _read(path: str | Path, choose: Callable[[FrameTable], Int64[np.ndarray, " c
 
 
 def list_videos(folder: str | Path) -> list[Path]:
-    """The video files in `folder` and the folders in it, sorted by their path; hidden ones are left out."""
+    """List the video files in `folder` and the folders in it, sorted by their path; hidden ones are left out."""
     if (fault := path_fault(folder)) is not None:
         raise MediaError(f"folder of videos {str(folder)!r}: {fault}.")
     root = Path(folder)
@@ -105,7 +108,7 @@ def _existing_file(path: str | Path) -> Path:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream; FFmpeg's errors become MediaError."""
+    """Open the container and its first video stream; FFmpeg's errors become MediaError."""
     try:
         with av.open(str(file)) as container:
             pictures = [s for s in container.streams.video if not s.disposition & s.disposition.attached_pic]
@@ -122,7 +125,7 @@ def _opened(file: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 def _at_times(
     container: InputContainer, stream: VideoStream, table: FrameTable, index: Int64[np.ndarray, " chosen"]
 ) -> dict[int, UInt8[np.ndarray, "height width 3"]] | None:
-    """The chosen frames by index, leaping to keyframes on the way; None if the file's times do not hold."""
+    """Decode the chosen frames by index, leaping to keyframes on the way; None if the file's times do not hold."""
     if len(table.keyframes) == 0:
         return None
     pictures: dict[int, np.ndarray] = {}
@@ -144,14 +147,14 @@ def _at_times(
 def _at_positions(
     container: InputContainer, stream: VideoStream, index: Int64[np.ndarray, " chosen"]
 ) -> dict[int, UInt8[np.ndarray, "height width 3"]]:
-    """The chosen frames by index, decoding from the start."""
+    """Decode the chosen frames by index, from the start."""
     wanted = set(index.tolist())
     numbered = enumerate(container.decode(stream))
     return {i: _upright(frame) for i, frame in numbered if i in wanted}
 
 
 def _upright(frame: VideoFrame) -> UInt8[np.ndarray, "height width 3"]:
-    """The frame as RGB, turned as the file asks (by quarter turns)."""
+    """Convert the frame to RGB, turned as the file says (by quarter turns)."""
     turns = round(frame.rotation / 90) % 4
     return np.rot90(frame.to_ndarray(format="rgb24"), turns)
 
@@ -180,3 +183,67 @@ def _clip(
 def _seconds(table: FrameTable, index: Int64[np.ndarray, " chosen"]) -> Tensor:
     ticks = torch.from_numpy(table.pts[index] - table.pts[0])
     return (ticks.double() * float(table.time_base)).float()
+
+
+def write_video(
+    path: str | Path,
+    frames: UInt8[Tensor, "frames 3 height width"],
+    fps: float | int,
+    *,
+    crf: int = 18,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    lossless: bool = False,
+) -> Path:
+    """Write RGB `frames` at `fps` frames per second to `path`; its suffix chooses the container.
+
+    `crf` is the encoder's quality, 0 best to 51. `lossless` keeps every value: RGB H.264 (`libx264rgb`,
+    quantiser 0), whatever the three settings before it say. The file appears under its name only when it
+    is complete. Raises MediaError for what cannot be encoded.
+    """
+    target = Path(path)
+    if lossless:
+        codec, pix_fmt, crf = "libx264rgb", "rgb24", 0
+    _check(target, frames, fps, pix_fmt)
+    part = target.with_name(f".{target.stem}-{uuid.uuid4().hex}{target.suffix}")
+    try:
+        _encode(part, frames, fps, crf, codec, pix_fmt)
+        os.replace(part, target)
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise MediaError(
+            f"{target}: could not be written as {codec}, {pix_fmt} ({error}); check folder, suffix and codec"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def _check(target: Path, frames: UInt8[Tensor, "frames 3 height width"], fps: float | int, pix_fmt: str) -> None:
+    count, _, height, width = frames.shape
+    if not count or not height * width or not fps > 0:
+        raise MediaError(
+            f"{target}: at least one frame and fps above 0 are needed, "
+            f"got {count} frames of {width} x {height} at {fps} fps"
+        )
+    if pix_fmt == "yuv420p" and (height % 2 or width % 2):
+        raise MediaError(
+            f"{target}: yuv420p needs even sides, got {width} x {height}; pad the frames or use lossless=True"
+        )
+
+
+def _encode(
+    part: Path,
+    frames: UInt8[Tensor, "frames 3 height width"],
+    fps: float | int,
+    crf: int,
+    codec: str,
+    pix_fmt: str,
+) -> None:
+    with av.open(str(part), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001 * 60))
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = frames.shape[-2:]
+        stream.pix_fmt, stream.options = pix_fmt, {"crf": str(crf)}
+        for picture in frames.cpu().permute(0, 2, 3, 1).contiguous().numpy():
+            container.mux(stream.encode(VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())

@@ -5,9 +5,9 @@ from typing import Literal
 
 from vidsieve.report.number_format import ms_interval, percent, percent_interval, plain, points, points_interval, speed
 from vidsieve.report.points import metric_of
-from vidsieve.tuner.judge.statistics import in_points, ms
-from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.statistics import in_points, ms
 
 Mood = Literal["good", "warn", "plain"]
 MEANING = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from vidsieve.tuner.judge.statistics import Interval, ms
+from vidsieve.tuner.statistics import Interval, ms
 
 NOT_MEASURED = ""
 LONGEST = 160

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidsieve.framework.errors import UsageError
-from vidsieve.report.control_table import control_rows
 from vidsieve.report.headline import MEANING, badges, headline, measured_again, target_words, tiles
 from vidsieve.report.number_format import percent, plain, visible
 from vidsieve.report.pareto import pareto_inline
 from vidsieve.report.points import chosen_trial, metric_of
 from vidsieve.report.tables import (
+    control_rows,
     facts,
     importance_rows,
     leader_rows,
@@ -21,8 +21,8 @@ from vidsieve.report.tables import (
     trial_rows,
 )
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.statistics import ms
 
 if TYPE_CHECKING:
     from jinja2 import Template

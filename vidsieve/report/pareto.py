@@ -23,8 +23,8 @@ from vidsieve.report.points import (
     points_of,
 )
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.judge.statistics import ms
 from vidsieve.tuner.result import TuneResult
+from vidsieve.tuner.statistics import ms
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -237,7 +237,7 @@ class Drawing:
         self._name(f"chosen (trial {trial.number})", **style)
 
     def _heldout_ms(self) -> list[float]:
-        """Latencies of the policy and the controls that are drawn by their held-out accuracy."""
+        """Collect latencies of the policy and the controls that are drawn by their held-out accuracy."""
         result, base = self._result, self._baseline
         if result.accuracy is None or result.latency is None or base is None:
             return []
@@ -309,5 +309,5 @@ class Drawing:
 
 
 def _distance(value: float, low: float, high: float) -> float:
-    """How far outside `low` to `high` a value lies; 0 inside."""
+    """Compute how far outside `low` to `high` a value lies; 0 inside."""
     return max(low - value, value - high, 0.0)

@@ -60,15 +60,15 @@ def ids_hash(ids: Sequence[str]) -> str:
 
 
 def digests(examples: Sequence[Example]) -> list[str]:
-    """Hash what each example asks of which video (its name and size), not its id, which may be a line's number.
+    """Hash the question and the video of each example (its name and size), not its id, which may be a line's number.
 
     The second of two examples alike gets another digest.
     """
     found: list[str] = []
     for example in examples:
         size = example.video.stat().st_size if example.video is not None and example.video.is_file() else None
-        asked = [example.group, example.question, example.options, example.answer, example.kind, size]
-        digest = hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()[:12]
+        content = [example.group, example.question, example.options, example.answer, example.kind, size]
+        digest = hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:12]
         found.append(digest)
     seen: Counter[str] = Counter()
     for index, digest in enumerate(found):

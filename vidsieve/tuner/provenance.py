@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 import vidsieve
-from vidsieve.tuner.controls.control import Control
 from vidsieve.tuner.examples import Data
-from vidsieve.tuner.judge.paired_accuracy import Accuracy
-from vidsieve.tuner.judge.proxy import Proxy
-from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.judge.rerank import Proxy
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measured import Accuracy, Control, Latency
 from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.search.trial import Evaluator
 from vidsieve.tuner.search.trial_loop import Search

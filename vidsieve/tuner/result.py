@@ -1,4 +1,4 @@
-"""Records of a search: its bounds, its trials, and the result with everything measured about the policy."""
+"""Records of a search (bounds, trials, the result with everything measured) and the listener that receives them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,11 +7,9 @@ from typing import Any, Literal
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.controls.control import Control
-from vidsieve.tuner.judge.paired_accuracy import Accuracy
-from vidsieve.tuner.judge.statistics import Interval, in_points, ms
-from vidsieve.tuner.measure.latency import Latency
+from vidsieve.tuner.measured import Accuracy, Control, Latency
 from vidsieve.tuner.request import Metric
+from vidsieve.tuner.statistics import Interval, in_points, ms
 
 Verdict = Literal["new best", "feasible", "too slow", "inaccurate", "pruned", "failed"]
 """too slow: the latency misses the target; inaccurate: the drop is too great where the target is met anyway;
@@ -149,3 +147,31 @@ class TuneResult:
 def _reached(latency: Latency) -> float:
     """Return the half-width that was reached, as a fraction."""
     return max(latency.policy_ms.half_width_ratio, latency.ratio.half_width_ratio)
+
+
+class Listener:
+    """Receive the events of a search; override what is needed. An exception raised here ends the search."""
+
+    def step(self, what: str, done: int, total: int) -> None:
+        """Receive progress inside one piece of work, such as ("score uncompressed", 40, 200)."""
+
+    def started(self, bounds: Bounds) -> None:
+        """Receive the measured bounds when the search begins."""
+
+    def trial(self, event: TrialEvent) -> None:
+        """Receive a finished trial."""
+
+    def confirming(self, policy: Policy) -> None:
+        """Receive the policy that goes to latency confirmation and then to the held-out examples."""
+
+    def finished(self, result: TuneResult) -> None:
+        """Receive the result."""
+
+    def notice(self, text: str) -> None:
+        """Receive a sentence for the user, such as that a study is resumed."""
+
+    def stopping(self) -> None:
+        """Receive Ctrl-C during a trial: the trial is finished first; a second Ctrl-C stops at once."""
+
+    def interrupted(self, result: TuneResult | None) -> None:
+        """Receive the best result so far, or None, when Ctrl-C or an error ends the search."""

@@ -6,23 +6,20 @@ from typing import Any
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Outcome
-from vidsieve.tuner.controls.control import Control
-from vidsieve.tuner.controls.matched_controls import controls_for, run_control
 from vidsieve.tuner.examples import Data
 from vidsieve.tuner.judge.finals import Finals
-from vidsieve.tuner.judge.paired_accuracy import Accuracy, Heldout
-from vidsieve.tuner.judge.proxy import Proxy, proxy_of
-from vidsieve.tuner.judge.rerank import Fresh
-from vidsieve.tuner.judge.scoring import Score, choose_scorer, run_examples
+from vidsieve.tuner.judge.matched_controls import controls_for, run_control
+from vidsieve.tuner.judge.paired_accuracy import Heldout
+from vidsieve.tuner.judge.rerank import Fresh, Proxy, proxy_of
 from vidsieve.tuner.measure.bounds import Explored, explore
-from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import DevicePool, Measurement, measure_breakdown
+from vidsieve.tuner.measure.scoring import Score, choose_scorer, run_examples
+from vidsieve.tuner.measured import Accuracy, Control, Latency
 from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.provenance import importance_of, provenance, rounded, search_summary
 from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.search.stopping import Stop
 from vidsieve.tuner.search.trial import Evaluator
-from vidsieve.tuner.search.trial_loop import Search, TrialLoop, event_of
+from vidsieve.tuner.search.trial_loop import Search, Stop, TrialLoop, event_of
 from vidsieve.tuner.study.record import explored_from_dict, explored_to_dict
 from vidsieve.tuner.study.resume import CachingBench
 from vidsieve.tuner.study.store import SPACE, Study

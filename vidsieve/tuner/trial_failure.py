@@ -30,7 +30,7 @@ def fault_reason(error: Exception) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """The error as one line: its kind and the first line of its message."""
+    """Write the error as one line: its kind and the first line of its message."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 

@@ -8,19 +8,18 @@ from typing import Any
 from vidsieve.framework.errors import TargetUnreachableError, UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Task
-from vidsieve.tuner.events import Listener
 from vidsieve.tuner.examples import choose_examples
-from vidsieve.tuner.judge.confirm_latency import meets_target
+from vidsieve.tuner.judge.finals import meets_target
 from vidsieve.tuner.judge.paired_accuracy import Heldout
-from vidsieve.tuner.judge.statistics import ms
-from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target, Timings, measure_breakdown
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.provenance import confirmation
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.result import TuneResult
-from vidsieve.tuner.search.stopping import Interrupted, SearchFailedError, Stop
+from vidsieve.tuner.result import Listener, TuneResult
+from vidsieve.tuner.search.trial_loop import Interrupted, SearchFailedError, Stop
 from vidsieve.tuner.search_run import Run
+from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.study.resume import claim
 from vidsieve.tuner.study.store import Study
 from vidsieve.tuner.trial_failure import reason_of
@@ -38,7 +37,7 @@ def tune(
     timings: Timings | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> TuneResult:
-    """The policy that keeps the most accuracy within the latency target, confirmed on examples it never saw.
+    """Find the policy that keeps the most accuracy within the latency target, confirmed on examples it never saw.
 
     `controls` (those not searched) are measured at the winner's latency and reported. `others` are benches of the same
     model on further devices of the same kind; trials run on all at once. `clock` gives seconds. A study that
@@ -97,7 +96,7 @@ def _give_best(run: Run, listener: Listener, error: Exception) -> None:
 
 
 def _check_names(policies: Sequence[Policy]) -> None:
-    """Names address settings in the study, so they must be unique. Raises UsageError."""
+    """Refuse two policies of one name, as names address settings in the study. Raises UsageError."""
     names = [policy.name for policy in policies]
     for name in names:
         if names.count(name) > 1:
@@ -105,7 +104,7 @@ def _check_names(policies: Sequence[Policy]) -> None:
 
 
 def _check_devices(bench: Bench, others: Sequence[Bench]) -> None:
-    """Latencies of different devices cannot be compared. Raises UsageError."""
+    """Refuse devices of different kinds, whose latencies cannot be compared. Raises UsageError."""
     first = bench.describe()
     for other in others:
         facts = other.describe()

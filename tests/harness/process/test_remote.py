@@ -111,9 +111,8 @@ def test_a_death_while_scoring_leaves_what_came_before(bench: RemoteBench) -> No
 
 
 def test_a_search_survives_policies_that_kill_it(bench: RemoteBench) -> None:
-    from vidsieve.tuner.events import Listener
     from vidsieve.tuner.request import TuneRequest
-    from vidsieve.tuner.result import TrialEvent
+    from vidsieve.tuner.result import Listener, TrialEvent
     from vidsieve.tuner.tuning import tune
 
     told: list[TrialEvent] = []

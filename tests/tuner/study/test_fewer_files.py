@@ -12,7 +12,7 @@ from tuner.searching import Recorder, quality, search
 from vidsieve.framework.errors import MediaError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
-from vidsieve.tuner.search.stopping import SearchFailedError
+from vidsieve.tuner.search.trial_loop import SearchFailedError
 from vidsieve.tuner.study.store import StudyMismatchError
 
 VIDEOS = [(f"video-{number}", str((number * 37 % 300 + 0.5) / 300)) for number in range(300)]

@@ -17,7 +17,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import TrialEvent
-from vidsieve.tuner.search.stopping import Interrupted
+from vidsieve.tuner.search.trial_loop import Interrupted
 from vidsieve.tuner.study.store import RETRIES, Study, StudyMismatchError
 
 

@@ -12,18 +12,18 @@ from vidsieve.harness.setup import DEFAULT_QUESTION, Setup
 
 
 def choose_task(setup: Setup, choice: Choice) -> Task:
-    """The user's data, or for a bundled model its own task.
+    """Choose the user's data, or for a bundled model its own task.
 
     Raises:
         UsageError: a real checkpoint without data; the message names the two ways.
         DataError, MediaError: data that cannot be used.
     """
     if setup.data is not None:
-        from vidsieve.harness.data.labelled import LabelledData
+        from vidsieve.harness.data.user_data import LabelledData
 
         return LabelledData(setup.data, missing_ok=setup.skip_bad)
     if setup.videos is not None:
-        from vidsieve.harness.data.unlabelled import VideoFolder
+        from vidsieve.harness.data.user_data import VideoFolder
 
         return VideoFolder(setup.videos, setup.question or DEFAULT_QUESTION)
     if choice.bundled is None:
@@ -41,7 +41,7 @@ def choose_task(setup: Setup, choice: Choice) -> Task:
 
 
 def _frame_count(setup: Setup, choice: Choice) -> int:
-    """Frames of a bundled clip: what the model was trained with, unless `frames` says."""
+    """Count the frames of a bundled clip: what the model was trained with, unless `frames` says."""
     assert choice.bundled is not None
     most = choice.bundled.shape.frames
     if setup.fps is not None:
@@ -69,7 +69,7 @@ class EvalExamples:
 
 
 def choose_examples(task: Task, policy: Policy, *, heldout: bool, count: int | None, seed: int | None) -> EvalExamples:
-    """The stored held-out examples of a tuned policy if they fit the data (a must with `heldout`), else by count.
+    """Choose the held-out examples that the policy stores if they fit the data (a must with `heldout`), else by count.
 
     Raises:
         UsageError: `heldout` for a policy without stored ids.
@@ -100,12 +100,12 @@ def _stored_data(policy: Policy) -> dict[str, Any]:
 
 
 def _described(task: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's description without the videos that were left out: what is left is the same data."""
+    """Describe a task without the videos that were left out: what is left is the same data."""
     return {name: value for name, value in task.items() if name != "skipped"}
 
 
 def _stored(task: Task, policy: Policy, ids: list[str]) -> EvalExamples:
-    """The examples with the stored ids, in their order."""
+    """Find the examples with the stored ids, in their order."""
     seed = int(_stored_data(policy).get("seed", 0))
     whole: Task = getattr(task, "whole", task)
     pool = [*whole.examples("heldout", len(ids), seed=seed), *getattr(whole, "all", ())]

@@ -75,7 +75,7 @@ class Child:
 
 
 def _search_path() -> list[str]:
-    """Where this process finds modules, for the child to find the same ones."""
+    """List where this process finds modules, for the child to find the same ones."""
     return [path or os.getcwd() for path in sys.path]
 
 
@@ -91,7 +91,7 @@ def _end(process: "subprocess.Popen[bytes]", connection: Connection, hold: int, 
 
 
 def _ending(code: int | None) -> str:
-    """An exit code in words."""
+    """Write an exit code in words."""
     if code is None or code >= 0:
         return f"exit code {code}"
     try:
@@ -116,7 +116,7 @@ class Echo(threading.Thread):
         return next((line[:200] for line in reversed(lines) if line), "")
 
     def run(self) -> None:
-        """Until the child, and whoever it shared the pipe with, has closed it."""
+        """Pass on output until the child, and whoever it shared the pipe with, has closed it."""
         with open(self._descriptor, "rb", buffering=0) as stream:
             while chunk := stream.read(4096):
                 self._tail = (self._tail + chunk)[-TAIL_BYTES:]

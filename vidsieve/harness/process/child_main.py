@@ -15,7 +15,7 @@ def main() -> None:
     pipe, lifeline = (int(word) for word in sys.argv[1:3])
     for descriptor in (pipe, lifeline):
         os.set_inheritable(descriptor, False)
-    # who is asked to stop is the coordinator; it decides what becomes of the work here
+    # the parent handles an interruption; it decides what becomes of the work here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(lifeline,), name="lifeline", daemon=True).start()
     from vidsieve.harness.process.serving import serve

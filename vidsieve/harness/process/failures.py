@@ -50,7 +50,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        """What `error` will be on the other side. Lets go of everything the error held on to."""
+        """Make of `error` what is raised in the parent; whatever the error refers to is released."""
         failure = cls(_kind(error), type(error).__name__, str(error), _packed(error))
         for each in _chain(error):
             each.__traceback__ = None
@@ -63,7 +63,7 @@ class Failure:
         return reason_of(self.error())
 
     def error(self) -> Exception:
-        """The error to raise; a TuneError `kind: message` where its class is not here."""
+        """Make the error to raise; a TuneError `kind: message` where its class is not here."""
         try:
             error = _rebuilt(unpack(self.payload)) if self.payload is not None else None
         except Exception:  # a stranger's class may raise anything when it is put together again
@@ -72,7 +72,7 @@ class Failure:
 
 
 def _packed(error: Exception) -> bytes | None:
-    """The error as bytes that were seen to come back as the same error."""
+    """Pack the error as bytes that were seen to come back as the same error."""
     # the default way calls __init__ with `args`, which for some of our classes holds only the finished message
     state = {name: value for name, value in vars(error).items() if not name.startswith("__")}
     parts: Any = (type(error), error.args, state) if isinstance(error, VidsieveError) else error
@@ -94,7 +94,7 @@ def _rebuilt(parts: Any) -> Exception:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and what was being handled."""
+    """List the error, what it was raised from, and what was being handled."""
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -106,7 +106,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _kind(error: Exception) -> Kind:
-    """Which kind, looking through the error to its causes."""
+    """Classify the error by itself and its causes."""
     cause: BaseException | None = error
     while cause is not None:
         words = str(cause)

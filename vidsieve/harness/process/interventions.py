@@ -26,7 +26,7 @@ class PolicyDocument:
 
 
 def to_document(intervention: Intervention | None) -> PolicyDocument | SmallerInput | None:
-    """The form in which an intervention travels; provenance stays behind."""
+    """Write an intervention as it travels between processes; provenance stays behind."""
     return _written(intervention) if isinstance(intervention, Policy) else intervention
 
 
@@ -46,7 +46,7 @@ class PolicyReader:
         self._read: dict[str, Policy] = {}
 
     def read(self, written: PolicyDocument | SmallerInput | None) -> Intervention | None:
-        """The intervention.
+        """Read the intervention, each policy once.
 
         Raises:
             TuneError: a stage is not there, or the document means another policy here.
@@ -69,7 +69,7 @@ class PolicyReader:
 
 
 def _imported(where: str, use: str, home: str) -> Any:
-    """A stage's class by its module and name."""
+    """Import a stage's class by its module and name."""
     module, _, name = home.partition(":")
     try:
         if module == "__main__":

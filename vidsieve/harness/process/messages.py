@@ -32,7 +32,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a bench says of itself; asked once."""
+    """The facts of a bench, requested once."""
 
     shape: VideoShape
     offers: frozenset[str]
@@ -81,13 +81,13 @@ class SentExamples:
         self.clear()
 
     def clear(self) -> None:
-        """A fresh child has nothing."""
+        """Forget what was sent: a fresh child has nothing."""
         self._bytes = 0
-        # the examples are held, so that no other object can come to have the same id
+        # the examples are referred to, so that no other object can come to have the same id
         self._numbers: dict[int, tuple[int, Example]] = {}
 
     def items(self, examples: Sequence[Example]) -> list[int | SentExample]:
-        """The examples as they are sent: by number where the child has them."""
+        """List the examples as they are sent: by number where the child has them."""
         return [self._item(example) for example in examples]
 
     def _item(self, example: Example) -> int | SentExample:
@@ -103,7 +103,7 @@ class SentExamples:
 
 
 def pack(content: Any) -> bytes:
-    """`content` as bytes. Tensors travel by value, and of a view only what it shows.
+    """Pack `content` as bytes. Tensors travel by value, and of a view only what it shows.
 
     Raises:
         TypeError, AttributeError, pickle.PicklingError: something in it cannot travel.
@@ -114,7 +114,7 @@ def pack(content: Any) -> bytes:
 
 
 def unpack(payload: bytes) -> Any:
-    """What `pack` was given. Raises whatever its classes raise, or ImportError where they are not there."""
+    """Unpack what `pack` wrote. Raises whatever its classes raise, or ImportError where they are not there."""
     return pickle.loads(payload)
 
 

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class _Fact(Generic[T]):
-    """An attribute of the bench in the child; asking for it starts the child."""
+    """An attribute of the bench in the child; reading it starts the child."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -145,30 +145,30 @@ class RemoteBench:
         return True
 
     def facts(self) -> Facts:
-        """What the bench says of itself."""
+        """Return the facts of the bench in the child."""
         if self._facts is None:
             self.start()
         assert self._facts is not None
         return self._facts
 
     def describe(self) -> Mapping[str, str]:
-        """As the bench describes itself."""
+        """Describe the bench as it describes itself in the child."""
         return dict(self.facts().described)
 
     def clip_shape(self, clip_index: int) -> Hashable:
-        """The clip's token shape with the number of the child: in a fresh one every shape has to warm up again."""
+        """Return the clip's token shape with the child's number: in a fresh child every shape has to warm up again."""
         self.start()
         if clip_index not in self._shapes:
             self._shapes[clip_index] = self._ask("clip_shape", clip_index)
         return self.starts, self._shapes[clip_index]
 
     def timed(self, policy: Intervention | None, clip_index: int, metric: Metric) -> Mapping[str, float]:
-        """One request, timed in the child."""
+        """Time one request in the child."""
         parts: dict[str, float] = self._ask("timed", to_document(policy), clip_index, metric)
         return parts
 
     def score(self, policy: Intervention | None, examples: Sequence[Example]) -> Iterator[Outcome]:
-        """Outcomes as the child finds them. If the caller wants no more, the child stops at the next one."""
+        """Yield outcomes as the child finds them. If the caller wants no more, the child stops at the next one."""
         written, done, again = to_document(policy), 0, False
         while True:
             with self._lock:
@@ -188,7 +188,7 @@ class RemoteBench:
             again = True
 
     def _ask(self, *request: Any) -> Any:
-        """One request, one answer; where memory ran out, once more in a fresh child."""
+        """Send one request and return its answer; where memory ran out, once more in a fresh child."""
         with self._lock:
             for again in (False, True):
                 self._settle()
@@ -211,7 +211,7 @@ class RemoteBench:
             raise OutOfMemory(f"{self._where}: out of memory, in a fresh process too: {failure.reason}")
 
     def _next(self, stream: object) -> Reply:
-        """The next reply of a stream of outcomes."""
+        """Receive the next reply of a stream of outcomes."""
         with self._lock:
             if self._stream is not stream:
                 raise WorkerError(f"{self._where}: these outcomes ended when something else was asked.")
@@ -230,7 +230,7 @@ class RemoteBench:
                 self._send(STOP, quietly=True)
 
     def _settle(self) -> None:
-        """A child that is ready for a request, with no outcomes left in the pipe."""
+        """Return a child that is ready for a request, with no outcomes left in the pipe."""
         if self._stream is not None and self._child is not None:
             self._send(STOP, quietly=True)
             while self._stream is not None and self._child is not None:
@@ -254,7 +254,7 @@ class RemoteBench:
             raise
 
     def _receive(self) -> Reply:
-        """The next reply."""
+        """Receive the next reply."""
         assert self._child is not None
         try:
             reply: Reply = self._child.receive()

@@ -42,7 +42,7 @@ class Server:
         self._notices_sent = 0
 
     def answer(self, payload: bytes) -> bool:
-        """Do what is asked and reply, with the failure if it raised. False: this process has to go."""
+        """Run a request and reply, with the failure if it raised. False: this process has to end."""
         try:
             self._do(unpack(payload))
             return True
@@ -68,7 +68,7 @@ class Server:
             methods[verb](*arguments)
 
     def open(self, hello: Hello) -> None:
-        """Make the bench and tell its facts."""
+        """Make the bench and send its facts."""
         try:
             options = unpack(hello.options)
         except (ImportError, AttributeError) as error:
@@ -87,18 +87,18 @@ class Server:
         self._reply("value", facts)
 
     def clip_shape(self, clip_index: int) -> None:
-        """As `Bench.clip_shape`."""
+        """Answer as `Bench.clip_shape`."""
         self._reply("value", self.bench.clip_shape(clip_index))
 
     def timed(self, intervention: Any, clip_index: int, metric: Any) -> None:
-        """As `Bench.timed`, with the garbage collector off while the clock runs."""
+        """Answer as `Bench.timed`, with the garbage collector off while the clock runs."""
         policy = self._policies.read(intervention)
         with collector_off():
             parts = dict(self.bench.timed(policy, clip_index, metric))
         self._reply("value", parts)
 
     def score(self, intervention: Any, items: Sequence[int | SentExample]) -> None:
-        """As `Bench.score`; outcomes go out one by one, until the parent wants no more."""
+        """Answer as `Bench.score`; outcomes are sent one by one, until the parent wants no more."""
         examples = [self._example(item) for item in items]
         for outcome in self.bench.score(self._policies.read(intervention), examples):
             if self._connection.poll(0):

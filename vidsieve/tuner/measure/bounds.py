@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.judge.statistics import ms
-from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_limits import find_retention
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
 from vidsieve.tuner.space.knobs import retention_window
 from vidsieve.tuner.space.search_space import PolicySpace, Space
+from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 NO_TIME = "time budget used up"

@@ -7,13 +7,12 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any, Literal
 
 from vidsieve.framework.errors import TuneError
-from vidsieve.tuner.judge.statistics import Interval, median_interval, p95_interval
+from vidsieve.tuner.measured import Latency, Stop
 from vidsieve.tuner.protocol import Bench, Intervention, Metric
+from vidsieve.tuner.statistics import Interval, median_interval, p95_interval
 
-PROTOCOL = "abba-interleaved-v1"
 LEAST_PAIRS = 3
 LEAST_CLOCK = 0.75
 """A run at a lower share of the device's nominal clock is throttled."""
@@ -25,7 +24,6 @@ STAYS_THROTTLED = (
     f"the device's clock stayed below {LEAST_CLOCK:.0%} of its nominal one, so throttled runs had to be counted; "
     "expect other milliseconds on a cool device"
 )
-Stop = Literal["precise", "decided", "pairs", "seconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,45 +43,6 @@ class TimingRules:
     above: float = math.inf
     below: float = 0.0
     above_ms: float = math.inf
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Medians with order-statistic intervals. `ratio` is the median of policy ÷ baseline over pairs on one clip.
-
-    `parts_ms` and `baseline_parts_ms` are medians of whatever parts the bench reported. `stopped` says why timing
-    ended; unless "precise", the intervals are wider than asked and must be read as they are. `policy_p95_ms` is there
-    from 59 runs on. `throttled_pairs` were dropped because the device's clock was low; `throttled_kept` were low too,
-    and counted because the clock would not recover.
-    """
-
-    metric: Metric
-    policy_ms: Interval
-    baseline_ms: Interval
-    ratio: Interval
-    stopped: Stop
-    parts_ms: dict[str, float] = field(default_factory=dict)
-    baseline_parts_ms: dict[str, float] = field(default_factory=dict)
-    policy_p95_ms: Interval | None = None
-    throttled_pairs: int = 0
-    throttled_kept: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain numbers and text, for provenance."""
-        numbers: dict[str, Any] = {
-            "metric": f"{self.metric}_ms",
-            "protocol": PROTOCOL,
-            "policy_ms": self.policy_ms.to_dict(),
-            "baseline_ms": self.baseline_ms.to_dict(),
-            "ratio": self.ratio.to_dict(),
-            "stopped": self.stopped,
-            "parts_ms": {key: round(value, 4) for key, value in self.parts_ms.items()},
-            "baseline_parts_ms": {key: round(value, 4) for key, value in self.baseline_parts_ms.items()},
-        }
-        if self.policy_p95_ms is not None:
-            numbers["policy_p95_ms"] = self.policy_p95_ms.to_dict()
-        counts = {"throttled_pairs": self.throttled_pairs, "throttled_kept": self.throttled_kept}
-        return numbers | {name: count for name, count in counts.items() if count}
 
 
 @dataclass
@@ -141,7 +100,7 @@ class PairedTimer:
                 self._pair(policy, pairs, rules, start)
                 stopped = self._stop(pairs, rules, self._clock() - start) if len(pairs) else None
                 if stopped:
-                    self._tell(pairs)
+                    self._pass_warnings(pairs)
                     return self._summary(pairs, stopped)
 
     def _pair(self, policy: Intervention, pairs: _Pairs, rules: TimingRules, start: float) -> None:
@@ -192,7 +151,7 @@ class PairedTimer:
             return "pairs"
         return "seconds" if elapsed >= rules.max_seconds and len(pairs) >= LEAST_PAIRS else None
 
-    def _tell(self, pairs: _Pairs) -> None:
+    def _pass_warnings(self, pairs: _Pairs) -> None:
         """Pass warnings of throttling and of the bench on."""
         if pairs.kept_throttled:
             self.warn(STAYS_THROTTLED)

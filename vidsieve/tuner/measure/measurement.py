@@ -8,11 +8,12 @@ from queue import SimpleQueue
 from typing import TypeVar
 
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.events import Listener
-from vidsieve.tuner.measure.latency import Latency, PairedTimer, TimingRules
+from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.request import TuneRequest
+from vidsieve.tuner.result import Listener
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 
@@ -116,11 +117,11 @@ class Measurement:
             self.warnings.append(text)
 
     def elapsed_s(self) -> float:
-        """Seconds since the search began."""
+        """Count the seconds since the search began."""
         return self.clock() - self.started_s
 
     def seconds_left(self, reserve_s: float = 0.0) -> float | None:
-        """Seconds of the time budget left after `reserve_s`; None without a budget."""
+        """Count the seconds of the time budget left after `reserve_s`; None without a budget."""
         budget = self.request.time_budget_s
         return None if budget is None else budget - self.elapsed_s() - reserve_s
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.tuner.measure.latency import Latency, TimingRules
+from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.space.knobs import has_free_retention, retention_window
 from vidsieve.tuner.space.search_space import RETENTION_DIGITS
 

@@ -2,57 +2,19 @@
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
 from vidsieve.tuner.examples import Data
-from vidsieve.tuner.judge.scoring import Score, Scorer, race
-from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.scoring import Score, Scorer, race
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import Verdict
 from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.study.record import REPEATS, TrialResult
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
-
-REPEATS = "same as trial"
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TrialResult:
-    """The result of one trial. `value` is what the study maximises, `violation` its constraints (positive: broken).
-
-    `change` is the mean paired difference to the uncompressed model on the search examples, with its standard error.
-    """
-
-    number: int
-    candidate: Candidate | None
-    verdict: Verdict
-    value: float
-    violation: dict[str, float]
-    latency: Latency | None = None
-    score: Score | None = None
-    change: float | None = None
-    change_error: float | None = None
-    reason: str = ""
-
-    @property
-    def feasible(self) -> bool:
-        """Whether it may win: measured in full and no constraint broken."""
-        complete = self.score is not None and not self.score.pruned
-        return complete and all(amount <= 0 for amount in self.violation.values())
-
-    @property
-    def repeats(self) -> bool:
-        """Whether it repeats an earlier trial and was not measured."""
-        return self.reason.startswith(REPEATS)
-
-    @property
-    def policy(self) -> Policy:
-        """The policy tried; only for a trial that got that far."""
-        assert self.candidate is not None
-        return self.candidate.policy
 
 
 class Evaluator:
@@ -190,8 +152,8 @@ class Evaluator:
             )
         )
         if score.pruned:
-            asked = len(self._data.search)
-            return replace(trial_result, reason=f"clearly behind after {len(score.outcomes)} of {asked} examples")
+            total = len(self._data.search)
+            return replace(trial_result, reason=f"clearly behind after {len(score.outcomes)} of {total} examples")
         if violation["latency"] > 0:
             return replace(trial_result, verdict="too slow")
         if not trial_result.feasible:

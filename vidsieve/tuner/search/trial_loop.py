@@ -1,23 +1,103 @@
-"""The loop of a search: trials by ask and tell, published policies first, every trial recorded whatever its outcome."""
+"""Run the trials of a search by ask and tell, published policies first, until they or the user end it.
 
-from collections.abc import Iterator
+Every trial is recorded whatever its outcome; Ctrl-C, SIGTERM and errors leave the best policy so far.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
+from vidsieve.framework.errors import DataError, MediaError, TuneError
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.measurement import DevicePool, Measurement
 from vidsieve.tuner.measure.retention_limits import RetentionSolver
-from vidsieve.tuner.result import TrialEvent
-from vidsieve.tuner.search.stopping import Stop
-from vidsieve.tuner.search.trial import Evaluator, TrialResult
+from vidsieve.tuner.result import TrialEvent, TuneResult
+from vidsieve.tuner.search.trial import Evaluator
 from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.study.record import TrialResult
 from vidsieve.tuner.study.storage import storage_errors
 from vidsieve.tuner.study.store import Study, quiet
-from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason, reason_of
 
 MOST_REPEATS = 5
+
+
+class Interrupted(TuneError):
+    """A search stopped by the user. `result` is the best so far, unconfirmed, or None."""
+
+    exit_code = 130
+
+    def __init__(self, result: TuneResult | None) -> None:
+        self.result = result
+        found = "nothing was found yet" if result is None else f"the best so far is {result.policy.name}"
+        super().__init__(f"search: interrupted; {found}.")
+
+
+class SearchFailedError(TuneError):
+    """A search that an error ended after it had found a policy: `result` is the best so far, the error is the cause.
+
+    The exit code is that of the error.
+    """
+
+    def __init__(self, result: TuneResult, error: Exception) -> None:
+        self.result = result
+        self.exit_code = getattr(error, "exit_code", TuneError.exit_code)  # type: ignore[misc]
+        what = str(error) if isinstance(error, TuneError | MediaError | DataError) else reason_of(error)
+        way = "Run the same search again to go on"
+        if isinstance(error, MediaError):
+            way = f"Mend the file, or take it away and give `skip_bad`. {way}"
+        super().__init__(
+            f"search: ended by an error; the best so far is {result.policy.name}"
+            f"{'' if result.confirmed else ', not confirmed'}. {what.rstrip('.')}. {way}."
+        )
+
+
+class Stop:
+    """Whether the user requested a stop. `busy` is true while a trial runs, which a first Ctrl-C lets finish."""
+
+    def __init__(self, notify: Callable[[], None] = lambda: None) -> None:
+        self.requested, self.busy, self._notify = False, False, notify
+
+    def on_signal(self, *_: Any) -> None:
+        """Handle a signal: raise KeyboardInterrupt where no trial runs, or the second time."""
+        if self.requested or not self.busy:
+            raise KeyboardInterrupt
+        self.requested = True
+        self._notify()
+
+    @contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Handle Ctrl-C here, and SIGTERM, which stops at once.
+
+        Elsewhere than in the main thread, or where someone else listens already, nothing changes.
+        """
+        with (
+            _handler(signal.SIGINT, signal.default_int_handler, self.on_signal),
+            _handler(signal.SIGTERM, signal.SIG_DFL, _stop_now),
+        ):
+            yield
+
+
+def _stop_now(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _handler(number: int, expected: Any, handler: Any) -> Iterator[None]:
+    """Install `handler` in place of `expected`; do nothing where another is installed or outside the main thread."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(number) is not expected:
+        yield
+        return
+    signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, expected)
 
 
 @dataclass
@@ -79,14 +159,14 @@ class TrialLoop:
         """Run trials until their number, patience, novelty or the time budget less `reserve_s` is used up.
 
         The first trial runs whatever the budget. An interruption passes through; `search` keeps what was found, and
-        the trials that ran are asked again when the search is resumed.
+        the trials that ran are queued again when the search is resumed.
         """
         enqueue_presets(self._study, self._measurement, self._explored)
         try:
             while True:
                 ended = self._ended(reserve_s)
-                # finished trials are recorded first, so that the next candidate is chosen knowing them
-                while ended is None and pool.free and not (self._stop.asked or self._told_waits):
+                # finished trials are recorded first, so that the next candidate is chosen with them
+                while ended is None and pool.free and not (self._stop.requested or self._unrecorded):
                     self._start(pool)
                     ended = self._ended(reserve_s)
                 if not self._pending:
@@ -98,12 +178,12 @@ class TrialLoop:
             raise
         finally:
             self._stop.busy = False
-        if self._stop.asked:
+        if self._stop.requested:
             raise KeyboardInterrupt
         self._search.stopped = ended or "trials"
 
     @property
-    def _told_waits(self) -> bool:
+    def _unrecorded(self) -> bool:
         """Whether a finished trial has not been recorded yet."""
         return any(future.done() for future in self._pending)
 

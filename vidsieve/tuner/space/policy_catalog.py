@@ -17,11 +17,11 @@ CONTROLS = ("random", "uniform-frames")
 """Reported at the winner's latency, never searched: a method must beat them to be worth its name."""
 RELEASED = "-released"
 """Policies of this ending repeat a paper's released code, fixed counts and oversights included. They are searched
-only when asked for by name: what they do, their exact twins do within the counts that are asked."""
+only when named: what they do, their exact twins do within the requested counts."""
 
 
 class Published(NamedTuple):
-    """The published policies by their part in a search: taken by default, taken when asked for, never searched."""
+    """The published policies by their part in a search: taken by default, taken when named, never searched."""
 
     searched: list[Policy]
     more: list[Policy]

@@ -75,7 +75,7 @@ class PolicySpace:
             UsageError: a faulty `search:` section.
         """
         idle = decode_only(policy) if metric == "ttft" else frozenset()
-        places = tuple(place for place in places_of(policy) if place.label not in idle or place.asked)
+        places = tuple(place for place in places_of(policy) if place.label not in idle or place.wanted)
         variants = variants_of(policy, places, bench.offers if bench else None, idle)
         return cls(policy, retention, solved, places, variants, bench.shape if bench else None)
 
@@ -97,8 +97,8 @@ class PolicySpace:
         """Let an Optuna trial choose the retention ratio."""
         assert self.retention is not None
         low, high = self.retention
-        asked = trial.suggest_float(f"{self.policy.name}/{RETENTION}", low, high)
-        return min(high, max(low, round(asked, RETENTION_DIGITS)))
+        ratio = trial.suggest_float(f"{self.policy.name}/{RETENTION}", low, high)
+        return min(high, max(low, round(ratio, RETENTION_DIGITS)))
 
     def _solved_ratio(self, policy: Policy, solve: Solve | None) -> float:
         """Solve the retention ratio of `policy`; without a solver, return the one known when the space was made."""
@@ -169,7 +169,7 @@ class PolicySpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ranges, for reports and to identify a study."""
-        asked = {
+        settings = {
             f"{prefix}/{knob.name}".removeprefix(f"{self.policy.name}/"): knob.to_dict()
             for variant in self.variants.values()
             for prefix, knob in variant.parameters(self.policy)
@@ -179,7 +179,7 @@ class PolicySpace:
             RETENTION: "solved" if self.solved else list(self.retention) if self.retention else None,
             STAGES: {place.label: list(place.choices) for place in self.places},
             "variants": [variant.policy.name for variant in self.variants.values()],
-            "settings": asked,
+            "settings": settings,
         }
 
 

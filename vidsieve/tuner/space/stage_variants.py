@@ -21,14 +21,14 @@ MOST_COMBINATIONS = 256
 class Place:
     """A stage that may change: `choices` are names of registered stages and perhaps `OFF`.
 
-    `published` is the stage of the policy itself, which need not be among them. `asked` says that the policy's
+    `published` is the stage of the policy itself, which need not be among them. `wanted` says that the policy's
     `search:` section wants this place open; otherwise the stage declares itself optional.
     """
 
     label: str
     published: str
     choices: tuple[str, ...]
-    asked: bool = False
+    wanted: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,10 @@ def places_of(policy: Policy) -> tuple[Place, ...]:
     kept = []
     for index, place in enumerate(places):
         choices = tuple(each for each in place.choices if any(key[index] == each for key in sound))
-        if place.asked and choices != place.choices:
+        if place.wanted and choices != place.choices:
             _refuse_choice(policy, place, next(each for each in place.choices if each not in choices))
         if choices != (place.published,):
-            kept.append(Place(place.label, place.published, choices, place.asked))
+            kept.append(Place(place.label, place.published, choices, place.wanted))
     return tuple(kept)
 
 
@@ -126,7 +126,7 @@ def _place(policy: Policy, bound: BoundStage, wanted: Any) -> Place:
         optional = wanted is None and bound.stage.optional
         return Place(bound.label, bound.use, (bound.use, OFF) if optional else (bound.use,))
     if wanted == "optional":
-        return Place(bound.label, bound.use, (bound.use, OFF), asked=True)
+        return Place(bound.label, bound.use, (bound.use, OFF), wanted=True)
     where = f"policy {policy.name!r}, search: stages: {bound.label}"
     if not isinstance(wanted, list | tuple) or not wanted or len(set(map(str, wanted))) < len(wanted):
         raise UsageError(f"{where}: expected {', '.join(CHOICES)} or a list of different stages, got {wanted!r}.")
@@ -137,7 +137,7 @@ def _place(policy: Policy, bound: BoundStage, wanted: Any) -> Place:
                 f"{where}: no stage {name!r} at hand. {suggest(str(name), known)} A policy file finds registered "
                 "stages by name; a Policy made in Python is given them as `alternatives`."
             )
-    return Place(bound.label, bound.use, tuple(wanted), asked=True)
+    return Place(bound.label, bound.use, tuple(wanted), wanted=True)
 
 
 def _combinations(policy: Policy, places: Sequence[Place]) -> dict[tuple[str, ...], Policy]:
@@ -163,7 +163,7 @@ def _made(policy: Policy, chosen: Mapping[Place, str]) -> Policy:
 
 
 def _refuse_choice(policy: Policy, place: Place, choice: str) -> None:
-    """Say why a choice that the author asked for is never one."""
+    """Say why a choice that the author lists is never one."""
     refusal = "it cannot be left out" if choice == OFF else f"{choice!r} cannot stand there"
     try:
         _made(policy, {place: choice})

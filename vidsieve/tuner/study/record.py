@@ -1,7 +1,7 @@
-"""Outcomes, trial results and bounds as JSON, exact to the last digit, for a study that is resumed."""
+"""`TrialResult`, and outcomes, trial results and bounds as JSON, exact to the last digit, for a resumed study."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -10,17 +10,53 @@ from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.examples import LEAST, digests
-from vidsieve.tuner.judge.scoring import Score
-from vidsieve.tuner.judge.statistics import Interval
 from vidsieve.tuner.measure.bounds import Explored
-from vidsieve.tuner.measure.latency import Latency
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
-from vidsieve.tuner.result import Bounds
-from vidsieve.tuner.search.trial import TrialResult
+from vidsieve.tuner.measure.scoring import Score
+from vidsieve.tuner.measured import Latency
+from vidsieve.tuner.result import Bounds, Verdict
 from vidsieve.tuner.space.search_space import Candidate, PolicySpace, Space
+from vidsieve.tuner.statistics import Interval
 
 LATENCY = TypeAdapter(Latency)
+REPEATS = "same as trial"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrialResult:
+    """The result of one trial. `value` is what the study maximises, `violation` its constraints (positive: broken).
+
+    `change` is the mean paired difference to the uncompressed model on the search examples, with its standard error.
+    """
+
+    number: int
+    candidate: Candidate | None
+    verdict: Verdict
+    value: float
+    violation: dict[str, float]
+    latency: Latency | None = None
+    score: Score | None = None
+    change: float | None = None
+    change_error: float | None = None
+    reason: str = ""
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it may win: measured in full and no constraint broken."""
+        complete = self.score is not None and not self.score.pruned
+        return complete and all(amount <= 0 for amount in self.violation.values())
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it repeats an earlier trial and was not measured."""
+        return self.reason.startswith(REPEATS)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy tried; only for a trial that got that far."""
+        assert self.candidate is not None
+        return self.candidate.policy
 
 
 def outcomes_to_json(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ LOOKS = "held-out looks"
 class CachingBench:
     """A bench whose outcomes on whole splits are cached in the study.
 
-    While it is `counting`, every policy scored on the `judging` examples is a look at them, also across sessions.
+    While it is `counting`, every policy scored on the `judging` examples is counted in `looks`, also across sessions.
     """
 
     def __init__(self, bench: Bench, study: Study, judging: Sequence[Example] = ()) -> None:
@@ -123,11 +123,11 @@ class CachingBench:
         """Score as the bench does, or yield the cached outcomes."""
         intervention = policy.hash if policy is not None else "uncompressed"
         names = digests(examples)
-        asked = list_name(names)
-        if self.counting and policy is not None and asked == self._judging and intervention not in self.looks:
+        split = list_name(names)
+        if self.counting and policy is not None and split == self._judging and intervention not in self.looks:
             self._study.put(LOOKS, [*self.looks, intervention])
         key = f"outcomes {intervention} "
-        stored = self._study.get(key + asked)
+        stored = self._study.get(key + split)
         if stored is not None:
             yield from outcomes_from_json(stored, examples)
             return
@@ -141,4 +141,4 @@ class CachingBench:
             outcomes.append(outcome)
             yield outcome
         if len(outcomes) == len(examples):
-            self._study.put(key + asked, outcomes_to_json(outcomes))
+            self._study.put(key + split, outcomes_to_json(outcomes))

@@ -155,7 +155,7 @@ def _sql_cause(error: BaseException) -> BaseException | None:
 
 
 def _of_grpc(error: BaseException) -> bool:
-    """Whether a gRPC channel raised it; asked by name, for gRPC need not be installed."""
+    """Whether a gRPC channel raised it; found by name, as gRPC need not be installed."""
     return any(kind.__module__.partition(".")[0] == "grpc" for kind in type(error).__mro__)
 
 

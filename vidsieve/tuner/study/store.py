@@ -15,9 +15,8 @@ from vidsieve.framework.errors import TuneError, UsageError
 from vidsieve.framework.task import Example
 from vidsieve.tuner.examples import list_name
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.search.trial import TrialResult
 from vidsieve.tuner.space.search_space import Candidate, Space
-from vidsieve.tuner.study.record import trial_result_from_json, trial_result_to_json
+from vidsieve.tuner.study.record import TrialResult, trial_result_from_json, trial_result_to_json
 from vidsieve.tuner.study.storage import (
     StudyLock,
     open_storage,
@@ -61,7 +60,7 @@ class StudyMismatchError(UsageError):
 
 
 class Study:
-    """The trials and records of a search in an Optuna study. `resumed`: it held some when it was opened.
+    """The trials and records of a search in an Optuna study. `resumed`: it had some when it was opened.
 
     `shared` studies live on a server: several tuners add trials, and trials that run may be another's.
 
@@ -99,7 +98,7 @@ class Study:
                 return self._join(storage)
             name = request.study_name if storage is not None else None
             study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-            # the random stream must not start again where a study is resumed, or it asks the same questions twice
+            # the random stream must not start again where a study is resumed, or it suggests the same candidates twice
             study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
             return study
 
@@ -178,10 +177,10 @@ class Study:
             trial = with_retries(lambda: self.optuna.get_trials(deepcopy=False))[number]
             if trial.state.is_finished():
                 return  # recorded at the very moment of the interruption: nothing is lost
-            # what was asked for is known before the space has suggested it, or all of it
+            # the queued parameters are known before the space has suggested it, or all of it
             params = {**trial.system_attrs.get("fixed_params", {}), **params}
             if params and retry < RETRIES:
-                # queued first: one that is killed between the two asks twice, which is better than never
+                # queued first: one that is killed between the two queues it twice, which is better than never
                 with_retries(lambda: self.optuna.enqueue_trial(dict(params), user_attrs={"retry": retry + 1}))
             with_retries(lambda: self.optuna.tell(number, state=_state("FAIL"), skip_if_finished=True))
 

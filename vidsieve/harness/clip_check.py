@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from vidsieve.framework.errors import MediaError, VidsieveError
 from vidsieve.framework.task import Example, Split, Task
-from vidsieve.harness.data.clips import ClipReader
+from vidsieve.harness.data.clip_reader import ClipReader
 
 if TYPE_CHECKING:
     from vidsieve.harness.model_choice import Choice
@@ -39,7 +39,7 @@ class ReadableTask:
             self.all = tuple(self._readable(everything))
 
     def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
-        """The first `count` examples of a split whose videos can be read; fewer if there are fewer."""
+        """Return the first `count` examples of a split whose videos can be read; fewer if there are fewer."""
         wanted = count
         while True:
             found = self.whole.examples(split, wanted, seed=seed)
@@ -49,7 +49,7 @@ class ReadableTask:
             wanted += count - len(readable)
 
     def describe(self) -> dict[str, str]:
-        """The whole task's description, and which videos are left out."""
+        """Describe the whole task, and which videos are left out."""
         return {**self.whole.describe(), "skipped": ", ".join(sorted(self.skipped))}
 
     def _readable(self, examples: Iterable[Example]) -> list[Example]:
@@ -97,7 +97,7 @@ def readable(
 
 
 def clip_opener(setup: "Setup", choice: "Choice", processor: "Processor | None" = None) -> Opener:
-    """What reads both ends of an example's clip and preprocesses them; the processor is loaded when first needed."""
+    """Make a function that reads both ends of an example's clip and preprocesses them, loading the processor once."""
     reader = ClipReader.of(setup, choice)
     loaded = [processor] if processor is not None else []
 
@@ -118,7 +118,7 @@ def clip_opener(setup: "Setup", choice: "Choice", processor: "Processor | None" 
 
 
 def searched(request: "TuneRequest", setup: "Setup") -> Wanted:
-    """The examples of all splits that a search asks for, and those that latency is measured on."""
+    """List the examples of all splits that a search wants, and those that latency is measured on."""
 
     def wanted(task: Task) -> Iterator[Example]:
         from vidsieve.harness.model_bench import timed_examples
@@ -136,7 +136,7 @@ def searched(request: "TuneRequest", setup: "Setup") -> Wanted:
 
 
 def _listed(faults: Collection[str], opened: int) -> str:
-    """All faults as one message."""
+    """Write all faults as one message."""
     lines = list(faults)[:MOST_NAMED]
     if len(faults) > MOST_NAMED:
         lines.append(f"... and {len(faults) - MOST_NAMED} more")

@@ -9,13 +9,13 @@ from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Outcome
-from vidsieve.tuner.controls.control import Control
 from vidsieve.tuner.judge.paired_accuracy import Heldout
-from vidsieve.tuner.judge.statistics import wilson_interval
 from vidsieve.tuner.measure.bounds import has_free_retention
-from vidsieve.tuner.measure.latency import Latency, TimingRules
+from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measured import Control, Latency
 from vidsieve.tuner.protocol import Bench, Intervention, Kind, SmallerInput
+from vidsieve.tuner.statistics import wilson_interval
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 

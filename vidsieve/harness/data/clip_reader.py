@@ -24,7 +24,7 @@ class FrameCache:
         self._items: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable) -> Any | None:
-        """The item, which now counts as used; None if it is not here."""
+        """Return the item, which now counts as used; None if it is not here."""
         if key not in self._items:
             return None
         self._items.move_to_end(key)
@@ -49,14 +49,14 @@ class ClipReader:
 
     @classmethod
     def of(cls, setup: "Setup", choice: "Choice") -> "ClipReader":
-        """What `setup` asks for; left out, the bundled model's own frame count, or 16 frames."""
+        """Read as `setup` says; left out, the bundled model's own frame count, or 16 frames."""
         frames = setup.frames
         if frames is None and setup.fps is None:
             frames = choice.bundled.frame_count if choice.bundled else DEFAULT_FRAMES
         return cls(frames, setup.fps)
 
     def clip(self, example: Example, *, fresh: bool = False) -> "Clip":
-        """The example's clip; `fresh` decodes the file again, as a timed request must."""
+        """Read the example's clip; `fresh` decodes the file again, as a timed request must."""
         if example.video is None:
             return self._in_memory(example)
         kept = None if fresh else self._clips.get(example.video)
@@ -70,7 +70,7 @@ class ClipReader:
         return clip
 
     def ends(self, example: Example) -> "Clip":
-        """The first and the last frame of the example's clip, from its file."""
+        """Read the first and the last frame of the example's clip, from its file."""
         from vidsieve.media import read_ends
 
         assert example.video is not None

@@ -8,9 +8,7 @@ from checkpoint_fixtures import Invoke
 
 from vidsieve.framework.errors import DataError
 from vidsieve.framework.task import SPLITS, Example, Task
-from vidsieve.harness.data.labelled import LabelledData
-from vidsieve.harness.data.splits import split_examples
-from vidsieve.harness.data.unlabelled import VideoFolder
+from vidsieve.harness.data.user_data import LabelledData, VideoFolder, split_examples
 
 
 def write(tmp_path: Path, *rows: object) -> Path:

@@ -21,7 +21,7 @@ Step = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """Outcomes in the order of the examples; fewer than asked for if `pruned`."""
+    """Outcomes in the order of the examples; fewer than all if `pruned`."""
 
     outcomes: tuple[Outcome, ...]
     scorer: Scorer
@@ -69,7 +69,7 @@ def run_examples(
     """Score `policy` on all `examples`.
 
     Raises:
-        TuneError: the bench answered other examples than were asked, or with a number that is none.
+        TuneError: the bench answered other examples than it was given, or with a number that is none.
     """
     outcomes: list[Outcome] = []
     for outcome in bench.score(policy, examples):
@@ -81,11 +81,11 @@ def run_examples(
 
 def check_outcomes(examples: Sequence[Example], outcomes: Sequence[Outcome]) -> None:
     """Refuse outcomes that do not answer the examples one for one. Raises TuneError."""
-    asked, came = [example.id for example in examples], [outcome.example_id for outcome in outcomes]
-    if asked != came:
-        at = next((i for i, pair in enumerate(zip(asked, came, strict=False)) if len(set(pair)) > 1), None)
-        detail = f"{len(came)} outcomes" if at is None else f"{came[at]!r} in place of {asked[at]!r}"
-        raise TuneError(f"scoring: asked for {len(asked)} examples in order, the bench gave {detail}.")
+    wanted, came = [example.id for example in examples], [outcome.example_id for outcome in outcomes]
+    if wanted != came:
+        at = next((i for i, pair in enumerate(zip(wanted, came, strict=False)) if len(set(pair)) > 1), None)
+        detail = f"{len(came)} outcomes" if at is None else f"{came[at]!r} in place of {wanted[at]!r}"
+        raise TuneError(f"scoring: asked for {len(wanted)} examples in order, the bench gave {detail}.")
     for outcome in outcomes:
         numbers = [outcome.correct] if outcome.p_gold is None else [outcome.correct, outcome.p_gold]
         if not all(math.isfinite(number) and -1e-6 <= number <= 1 + 1e-6 for number in numbers):

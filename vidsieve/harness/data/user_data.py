@@ -1,4 +1,4 @@
-"""`data` FILE.jsonl: a user's labelled questions, every fault told with its line."""
+"""A user's data as tasks: labelled questions (`data`), a folder of videos (`videos`), one video; split by video."""
 
 import hashlib
 import json
@@ -7,19 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from vidsieve.framework.errors import DataError, path_fault, suggest
-from vidsieve.framework.task import Example, Split
-from vidsieve.harness.data.splits import split_examples
+from vidsieve.framework.errors import DataError, MediaError, path_fault, suggest
+from vidsieve.framework.task import Example, Split, Task
 
 KEYS = ("id", "video", "question", "options", "answer", "kind")
 MOST_FAULTS = 50
+HELDOUT_SHARE = 0.5
+"""Of all videos: what can be certified hangs on the held-out examples alone."""
+RERANK_SHARE = 0.4
+"""Of the videos left, so that the search, which ranks dozens of policies, keeps more than the re-rank of a few."""
 
 
 class LabelledData:
     """A task read from JSON lines: `video`, `question`, `options` (or none), `answer`; `id` and `kind` if wanted.
 
-    Relative videos are looked for beside the file. With `missing_ok` a video that is not there is no fault yet: whoever
-    opens it finds out, and the others stay in the splits they are in. Raises DataError with all faults at once.
+    Relative paths of videos begin at the file's folder. With `missing_ok` a missing video is no fault yet: opening it
+    raises, and the others stay in the splits they are in. Raises DataError with all faults at once.
     """
 
     metric: Literal["accuracy", "agreement"] = "accuracy"
@@ -40,11 +43,11 @@ class LabelledData:
         self.all = _read(text, file, missing_ok)
 
     def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
-        """The first `count` examples of a split; fewer if there are fewer."""
+        """Return the first `count` examples of a split; fewer if there are fewer."""
         return split_examples(self.all, split, seed)[:count]
 
     def describe(self) -> dict[str, str]:
-        """What provenance keeps: name, content hash, sizes; no path."""
+        """Describe for provenance: name, content hash, sizes; no path."""
         videos = len({example.group for example in self.all})
         return {
             "name": self.name,
@@ -56,7 +59,7 @@ class LabelledData:
 
 
 def _read(text: str, file: Path, missing_ok: bool) -> tuple[Example, ...]:
-    """The examples in `text`, or DataError listing every fault."""
+    """Read the examples in `text`. Raises DataError listing every fault."""
     faults: list[str] = []
     examples: list[Example] = []
     lines_by_id: dict[str, int] = {}
@@ -81,7 +84,7 @@ def _read(text: str, file: Path, missing_ok: bool) -> tuple[Example, ...]:
 
 
 def _row(line: str, file: Path, missing_ok: bool) -> tuple[dict[str, Any], list[str]]:
-    """One line as an object, and what is wrong with it."""
+    """Read one line as an object, and list what is wrong with it."""
     try:
         row = json.loads(line, object_pairs_hook=_no_repeats)
     except ValueError as error:
@@ -133,7 +136,7 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _video(text: str, file: Path) -> Path:
-    """A video's path: absolute, or relative to the JSONL's folder."""
+    """Return a video's path: absolute, or relative to the JSONL's folder."""
     return (file.parent / Path(text).expanduser()).resolve()
 
 
@@ -149,3 +152,102 @@ def _example(row: dict[str, Any], number: int, file: Path) -> Example:
         kind=str(row.get("kind", "")),
         video=video,
     )
+
+
+def split_examples(examples: Sequence[Example], split: Split, seed: int) -> list[Example]:
+    """Return the examples of one split, in an order drawn by `seed`; all questions of a video are in one split only.
+
+    Half of the videos (rounded up) are held out, a fifth (rounded down) ranks the leaders once more, three tenths are
+    searched on. Fewer than six videos leave none to rank with.
+    """
+    groups = sorted(dict.fromkeys(example.group for example in examples), key=lambda group: _draw(seed, group))
+    heldout = round(len(groups) * HELDOUT_SHARE + 1e-9)
+    rerank = int((len(groups) - heldout) * RERANK_SHARE)
+    chosen = {
+        "heldout": groups[:heldout],
+        "rerank": groups[heldout : heldout + rerank],
+        "search": groups[heldout + rerank :],
+    }[split]
+    place = {group: number for number, group in enumerate(chosen)}
+    return sorted((e for e in examples if e.group in place), key=lambda e: place[e.group])
+
+
+def _draw(seed: int, group: str) -> str:
+    """Draw a number for a group by a hash, so that adding a video does not shuffle the others."""
+    return hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
+
+
+class VideoFolder:
+    """A task that asks one question of every video in a folder and its subfolders.
+
+    Raises MediaError for a folder without videos.
+    """
+
+    metric: Literal["accuracy", "agreement"] = "agreement"
+
+    def __init__(self, folder: str | Path, question: str) -> None:
+        from vidsieve.media import list_videos
+
+        if (fault := path_fault(folder)) is not None:
+            raise MediaError(f"`videos` {str(folder)!r}: {fault}.")
+        root = Path(folder).expanduser().resolve()
+        self.name = root.name
+        self._question = question
+        names = [(file.relative_to(root).as_posix(), file) for file in list_videos(root)]
+        self.all = tuple(Example(id=name, group=name, question=question, video=file) for name, file in names)
+
+    def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
+        """Return the first `count` videos of a split; fewer if there are fewer."""
+        return split_examples(self.all, split, seed)[:count]
+
+    def describe(self) -> dict[str, str]:
+        """Describe for provenance: names and sizes of the files as a hash, and the question; no path."""
+        listing = [f"{e.id}:{_size(e.video)}" for e in self.all if e.video is not None]
+        return {
+            "name": self.name,
+            "source": "videos without labels",
+            "sha256": hashlib.sha256("\n".join(listing).encode()).hexdigest(),
+            "videos": str(len(self.all)),
+            "question": self._question,
+        }
+
+
+def _size(file: Path) -> int | None:
+    """Count the bytes of a file; None where it cannot be read."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+class OneVideo:
+    """One question about one video; in every split, as nothing is chosen by it."""
+
+    metric: Literal["accuracy", "agreement"] = "agreement"
+
+    def __init__(self, name: str, example: Example) -> None:
+        self.name, self.example = name, example
+
+    @classmethod
+    def of_file(cls, video: str, question: str) -> "OneVideo":
+        """Make the task of a user's own video. Raises MediaError for a name that is no file's."""
+        if (fault := path_fault(video)) is not None:
+            raise MediaError(f"video {video!r}: {fault}.")
+        file = Path(video).expanduser()
+        return cls(file.name, Example(id=file.name, group=file.name, question=question, video=file))
+
+    @classmethod
+    def first_of(cls, task: Task) -> "OneVideo":
+        """Take the first held-out example of a task. Raises DataError if it has none."""
+        found = task.examples("heldout", 1)
+        if not found:
+            raise DataError(f"data {task.name!r}: holds no example; give a VIDEO and a QUESTION.")
+        return cls(task.name, found[0])
+
+    def examples(self, split: Split, count: int, *, seed: int = 0) -> Sequence[Example]:
+        """Return the example."""
+        return [self.example][:count]
+
+    def describe(self) -> dict[str, str]:
+        """Return its name."""
+        return {"name": self.name}
