@@ -72,7 +72,8 @@ def unwrapped(model: VideoModel) -> VideoModel:
 
 def _adapter_of(model_class: type) -> Adapter | None:
     """The adapter that names the class, or the nearest class it inherits from that one names."""
-    named = {name: one for one in registry.default().models.values() for name in one.model_classes}
+    adapters = reversed(registry.default().models.values())  # of two that name a class, the first registered
+    named = {name: one for one in adapters for name in one.model_classes}
     return next((named[base.__name__] for base in model_class.__mro__ if base.__name__ in named), None)
 
 
