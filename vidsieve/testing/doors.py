@@ -91,11 +91,8 @@ def rank_layer(
     `rotary` answers `LayerTokens.rotary` for the same rows; `keys` are those of visual tokens and text. What is left
     out is made of zeros (`rotary` of ones), one frame, and weights of one.
     """
-    visual, device = attention_rows.shape[-1], attention_rows.device
-    given = (hidden, hidden_before, text, visual_inputs, text_inputs)
-    dim = next((states.shape[1] for states in given if states is not None), 1)
-    words = torch.zeros(0 if text_inputs is None else len(text_inputs), dim, device=device) if text is None else text
-    nothing, ones = torch.zeros(visual, dim, device=device), torch.ones_like(attention_rows[:1])
+    visual, device, ones = attention_rows.shape[-1], attention_rows.device, torch.ones_like(attention_rows[:1])
+    nothing, words = _states(attention_rows, text, text_inputs, hidden, hidden_before, visual_inputs)
     record = LayerTokens(
         hidden=nothing if hidden is None else hidden,
         hidden_before=nothing if hidden_before is None else hidden_before,
@@ -122,6 +119,16 @@ def rank_layer(
     )
     where = f"stage {type(stage).__name__}, prune_layer"
     return cut_of(where, call(where, stage, "prune_layer", record), record).index
+
+
+def _states(
+    attention_rows: Tensor, text: Tensor | None, text_inputs: Tensor | None, *others: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Zeros for hidden states of the visual tokens, as wide as those given, and the text's, zeros if left out."""
+    dim = next((states.shape[1] for states in (text, text_inputs, *others) if states is not None), 1)
+    words, device = 0 if text_inputs is None else len(text_inputs), attention_rows.device
+    text = torch.zeros(words, dim, device=device) if text is None else text
+    return torch.zeros(attention_rows.shape[-1], dim, device=device), text
 
 
 def _attended(recorded: Float[Tensor, "heads rows visual"], rows: Any = "last", of: str = "previous") -> Tensor:
