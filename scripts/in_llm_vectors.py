@@ -13,11 +13,11 @@ from pydantic import PrivateAttr
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from vidsieve.adapters.decoder.attention_rows import ones_rotated
-from vidsieve.adapters.decoder.bare_model import attach_layers
+from vidsieve.adapters.attention_taps import ones_rotated
+from vidsieve.adapters.decoder.layer_pruning import attach_layers
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, Merge
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage

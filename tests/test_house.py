@@ -53,29 +53,6 @@ def imported(file: Path) -> set[str]:
     return found
 
 
-def circles(imports: dict[str, set[str]]) -> list[str]:
-    """Modules that come back to themselves by imports."""
-    reach = {
-        module: {other for other in names if other in imports and other != module} for module, names in imports.items()
-    }
-    while True:
-        wider = {module: others.union(*(reach[other] for other in others)) for module, others in reach.items()}
-        if wider == reach:
-            return sorted(module for module, others in reach.items() if module in others)
-        reach = wider
-
-
-def test_a_circle_is_found_wherever_it_is_closed() -> None:
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "os"}, "d": {"a", "d"}}) == ["b", "c"]
-
-
-@pytest.mark.parametrize("room", sorted({file.relative_to(PACKAGE).parts[0] for file in FILES}))
-def test_no_imports_run_in_a_circle(room: str) -> None:
-    files = [file for file in FILES if file.relative_to(PACKAGE).parts[0] == room and file.name != "__init__.py"]
-    modules = {".".join(("vidsieve", *file.relative_to(PACKAGE).with_suffix("").parts)): file for file in files}
-    assert circles({module: imported(file) for module, file in modules.items()}) == []
-
-
 def test_no_two_files_share_a_name() -> None:
     counts = Counter(file.name for file in FILES if file.name != "__init__.py" and file.parent.name != "families")
     assert [name for name, count in counts.items() if count > 1] == []

@@ -10,8 +10,7 @@ from transformers import AutoModelForImageTextToText
 from vidsieve.bundled.bundled_models import get
 from vidsieve.bundled.bundled_task import BundledTask
 from vidsieve.media import Clip, load_processor
-from vidsieve.testing.adapter_kit import Row
-from vidsieve.testing.adapter_runs import ModelKit, unpatched
+from vidsieve.testing.adapter_kit import ModelKit, Row, unpatched
 
 _KITS: dict[str, ModelKit] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
 

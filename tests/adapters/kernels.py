@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vidsieve.testing.adapter_flash import flash_attention
+from vidsieve.testing.adapter_compile import flash_attention
 
 KERNELS = ("sdpa", "eager", "flash")
 

@@ -10,7 +10,7 @@ from typing import Any
 from adapters import tiny
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_kit import adapter_of
+from vidsieve.testing.adapter_kit import adapter_for
 from vidsieve.testing.adapter_policies import DEEP
 
 
@@ -24,7 +24,7 @@ def kits() -> dict[str, type[AdapterContract]]:
         module = importlib.import_module(f"adapters.{file.stem}")
         for kit in vars(module).values():
             if isinstance(kit, type) and issubclass(kit, AdapterContract) and kit.__module__ == module.__name__:
-                found.setdefault(adapter_of(kit().build_model()).family, kit)
+                found.setdefault(adapter_for(kit().build_model()).family, kit)
     return found
 
 

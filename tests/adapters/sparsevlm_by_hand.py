@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidsieve.testing.adapter_decoder_kit import masked, video_columns
 from vidsieve.testing.adapter_kit import full_positions
-from vidsieve.testing.adapter_layer_kit import masked, video_columns
 
 
 def by_hand(

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from vidsieve.adapters.decoder.cached_columns import CachedColumns
 from vidsieve.adapters.decoder.decode_kv import _groups_of, _shown
-from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.prompt.columns import CachedColumns, Columns
 
 REAL = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]])
 VISUAL = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0]]).bool()

@@ -15,8 +15,7 @@ from torch import Tensor
 
 import vidsieve
 from vidsieve.framework.errors import UsageError
-from vidsieve.testing.adapter_kit import Row
-from vidsieve.testing.adapter_runs import ALL, HALF, run, traces
+from vidsieve.testing.adapter_kit import ALL, HALF, Row, run, traces
 
 OPTIONS = {"max_new_tokens": 5, "do_sample": False}
 

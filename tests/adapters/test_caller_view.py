@@ -9,11 +9,10 @@ import transformers as hf
 from torch import Tensor
 
 import vidsieve
+from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.framework.errors import InputError
-from vidsieve.testing.adapter_kit import KeepRandom, Row, policy_of
-from vidsieve.testing.adapter_kv_kit import TopKV
-from vidsieve.testing.adapter_layer_kit import TopLayer
-from vidsieve.testing.adapter_runs import BATCHES, HALF, STEPS, run, traces
+from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
+from vidsieve.testing.adapter_kit import BATCHES, HALF, STEPS, KeepRandom, Row, policy_of, run, traces
 
 POLICIES = {
     "before": HALF,
@@ -167,6 +166,33 @@ def test_a_rule_of_the_callers_own_takes_the_place_of_the_settings(kit: Any, mod
     assert torch.allclose(output.scores[1], own(output.sequences[:, : width + 1], output.logits[1].clone()))
     stop = hf.StoppingCriteriaList([hf.MaxLengthCriteria(width + 2)])
     assert run(model, HALF, inputs, max_new_tokens=6, stopping_criteria=stop)[0].sequences.shape[1] == width + 2
+
+
+def test_rules_of_the_caller_that_count_tokens_count_those_of_the_whole_prompt(kit: Any, model: Any) -> None:
+    inputs = kit.make_inputs(model, Row())
+    width = inputs["input_ids"].shape[1]
+    longest, least = hf.MaxLengthCriteria(width + 3), hf.MinNewTokensLengthLogitsProcessor(width, 2, list(range(80)))
+    with vidsieve.applied(model, HALF):
+        output = model.generate(**inputs, max_new_tokens=9, stopping_criteria=[longest])
+        scores = model.generate(
+            **inputs, max_new_tokens=3, logits_processor=[least], return_dict_in_generate=True, output_scores=True
+        ).scores
+    assert output.shape[1] == width + 3
+    assert [bool(torch.isinf(step[:, :80]).all()) for step in scores] == [True, True, False]
+    assert (longest.max_length, least.prompt_length_to_skip) == (width + 3, width), "the caller's own stay as they are"
+
+
+def test_the_prompt_is_put_together_for_rules_that_read_it_alone(
+    kit: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(CallerView, "__call__", lambda self, ids: made.append(ids) or ids)
+    inputs = kit.make_inputs(model, Row())
+    lengths = {"min_new_tokens": 2, "do_sample": True, "top_k": 5, "top_p": 0.9, "max_time": 60.0, "eos_token_id": EOS}
+    run(model, HALF, inputs, **lengths)
+    assert not made
+    run(model, HALF, inputs, repetition_penalty=1.7)
+    assert len(made) == STEPS
 
 
 def test_messages_name_the_lengths_of_the_caller(kit: Any, model: Any) -> None:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 import vidsieve
-from vidsieve.testing.adapter_kit import KeepRandom, Row, policy_of
-from vidsieve.testing.adapter_runs import BATCHES, HALF, STEPS, logits, run
+from vidsieve.testing.adapter_kit import BATCHES, HALF, STEPS, KeepRandom, Row, logits, policy_of, run
 
 COMPACT = policy_of(KeepRandom(), ratio=0.5, positions="compact")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import Ernie4_5_VLMoeConfig, Ernie4_5_VLMoeForConditionalGeneration
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_runs import FEATURES_CAN_BE_SLICED
+from vidsieve.testing.adapter_kit import FEATURES_CAN_BE_SLICED
 
 IMAGE_START, IMAGE_END, VIDEO_START, VIDEO_END = 92, 93, 94, 95
 TOWER = {"depth": 1, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4}

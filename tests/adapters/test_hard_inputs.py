@@ -11,8 +11,7 @@ from adapters.tiny import IMAGE, VIDEO, VISION_END, VISION_START, patches
 
 import vidsieve
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_kit import Row, kept_columns, layouts_of, rows_removed
-from vidsieve.testing.adapter_runs import HALF, STEPS, logits, run
+from vidsieve.testing.adapter_kit import HALF, STEPS, Row, kept_columns, layouts_of, logits, rows_removed, run
 
 KITS: dict[str, AdapterContract] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
 

@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from vidsieve.adapters.decoder.decode_kv import DecodeKV, attach_kv
 from vidsieve.framework import registry
-from vidsieve.testing.adapter_kv_kit import TopKV
+from vidsieve.testing.adapter_decoder_kit import TopKV
 
 DATA = np.load(Path(__file__).parent.parent / "data" / "dycoke_decode.npz")
 META: dict[str, Any] = json.loads(str(DATA["meta"]))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import Qwen3VLTextConfig, Qwen3VLTextModel
 
-from vidsieve.adapters.decoder.bare_model import attach_layers
+from vidsieve.adapters.decoder.layer_pruning import attach_layers
 from vidsieve.framework.errors import PolicyError
+from vidsieve.testing.adapter_decoder_kit import TopLayer, hidden_columns
 from vidsieve.testing.adapter_kit import policy_of
-from vidsieve.testing.adapter_layer_kit import TopLayer, hidden_columns
 
 SPAN = (4, 12)
 

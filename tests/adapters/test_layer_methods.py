@@ -17,13 +17,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from vidsieve import load_policy
 from vidsieve.bundled.bundled_models import get
 from vidsieve.bundled.bundled_task import BundledTask
-from vidsieve.framework.planning.layers import LayerCounts, prune_points
+from vidsieve.framework.planning.attainable import LayerCounts, prune_points
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.media import Clip, load_processor
-from vidsieve.testing.adapter_kit import layouts_of
-from vidsieve.testing.adapter_layer_kit import masked, video_columns
-from vidsieve.testing.adapter_runs import STEPS, logits, run
+from vidsieve.testing.adapter_decoder_kit import masked, video_columns
+from vidsieve.testing.adapter_kit import STEPS, layouts_of, logits, run
 
 Rule = Callable[[Any, int, list[int], int], list[int]]
 

@@ -11,14 +11,14 @@ from adapters.sparsevlm_by_hand import by_hand, plus_by_hand
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
+from vidsieve.framework.planning.attainable import LayerCounts, prune_points
 from vidsieve.framework.planning.layer_cut import LayerCut, cut_of
-from vidsieve.framework.planning.layers import LayerCounts, prune_points
 from vidsieve.framework.plans import apportion
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import LayerTokens
 from vidsieve.policies.sparsevlm import SparseVLM
-from vidsieve.testing.adapter_layer_kit import Point, masked, ranked, video_columns
-from vidsieve.testing.adapter_runs import STEPS, logits, run
+from vidsieve.testing.adapter_decoder_kit import Point, masked, ranked, video_columns
+from vidsieve.testing.adapter_kit import STEPS, logits, run
 
 NAMES = ("fastv", "pyramiddrop", "sparsevlm")
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vidsieve.adapters.prompt.layouts import VideoLayout, grid_layouts, square_layouts
+from vidsieve.adapters.layouts import VideoLayout, grid_layouts, square_layouts
 from vidsieve.framework.errors import InputError
 
 CONFIG = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))

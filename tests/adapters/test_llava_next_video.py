@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import LlavaNextVideoConfig, LlavaNextVideoForConditionalGeneration
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_runs import FEATURES_CAN_BE_SLICED
+from vidsieve.testing.adapter_kit import FEATURES_CAN_BE_SLICED
 
 
 class TestLlavaNextVideo(AdapterContract):

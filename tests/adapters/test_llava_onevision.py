@@ -10,8 +10,7 @@ from torch.nn.functional import interpolate
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_kit import Row, layouts_of
-from vidsieve.testing.adapter_runs import HALF, STEPS, run
+from vidsieve.testing.adapter_kit import HALF, STEPS, Row, layouts_of, run
 
 
 class TestLlavaOnevision(AdapterContract):

@@ -14,10 +14,8 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from vidsieve.framework.errors import InputError
-from vidsieve.testing.adapter_kit import KeepRandom, Row, policy_of
-from vidsieve.testing.adapter_kv_kit import TopKV
-from vidsieve.testing.adapter_layer_kit import TopLayer
-from vidsieve.testing.adapter_runs import EMPTY, HALF, STEPS, logits, run, unpatched
+from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
+from vidsieve.testing.adapter_kit import EMPTY, HALF, STEPS, KeepRandom, Row, logits, policy_of, run, unpatched
 
 KITS: dict[str, Any] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
 LAYERS = policy_of(TopLayer(), ratio=0.7)

@@ -8,8 +8,7 @@ from adapters.test_caller_view import POLICIES
 
 import vidsieve
 from vidsieve.framework.errors import InputError
-from vidsieve.testing.adapter_kit import Row, with_types
-from vidsieve.testing.adapter_runs import ALL, BATCHES, EMPTY, HALF, run, unpatched
+from vidsieve.testing.adapter_kit import ALL, BATCHES, EMPTY, HALF, Row, run, unpatched, with_types
 
 PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids")
 

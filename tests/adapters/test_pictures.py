@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from vidsieve.adapters.prompt.frame_images import picture_layouts
-from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.layouts import VideoLayout, picture_layouts
 from vidsieve.framework.errors import InputError
 
 CONFIG = SimpleNamespace(image_token_id=9)

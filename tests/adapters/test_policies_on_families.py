@@ -20,7 +20,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.testing.adapter_kit import KeepRandom, language_inputs, policy_of
+from vidsieve.testing.adapter_kit import KeepRandom, language_inputs, policy_of, run
 from vidsieve.testing.adapter_policies import (
     BATCH,
     check_policy,
@@ -31,7 +31,6 @@ from vidsieve.testing.adapter_policies import (
     pairs,
     within_reach,
 )
-from vidsieve.testing.adapter_runs import run
 
 POLICIES = {name: load_policy(name) for name in registry.default().policies}
 ADAPTERS = registry.default().models

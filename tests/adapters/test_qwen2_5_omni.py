@@ -13,8 +13,19 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_kit import KeepAll, Row, kept_columns, policy_of, rows_removed
-from vidsieve.testing.adapter_runs import ALL, HALF, STEPS, logits, run, unpatched
+from vidsieve.testing.adapter_kit import (
+    ALL,
+    HALF,
+    STEPS,
+    KeepAll,
+    Row,
+    kept_columns,
+    logits,
+    policy_of,
+    rows_removed,
+    run,
+    unpatched,
+)
 
 AUDIO, AUDIO_START, AUDIO_END = 94, 95, 96
 VISION = {

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_runs import FEATURES_CAN_BE_SLICED
+from vidsieve.testing.adapter_kit import FEATURES_CAN_BE_SLICED
 
 LINEAR = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4}
 

@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_kit import Row, language_inputs
-from vidsieve.testing.adapter_runs import HALF, STEPS, run
+from vidsieve.testing.adapter_kit import HALF, STEPS, Row, language_inputs, run
 
 TIMESTAMP = (81, 82)
 

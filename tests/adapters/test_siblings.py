@@ -10,8 +10,7 @@ from adapters.test_qwen3_vl import TestQwen3VL as Qwen3VL
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_kit import Row, kept_columns, rows_removed
-from vidsieve.testing.adapter_runs import HALF, STEPS, logits, run
+from vidsieve.testing.adapter_kit import HALF, STEPS, Row, kept_columns, logits, rows_removed, run
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_routed_experts": 4}
 EXPERTS |= {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1}

@@ -10,11 +10,11 @@ from adapters.test_qwen2_vl import TestQwen2VL as Qwen2VL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidsieve.adapters.towers import square_mean
 from vidsieve.adapters.vision import signals
 from vidsieve.adapters.vision.signals import received
-from vidsieve.adapters.vision.towers import square_mean
 from vidsieve.framework import registry
-from vidsieve.testing import adapter_flash
+from vidsieve.testing import adapter_compile
 from vidsieve.testing.adapter_kit import Row
 from vidsieve.testing.adapter_signals import Looks, shown
 
@@ -54,17 +54,17 @@ def test_the_layer_is_the_one_whose_output_becomes_the_tokens(chosen: Any, layer
 
 def test_flash_attention_still_takes_all_frames_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    kernel = adapter_flash.flash_attn_varlen_func
+    kernel = adapter_compile.flash_attn_varlen_func
 
     @wraps(kernel)
     def counting(q: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(len(q))
         return kernel(q, *args, **kwargs)
 
-    monkeypatch.setattr(adapter_flash, "flash_attn_varlen_func", counting)
+    monkeypatch.setattr(adapter_compile, "flash_attn_varlen_func", counting)
     kit = Qwen2VL()
     model = kit.build_model()
-    with adapter_flash.flash_attention(model, model.config.vision_config):
+    with adapter_compile.flash_attention(model, model.config.vision_config):
         (tokens,) = shown(model, kit.make_inputs(model, Row()), Looks())
     assert calls == [4 * 24] * model.config.vision_config.depth
     assert tokens.signals["vision_attention"].shape == (4, 6)

@@ -14,10 +14,8 @@ from adapters.tiny import IMAGE, VIDEO
 
 import vidsieve
 from vidsieve.framework.errors import InputError, PolicyError, UsageError
-from vidsieve.testing.adapter_kit import KeepRandom, Row, policy_of
-from vidsieve.testing.adapter_kv_kit import TopKV
-from vidsieve.testing.adapter_layer_kit import TopLayer
-from vidsieve.testing.adapter_runs import HALF, logits, run
+from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
+from vidsieve.testing.adapter_kit import HALF, KeepRandom, Row, logits, policy_of, run
 
 KITS: dict[str, Any] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
 POLICIES = {

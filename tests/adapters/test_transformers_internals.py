@@ -12,11 +12,10 @@ from adapters import test_llava_onevision, test_qwen3_vl
 from torch import nn
 
 import vidsieve.adapters.transformers_internals as internals
-from vidsieve.adapters.decoder.attention_rows import queries_and_keys
+from vidsieve.adapters.attention_taps import queries_and_keys
 from vidsieve.framework.errors import ModelError
-from vidsieve.testing.adapter_kit import Row, policy_of
-from vidsieve.testing.adapter_kv_kit import TopKV
-from vidsieve.testing.adapter_runs import run
+from vidsieve.testing.adapter_decoder_kit import TopKV
+from vidsieve.testing.adapter_kit import Row, policy_of, run
 
 RELEASE = f"transformers {transformers.__version__}".replace(".", r"\.")
 
@@ -112,6 +111,17 @@ def test_caches_have_layers_with_keys_and_can_be_reordered() -> None:
         internals.cached_keys(SimpleNamespace(layers=[object()]), 0)
     with pytest.raises(ModelError, match=f"{RELEASE}.*`reorder_cache`"):
         internals.beam_reorder(object())
+
+
+def test_generate_begins_with_one_method_whoever_calls_it(qwen3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(qwen3, internals.GENERATE_START, stop)
+    monkeypatch.setattr(qwen3, "forward", lambda *args, **kwargs: pytest.fail("the model ran"))
+    for generate in (qwen3.generate, lambda ids: transformers.GenerationMixin.generate(qwen3, ids)):
+        with pytest.raises(InterruptedError):
+            generate(torch.tensor([[1, 2]]))
 
 
 def test_mrope_is_numbered_by_get_rope_index(qwen3: Any, one_axis: Any, monkeypatch: pytest.MonkeyPatch) -> None:

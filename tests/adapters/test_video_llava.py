@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_kit import Row
-from vidsieve.testing.adapter_runs import HALF, STEPS, run
+from vidsieve.testing.adapter_kit import HALF, STEPS, Row, run
 
 
 class TestVideoLlava(AdapterContract):

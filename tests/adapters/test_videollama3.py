@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
 
 from vidsieve.testing import AdapterContract
-from vidsieve.testing.adapter_kit import Row, layouts_of
-from vidsieve.testing.adapter_runs import HALF, run
+from vidsieve.testing.adapter_kit import HALF, Row, layouts_of, run
 
 VISION = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 

@@ -11,8 +11,7 @@ from torch import nn
 
 import vidsieve
 from vidsieve.framework.errors import ModelError
-from vidsieve.testing.adapter_kit import Row
-from vidsieve.testing.adapter_runs import EMPTY, HALF, logits, run
+from vidsieve.testing.adapter_kit import EMPTY, HALF, Row, logits, run
 
 OPTIONS = {"max_new_tokens": 4, "do_sample": False}
 

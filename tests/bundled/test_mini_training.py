@@ -22,7 +22,7 @@ from vidsieve.bundled.train.long_run import LongRun
 from vidsieve.bundled.train.marks import Marks
 from vidsieve.bundled.train.muon import Muon, orthogonalised
 from vidsieve.bundled.train.package import save_package
-from vidsieve.bundled.train.packed import Probe, frame_of, positions
+from vidsieve.bundled.train.packed import frame_of, positions
 from vidsieve.bundled.train.stages import Position, Sort, Stage
 from vidsieve.bundled.train.vision import video_features
 from vidsieve.bundled.train.watch import Watch, kept
@@ -221,6 +221,10 @@ def test_a_stage_ends_when_its_worst_kinds_are_fluent_or_its_steps_are_over() ->
     long = (dataclasses.replace(STAGES[0], most_steps=10_000), STAGES[1])
     turned = [quick.advance(long, Sort(4, 4), {"order": 1.0, "shape": 1.0}) for _ in range(200)]
     assert turned.index(True) == 59
+    larger = (long[0], dataclasses.replace(STAGES[1], main=Sort(6, 8)))
+    turning = Position()  # in a small window directions are not waited for
+    right = {"order": 1.0, "shape": 1.0, "first_direction": 0.2, "last_direction": 0.2}
+    assert any(turning.advance(larger, Sort(4, 4), right) for _ in range(70))
     unsure = Position()
     right = {"order": 0.5, "first_color": 0.9, "where": 0.9, "shape": 1.0, "exist": 1.0}
     assert not any(unsure.advance(long, Sort(4, 4), right) for _ in range(200))
@@ -269,19 +273,25 @@ def test_a_packaged_model_says_what_training_scored(shape: ModelShape, tmp_path:
     assert int(line_logits(trained, shape, tokens, index, shape.groups, ids)[0, 0, -1].argmax()) == int(said)
 
 
-def test_the_guide_is_content_where_each_head_looks_at_one_of_the_things_asked_about() -> None:
-    pool = _pool(QWEN)
-    batch = dataclasses.replace(pool.batch(Position()), guided=True)
-    marks, lines = Marks(QWEN), batch.lines
+def test_the_guide_is_content_where_each_kind_is_read_in_its_layer_alone() -> None:
+    shape = dataclasses.replace(QWEN, layers=12)
+    batch = dataclasses.replace(_pool(QWEN).batch(Position()), guided=True)
+    marks, lines = Marks(shape), batch.lines
+    assert sorted(marks.read_in(kind) for kind in shape.kinds) == list(range(1, 12))
+    second = torch.where(lines.about[..., 1] == 0, lines.about[..., 0], lines.about[..., 1])
+    heads = [batch.shown[:, None] == which[..., None] for which in (lines.about[..., 0], second)]
+    ideal = torch.stack([*heads, heads[0] & False, heads[0] & False], dim=1).float()
+    ideal = ideal / ideal.sum(-1, keepdim=True).clamp(min=1)
+    own = torch.tensor([marks.read_in(name) for name in lines.names])[lines.kinds]
     probe = marks.probe(batch)
-    about = lines.about
-    second = torch.where(about[..., 1] == 0, about[..., 0], about[..., 1])
-    for layer in probe.attention:
-        ideal = torch.stack([batch.shown[:, None] == about[..., :1], batch.shown[:, None] == second[..., None]], dim=1)
-        probe.attention[layer] = ideal / ideal.sum(-1, keepdim=True).clamp(min=1)
-    assert float(marks._guide(probe, batch)) < 1e-3
-    swapped = Probe({}, {layer: weights.flip(1) for layer, weights in probe.attention.items()}, probe.asked)
-    assert float(marks._guide(swapped, batch)) > 0.1  # of two things each head has its own
-    even = torch.full((len(batch.tokens), 4, lines.ids.shape[1], batch.index.shape[1]), 1 / batch.index.shape[1])
-    lost = Probe({}, dict.fromkeys(probe.attention, even), probe.asked)
-    assert float(marks._guide(lost, batch)) > 2
+
+    def guide(shift: int, flip: bool = False) -> float:
+        for layer in probe.attention:
+            at = (own == layer + shift)[:, None, :, None]
+            probe.attention[layer] = (ideal[:, [1, 0, 2, 3]] if flip else ideal) * at
+        return float(marks._guide(probe, batch))
+
+    assert guide(0) < 1e-2
+    assert guide(0, flip=True) > guide(0) + 0.05  # of two things each head has its own
+    assert guide(1) > 2  # read in the layer before
+    assert sorted(probe.attention) == list(range(1, 12))

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Budget, Keep, Scores, Segments, apportion, tokens_to_keep
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vidsieve import load_policy
-from vidsieve.framework.planning.calls import callers
-from vidsieve.framework.planning.layers import LayerCounts, prune_points
+from vidsieve.framework.planning.attainable import LayerCounts, prune_points
+from vidsieve.framework.planning.checks import callers
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.stage import Stage, cached_on_owner

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from vidsieve.framework.errors import PlanError, RetentionError
 from vidsieve.framework.hookspecs import hookimpl
-from vidsieve.framework.planning.solving import solved
+from vidsieve.framework.planning.attainable import closing
 from vidsieve.framework.plans import Keep, tokens_to_keep
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape, VideoTokens
@@ -52,7 +52,7 @@ def test_the_setting_is_solved_for_the_tokens_that_reach_the_closer() -> None:
 def test_bisection_finds_the_nearest_count(budget: int) -> None:
     shape = VideoShape(4, 10)
     [bound] = window(0.5).stages
-    stage = solved(bound, shape, budget)
+    stage = closing("here", bound.stage, shape, budget)
     assert isinstance(stage, Window)
     count = stage.attainable(shape)[0] * shape.total
     reachable = [10 + 3 * kept for kept in range(11)]

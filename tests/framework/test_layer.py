@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidsieve.framework.errors import PlanError, PolicyError, RetentionError
 from vidsieve.framework.hookspecs import hookimpl
-from vidsieve.framework.planning.layers import LayerCounts, prune_points
+from vidsieve.framework.planning.attainable import LayerCounts, prune_points
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import LayerTokens, VideoShape

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.planning.reconcile import reconcile
+from vidsieve.framework.planning.pipeline import reconcile
 from vidsieve.framework.plans import Keep
 
 

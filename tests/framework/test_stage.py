@@ -9,7 +9,7 @@ import torch
 from framework.kit import Best, Norm, policy, ramp
 
 from vidsieve.framework.hookspecs import hookimpl
-from vidsieve.framework.planning.calls import call, callers
+from vidsieve.framework.planning.checks import call, callers
 from vidsieve.framework.plans import Scores
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.errors import InputError, PlanError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Budget, Keep, Scores
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage

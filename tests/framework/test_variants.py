@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from framework.kit import Best, Even, Norm, Pairs, Window
 
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, UsageError
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.file import load_policy, read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry

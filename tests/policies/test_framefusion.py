@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from policies.framefusion_by_hand import by_hand
 
 from vidsieve import load_policy
-from vidsieve.framework.planning.layers import LayerCounts, prune_points
+from vidsieve.framework.planning.attainable import LayerCounts, prune_points
 from vidsieve.framework.stage import Stage
 from vidsieve.policies.framefusion import FrameFusionMerge, FrameFusionMergeInside, melting, runs
 from vidsieve.testing import StageContract, rank_layer

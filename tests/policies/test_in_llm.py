@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError, RetentionError
-from vidsieve.framework.planning.layers import LayerCounts, prune_points
+from vidsieve.framework.planning.attainable import LayerCounts, prune_points
 from vidsieve.framework.plans import Budget
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.policy.policy import Policy

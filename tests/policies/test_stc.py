@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.planning.inputs import StreamState
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage
 from vidsieve.policies.stc import StreamNovelty

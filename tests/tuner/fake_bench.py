@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from vidsieve import Keep, Scores, Stage, VideoTokens, hookimpl, tunable
-from vidsieve.framework.policy.composition import BoundStage
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome

@@ -6,8 +6,8 @@ import optuna
 import pytest
 from tuner.fake_bench import STAGES, FakeScore, FakeTop, fake_policy
 
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.errors import UsageError
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.file import load_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry, default

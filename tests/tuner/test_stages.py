@@ -9,8 +9,8 @@ import pytest
 from tuner.fake_bench import STAGES, FakeBench, FakeScore, FakeTop
 
 from vidsieve import Budget, Scores, Stage, VideoTokens, hookimpl, tunable
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.errors import UsageError
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.file import load_policy, read_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry, default

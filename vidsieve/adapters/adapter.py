@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from vidsieve.adapters.prompt.layouts import VideoLayout
-from vidsieve.adapters.vision.towers import Tower
-from vidsieve.adapters.vision.units import Units
+from vidsieve.adapters.layouts import VideoLayout
+from vidsieve.adapters.towers import Tower, Units
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
 VideoModel: TypeAlias = Any
@@ -69,10 +68,6 @@ class Adapter:
     def units_independent(self) -> bool:
         """Whether units can be left out before the vision tower without touching the others."""
         return self.units is not None
-
-    def fits(self, model_class: type) -> bool:
-        """Whether a model of this class belongs to the family."""
-        return any(base.__name__ in self.model_classes for base in model_class.__mro__)
 
 
 def decoder_of(model: VideoModel) -> Any:

@@ -1,22 +1,23 @@
 """`applied` and `compress`: a policy around an ordinary `model.generate(**inputs)`, or around a plain forward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from itertools import chain
-from threading import get_ident
+from threading import Condition, Lock, RLock, Thread, current_thread, get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
-from vidsieve.adapters.call_queue import queue_of
-from vidsieve.adapters.generate_arguments import GenerateArguments
+from vidsieve.adapters.generate_arguments import GenerateArguments, filler_id, read_mask
 from vidsieve.adapters.generate_call import GenerateCall
 from vidsieve.adapters.prompt.positions import model_positions
-from vidsieve.adapters.prompt.reading import filler_id, read_mask
 from vidsieve.adapters.prompt.shortening import Request, Shortened, shorten
-from vidsieve.adapters.vision.encoding import encode, vision_names
+from vidsieve.adapters.transformers_internals import GENERATE_START, needed, vision_inputs
+from vidsieve.adapters.vision.encoding import encode
 from vidsieve.framework import registry
 from vidsieve.framework.errors import InputError, ModelError, PolicyError, UsageError
 from vidsieve.framework.hookspecs import STAGE_HOOKS
@@ -30,11 +31,10 @@ def adapter_for(model: VideoModel) -> Adapter:
     Raises:
         ModelError: no adapter fits its class; the message lists the classes that have one.
     """
-    adapters = registry.default().models.values()
-    for adapter in adapters:
-        if adapter.fits(type(model)):
-            return adapter
-    known = ", ".join(sorted(name for adapter in adapters for name in adapter.model_classes))
+    found = _adapter_of(type(model))
+    if found is not None:
+        return found
+    known = ", ".join(sorted(name for one in registry.default().models.values() for name in one.model_classes))
     raise ModelError(
         f"model: no adapter for {type(model).__name__}. Adapters exist for: {known}. Pass the "
         f"...ForConditionalGeneration model itself{_part_that_fits(model)}, or write an adapter."
@@ -43,9 +43,8 @@ def adapter_for(model: VideoModel) -> Adapter:
 
 def _part_that_fits(model: VideoModel) -> str:
     """Where a model with an adapter is within an object that is none."""
-    found = (name for name, part in getattr(model, "__dict__", {}).items() if _has_adapter(part))
-    parts = (name for name, part in getattr(model, "_modules", {}).items() if _has_adapter(part))
-    name = next(chain(found, parts), None)
+    parts = chain(getattr(model, "__dict__", {}).items(), getattr(model, "_modules", {}).items())
+    name = next((name for name, part in parts if _adapter_of(type(part)) is not None), None)
     return "" if name is None else f" (here its `.{name}`)"
 
 
@@ -55,7 +54,7 @@ def unwrapped(model: VideoModel) -> VideoModel:
     Raises:
         ModelError: PEFT puts virtual tokens in front of the prompts.
     """
-    while not _has_adapter(model):
+    while _adapter_of(type(model)) is None:
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise ModelError(
                 f"model: {type(model).__name__} puts virtual tokens of prompt learning in front of each prompt, whose "
@@ -71,8 +70,10 @@ def unwrapped(model: VideoModel) -> VideoModel:
     return model
 
 
-def _has_adapter(model: VideoModel) -> bool:
-    return any(adapter.fits(type(model)) for adapter in registry.default().models.values())
+def _adapter_of(model_class: type) -> Adapter | None:
+    """The adapter that names the class, or the nearest class it inherits from that one names."""
+    named = {name: one for one in registry.default().models.values() for name in one.model_classes}
+    return next((named[base.__name__] for base in model_class.__mro__ if base.__name__ in named), None)
 
 
 def check_policy(adapter: Adapter, policy: Policy) -> None:
@@ -81,9 +82,11 @@ def check_policy(adapter: Adapter, policy: Policy) -> None:
     Raises:
         PolicyError: a stage acts where the adapter cannot, or needs an input the adapter does not offer.
     """
+    if policy.hooks <= adapter.runs and policy.needs() <= adapter.offers:
+        return
     for bound in policy.stages:
         where = f"policy {policy.name!r}, stage {bound.label!r}"
-        for hook in bound.stage.hooks():
+        for hook in bound.hooks:
             if hook not in adapter.runs:
                 can = ", ".join(name for name in STAGE_HOOKS if name in adapter.runs)
                 raise PolicyError(
@@ -178,7 +181,6 @@ def applied(model: VideoModel, policy: Policy, *, seed: int = 0) -> Applied:
 
 
 _OTHER_WAYS = (
-    "prepare_inputs_for_generation",  # called by every `generate`, also one that is not the instance's
     "generate_batch",
     "init_continuous_batching",
     "continuous_batching_context_manager",
@@ -195,17 +197,19 @@ class _Generate:
     def __init__(self, handle: Applied) -> None:
         self.handle, model = handle, handle.model
         self.original = self.__wrapped__ = model.generate
-        self.open, self.thread = True, get_ident()
+        self.open, self.thread, self.queue = True, get_ident(), queue_of(model)
         self._call: GenerateCall | None = None
-        others = {name: self._guarded(name) for name in _OTHER_WAYS if hasattr(model, name)}
+        ways = (name for name in _OTHER_WAYS if hasattr(model, name))
+        # every `generate` calls the first, also one that is not the instance's
+        others = {name: self._guarded(name) for name in (GENERATE_START, *ways)}
         self.puts: dict[str, Any] = {"generate": self, "__reduce_ex__": self.reduce_model, **others}
         self.found = {name: value for name, value in vars(model).items() if name in self.puts}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        handle, queue = self.handle, queue_of(self.handle.model)
-        if queue.inside:
+        handle = self.handle
+        if self.queue.inside:
             return self._within(args, kwargs)
-        with queue.turn(self._check_open):
+        with self.queue.turn(self._check_open):
             arguments = GenerateArguments.read(handle.adapter, handle.model, self.original, args, kwargs)
             self._call = GenerateCall(handle.adapter, handle.model, handle.policy, handle.seed, arguments)
             try:
@@ -217,15 +221,14 @@ class _Generate:
 
     def _guarded(self, name: str) -> Any:
         """A method of the model that generates, or is called where it does, refused outside the calls of the block."""
-        model = self.handle.model
-        original = getattr(model, name)
+        original, said = needed(self.handle.model, name), "generate" if name == GENERATE_START else name
 
         @wraps(original)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            if queue_of(model).inside:
+            if self.queue.inside:
                 return original(*args, **kwargs)
             raise UsageError(
-                f"{name}: would generate without policy {self.handle.policy.name!r}, which is applied to this model by "
+                f"{said}: would generate without policy {self.handle.policy.name!r}, which is applied to this model by "
                 "`model.generate` alone. Call `model.generate(...)` on the model itself (not by its class, a method "
                 "taken before the block, or continuous batching), or leave the `with` block."
             )
@@ -255,13 +258,13 @@ class _Generate:
 
     def reduce_model(self, protocol: Any) -> Any:
         """What `copy`, `pickle` and `torch.save` make a copy from: the model as it was before the block."""
-        model, queue = self.handle.model, queue_of(self.handle.model)
-        if queue.inside:
+        model = self.handle.model
+        if self.queue.inside:
             raise UsageError(
                 "model: cannot be copied or pickled from within one of its calls of `generate`, whose hooks the copy "
                 "would keep. Do it before the call or after it."
             )
-        with queue.turn():
+        with self.queue.turn():
             reduce: Any = type(model).__reduce_ex__
             function, arguments, state, *rest = reduce(model, protocol)
             state = {name: value for name, value in state.items() if name not in self.puts}
@@ -312,10 +315,67 @@ def _forward_inputs(request: Request, short: Shortened) -> dict[str, Any]:
         image = None if request.adapter.modality == "image" else encode(model, "image", request.inputs)
     named = {"image": image} | {request.adapter.modality: short.features}
     features = {name: value for name, value in named.items() if value is not None}
-    spent = {*vision_names(model, "image"), *vision_names(model, "video"), *request.adapter.spent}
+    spent = {*vision_inputs(model, "image", "video"), *request.adapter.spent}
     rest = {name: value for name, value in request.inputs.items() if name not in spent}
     rest |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
     rest["position_ids"] = model_positions(columns)
     if features:
         rest["mm_encoder_outputs"] = features
     return rest
+
+
+class CallQueue:
+    """Gives the calls on one model their turn, one at a time, whatever thread they come from."""
+
+    def __init__(self) -> None:
+        self._turn = RLock()
+        self._state = Condition(Lock())
+        self._calls: dict[object, Thread] = {}
+        self._running: Thread | None = None
+
+    @property
+    def inside(self) -> bool:
+        """Whether this thread is within a call."""
+        return self._running is current_thread()
+
+    @contextmanager
+    def turn(self, check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Wait for the turn and have it while open; `check` refuses by raising, before the wait and after it."""
+        call = object()
+        try:
+            with self._state:
+                check()
+                self._calls[call] = current_thread()
+            with self._turn:
+                check()
+                outer, self._running = self._running, current_thread()
+                try:
+                    yield
+                finally:
+                    self._running = outer
+        finally:
+            with self._state:
+                self._calls.pop(call, None)
+                self._state.notify_all()
+
+    def change(self, action: Callable[[], None], *, after_calls: bool = False) -> None:
+        """Do `action` while no call can join the queue; `after_calls`, once those of other threads are done.
+
+        Within a call there is no such wait, because it has the turn that the others wait for.
+        """
+        with self._state:
+            try:
+                if after_calls and not self.inside:
+                    self._state.wait_for(lambda: all(one is current_thread() for one in self._calls.values()))
+            finally:
+                action()
+
+
+_QUEUES: WeakKeyDictionary[VideoModel, CallQueue] = WeakKeyDictionary()
+_MAKING = Lock()
+
+
+def queue_of(model: VideoModel) -> CallQueue:
+    """The queue of a model; it lives as long as the model."""
+    with _MAKING:
+        return _QUEUES.setdefault(model, CallQueue())

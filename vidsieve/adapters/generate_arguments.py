@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from vidsieve.adapters.adapter import Adapter, VideoModel, decoder_of
-from vidsieve.adapters.prompt.reading import filler_id, has_video, read_mask
+from vidsieve.adapters.prompt.reading import has_video
 from vidsieve.framework.errors import InputError, ModelError
 
 
@@ -99,13 +100,14 @@ class GenerateArguments:
         mask = self.named.get("attention_mask")
         return self.ids[:, self.cached_length :] if mask is None or mask.shape[1] == self.ids.shape[1] else self.ids
 
-    def refuse(self, model: VideoModel) -> None:
+    def refuse(self, model: VideoModel, *, continued: bool) -> None:
         """Refuse settings and models that a shortened prompt cannot be run with, whatever the policy.
 
         Raises:
-            InputError: classifier-free guidance.
+            InputError: classifier-free guidance, or the same model would generate by other ways or from the start.
             ModelError: `forward` was replaced, or layers drop the cache.
         """
+        self._refuse_second_runs(model, continued=continued)
         from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor as Guidance
 
         guides = any(isinstance(one, Guidance) for one in self.named.get("logits_processor") or ())
@@ -131,7 +133,7 @@ class GenerateArguments:
                 "and `generate` forgets the prompt. Call model.eval() or model.gradient_checkpointing_disable()."
             )
 
-    def refuse_second_runs(self, model: VideoModel, *, continued: bool) -> None:
+    def _refuse_second_runs(self, model: VideoModel, *, continued: bool) -> None:
         """Refuse settings that make transformers generate by the same model again, by other ways or from the start.
 
         Raises:
@@ -159,3 +161,40 @@ class GenerateArguments:
                 "generate: `cache_implementation` 'paged' is continuous batching, which takes ids without videos; "
                 "leave it out."
             )
+
+
+def read_mask(
+    ids: Int[Tensor, "rows columns"], given: Tensor | None, pad_id: int | None, eos: Sequence[int]
+) -> Shaped[Tensor, "rows columns"]:
+    """The caller's mask, or the one `generate` would infer: padding where the pad id stands, unless it ends text."""
+    if given is None:
+        return torch.ones_like(ids) if pad_id is None or pad_id in eos else (ids != pad_id).long()
+    if given.shape != ids.shape:
+        raise InputError(
+            f"attention_mask: must be 2-D and as long as input_ids {tuple(ids.shape)}, got {tuple(given.shape)}."
+        )
+    return given
+
+
+def refuse_right_padding(mask: Shaped[Tensor, "rows columns"]) -> None:
+    """Refuse rows that `generate` would continue from their padding, whose answers no policy can make right.
+
+    Raises:
+        InputError: a row ends in padding.
+    """
+    padded = (mask[:, -1] == 0).nonzero().flatten().tolist()
+    if padded:
+        raise InputError(
+            f"attention_mask: rows {', '.join(map(str, padded))} end in padding, from which `generate` would continue "
+            "them. Pad on the left: set `padding_side` of the processor's tokenizer to 'left'. (`compress` takes "
+            "padding on either side.)"
+        )
+
+
+def filler_id(model: VideoModel, *wanted: int | None) -> int:
+    """An id for filled-up columns: the first of `wanted` that the model can embed, else 0.
+
+    They are masked, so any id that is no placeholder will do; configurations may name one beyond the vocabulary.
+    """
+    known = model.get_input_embeddings().weight.shape[0]
+    return next((int(one) for one in wanted if one is not None and 0 <= int(one) < known), 0)

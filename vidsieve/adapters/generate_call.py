@@ -12,10 +12,9 @@ from torch import Tensor
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
-from vidsieve.adapters.decoder.layer_pruning import LayerPrune
-from vidsieve.adapters.decoder.layer_refusals import refuse_settings
+from vidsieve.adapters.decoder.layer_pruning import LayerPrune, refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
-from vidsieve.adapters.generate_arguments import GenerateArguments
+from vidsieve.adapters.generate_arguments import GenerateArguments, refuse_right_padding
 from vidsieve.adapters.multi_turn import (
     Past,
     cached_columns,
@@ -28,11 +27,11 @@ from vidsieve.adapters.multi_turn import (
 )
 from vidsieve.adapters.prompt.caller_view import CallerView
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns
-from vidsieve.adapters.prompt.new_pictures import new_inputs
 from vidsieve.adapters.prompt.positions import misreads_gaps, model_positions, original_rotation, reads_types
-from vidsieve.adapters.prompt.reading import placeholders_of, refuse_right_padding
+from vidsieve.adapters.prompt.reading import new_inputs, placeholders_of
 from vidsieve.adapters.prompt.shortening import Request, Shortened, empty_report, shorten
-from vidsieve.adapters.vision.encoding import PIXELS, encode, vision_names
+from vidsieve.adapters.transformers_internals import rope_index, vision_inputs
+from vidsieve.adapters.vision.encoding import PIXELS, encode
 from vidsieve.framework.errors import InputError, PolicyError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
@@ -65,18 +64,19 @@ class GenerateCall:
 
     def run(self, original: Any) -> tuple[Any, Report]:
         """Run `original` on the shortened inputs; its output as the caller would have had it, and the Report."""
-        asked, past = self.asked, recall(self.asked.cache)
+        asked = self.asked
+        past = None if asked.cache is None else recall(asked.cache)
         if asked.ids is None or (past is None and self._passes_untouched(asked.ids)):
             return self._untouched(original), empty_report(self.policy)
-        asked.refuse(self.model)
-        asked.refuse_second_runs(self.model, continued=past is not None)
+        asked.refuse(self.model, continued=past is not None)
         decode = self._decode_kv()
         prune = self._layer_prune(past)
         prompt = self._prompt(asked.ids, past)
         with torch.no_grad():
             short = self._shorten(prompt, past)
         self.given_ids = short.columns.ids
-        view = CallerView(asked.ids, asked.mask(longer=True), short.columns.width, asked.max_length)
+        mask = prompt.mask if past is None else asked.mask(longer=True)
+        view = CallerView(asked.ids, mask, short.columns.width, asked.max_length)
         with ExitStack() as stack:
             hooked = short.gapped and misreads_gaps(self.model, asked.setting("use_cache"))
             if hooked:
@@ -90,9 +90,10 @@ class GenerateCall:
                 stack.enter_context(decode.attached())
             if short.columns.ids is not asked.ids:
                 stack.enter_context(view.shown(self.model))
-            check_room(asked.cache, short.columns.width + (asked.setting("max_new_tokens") or 1) - 1)
-            broken_off = partial(self._past, prompt, short, prune)
-            stack.enter_context(extending(asked.cache, past, broken_off))
+            if asked.cache is not None:
+                check_room(asked.cache, short.columns.width + (asked.setting("max_new_tokens") or 1) - 1)
+                broken_off = partial(self._past, prompt, short, prune)
+                stack.enter_context(extending(asked.cache, past, broken_off))
             output = original(**self._inputs(prompt, short, view, contiguous=hooked))
         if decode is not None and decode.read_ratio is not None:
             ran = {bound.label for bound in self.policy.kv_stages}
@@ -139,7 +140,12 @@ class GenerateCall:
         """`mm_token_type_ids` of a call with images only that came without: M-RoPE would see only text."""
         ids, named = self.asked.ids, self.asked.named
         images = any(named.get(name) is not None for name in PIXELS["image"])
-        if ids is None or not images or not reads_types(self.model) or named.get("mm_token_type_ids") is not None:
+        if (
+            ids is None
+            or not images
+            or not reads_types(rope_index(self.model))
+            or named.get("mm_token_type_ids") is not None
+        ):
             return {}
         return {"mm_token_type_ids": ids.eq(self.model.config.image_token_id).to(torch.int32)}
 
@@ -215,7 +221,7 @@ class GenerateCall:
         columns = short.columns
         modality = self.adapter.modality
         spent = {*self.adapter.spent, *PER_TOKEN, "inputs", "mm_encoder_outputs"}
-        spent |= {*vision_names(self.model, "image"), *vision_names(self.model, "video")}
+        spent |= {*vision_inputs(self.model, "image", "video")}
         call = {name: value for name, value in prompt.inputs.items() if name not in spent}
         call |= {"input_ids": columns.ids, "attention_mask": columns.mask, **columns.others}
         call["position_ids"] = model_positions(columns, contiguous=contiguous)

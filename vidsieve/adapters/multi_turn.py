@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vidsieve.adapters.decoder.cached_columns import CachedColumns
-from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.prompt.columns import CachedColumns, Columns
 from vidsieve.framework.errors import InputError
 
 _NAME = "vidsieve_past"
@@ -137,9 +136,6 @@ def recall(cache: Any) -> Past | None:
 @contextmanager
 def extending(cache: Any, past: Past | None, broken_off: Callable[[], Past]) -> Iterator[None]:
     """While open, transformers may extend `cache`; if the call fails, what it left there is remembered."""
-    if cache is None:
-        yield
-        return
     before = int(cache.get_seq_length())
     cache.__class__ = _plain_class(cache)
     try:

@@ -102,6 +102,10 @@ def beam_reorder(cache: Any) -> Callable[..., Any]:
     return needed(cache, "reorder_cache")
 
 
+GENERATE_START = "_prepare_generation_config"
+"""The method that every `generate` calls first, before the model runs, to be replaced on an instance."""
+
+
 # ---------------------------------------------------------------- positions, and the vision side
 
 
@@ -113,6 +117,13 @@ def rope_index(model: Any) -> Callable[..., Any] | None:
     if found is None and sees and "mrope_section" in rope:
         raise broken(f"{type(model.base_model).__name__} has M-RoPE, but no `get_rope_index`")
     return found
+
+
+def vision_inputs(model: Any, *modalities: str) -> list[str]:
+    """Names of the inputs that only the vision side reads."""
+    encoders = [getattr(model.base_model, f"get_{modality}_features", None) for modality in modalities]
+    read = [name for one in encoders if one is not None for name in inspect.signature(one).parameters]
+    return [name for name in dict.fromkeys(read) if name != "kwargs"]
 
 
 def vision_encoder(model: Any, modality: str) -> Callable[..., Any] | None:

@@ -160,7 +160,7 @@ class PolicyOptions:
         settings = dict(_setting(text) for text in self.set or ())
         if len(settings) < len(self.set or ()):
             raise UsageError("--set: a setting is given twice; give it once.")
-        from vidsieve.framework.policy.composition import check_ratio
+        from vidsieve.framework.composition import check_ratio
         from vidsieve.framework.policy.file import load_policy
 
         if self.retention is not None:

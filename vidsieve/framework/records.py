@@ -6,6 +6,7 @@ the visual tokens of one frame after projector and merger, `dim` the width of th
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -43,12 +44,12 @@ class VideoShape:
     layers: int = 1
     alive: tuple[int, ...] | None = None
 
-    @property
+    @cached_property
     def per_frame(self) -> tuple[int, ...]:
         """Tokens offered in each frame."""
         return self.alive if self.alive is not None else (self.tokens,) * self.frames
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Tokens offered in all."""
         return sum(self.per_frame)

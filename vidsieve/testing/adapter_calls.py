@@ -11,25 +11,23 @@ from vidsieve.framework.errors import InputError, PolicyError, StageError, Usage
 from vidsieve.framework.records import INPUTS, SIGNALS
 from vidsieve.framework.report import Report
 from vidsieve.testing.adapter_kit import (
-    Breaks,
-    KeepAll,
-    Row,
-    adapter_of,
-    kept_columns,
-    policy_of,
-    rows_removed,
-    visual_places,
-)
-from vidsieve.testing.adapter_runs import (
     ALL,
     BATCHES,
     HALF,
     STEPS,
+    Breaks,
+    KeepAll,
     ModelKit,
+    Row,
+    adapter_for,
+    kept_columns,
     logits,
+    policy_of,
+    rows_removed,
     run,
     traces,
     unpatched,
+    visual_places,
 )
 
 
@@ -174,7 +172,7 @@ class CallLaws(ModelKit):
         short = {name: inputs[name][:, :-8] for name in ("input_ids", "attention_mask")}
         cut = int(visual_places(model, inputs).nonzero().min())
         fewer = {name: torch.cat([v[:, :cut], v[:, cut + 1 :]], dim=1) for name, v in short.items()}
-        encoder = f"get_{adapter_of(model).modality}_features"
+        encoder = f"get_{adapter_for(model).modality}_features"
         setattr(model.base_model, encoder, lambda *a, **k: pytest.fail("the vision tower ran"))
         with pytest.raises(InputError, match="placeholders"):
             run(model, HALF, inputs | fewer)
@@ -211,7 +209,7 @@ class CallLaws(ModelKit):
         assert "generate" not in vars(model)
 
     def test_a_need_that_the_adapter_does_not_offer_is_refused_before_the_model_runs(self, model: Any) -> None:
-        missing = sorted({*INPUTS, *SIGNALS} - adapter_of(model).offers)
+        missing = sorted({*INPUTS, *SIGNALS} - adapter_for(model).offers)
         if not missing:
             pytest.skip("this family offers everything")
 

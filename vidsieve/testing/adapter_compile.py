@@ -1,19 +1,24 @@
-"""Laws of torch.compile: code that was compiled before, inside or after the block answers as the plain model does."""
+"""Laws of torch.compile, and FlashAttention-2 as transformers calls it, its kernels written out in plain torch.
 
-from collections.abc import Callable, Mapping
+Code that was compiled before, inside or after the block answers as the plain model does.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
+import transformers.modeling_flash_attention_utils as utils
+from torch import Tensor
 from transformers import CompileConfig
 
 from vidsieve.adapters.adapter import decoder_of
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.testing.adapter_kit import Row, adapter_of, policy_of
-from vidsieve.testing.adapter_kv_kit import TopKV
-from vidsieve.testing.adapter_layer_kit import TopLayer
-from vidsieve.testing.adapter_runs import HALF, ModelKit, logits, run, unpatched
+from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
+from vidsieve.testing.adapter_kit import HALF, ModelKit, Row, adapter_for, logits, policy_of, run, unpatched
 
 _HOW: dict[str, Any] = {"backend": "eager", "dynamic": True}
 """Tracing shows what is guarded. With dynamic shapes a graph fits the next call, however short its prompt is."""
@@ -45,7 +50,8 @@ def _wrap_decoder(model: Any) -> dict[str, Any]:
 
 
 def _static_cache(model: Any) -> dict[str, Any]:
-    config = CompileConfig(**_HOW, mode=None)
+    config: Any = CompileConfig(**_HOW)
+    config.mode = None  # "reduce-overhead" by default, which the backend "eager" does not take
     config._compile_all_devices = True
     return {"cache_implementation": "static", "compile_config": config}
 
@@ -94,7 +100,7 @@ class CompileLaws(ModelKit):
 
 def _policies(model: Any) -> dict[str, Policy]:
     """One policy for each time at which the family lets stages act."""
-    runs = adapter_of(model).runs
+    runs = adapter_for(model).runs
     found = {"before": HALF}
     if "prune_layer" in runs:
         found["layer"] = policy_of(TopLayer(after=(0,)), ratio=0.7)
@@ -112,3 +118,60 @@ def _take_layers(model: Any) -> None:
         config.num_hidden_layers = _LAYERS
         if types:
             config.layer_types = types[:_LAYERS]
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float | None, causal: bool) -> Tensor:
+    """Softmax attention of one sequence [new heads dim], aligned at the bottom right as FlashAttention is."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    logits = torch.einsum("qhd,khd->hqk", query, key) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if causal:
+        allowed = torch.ones(logits.shape[1:], dtype=torch.bool).tril(key.shape[0] - query.shape[0])
+        logits = logits.masked_fill(~allowed, -torch.inf)
+    return torch.einsum("hqk,khd->qhd", logits.softmax(dim=-1), value)
+
+
+def flash_attn_func(
+    q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, softmax_scale: Any = None, causal: bool = False
+) -> Tensor:
+    """A batch without padding."""
+    return torch.stack([_attend(*one, softmax_scale, causal) for one in zip(q, k, v, strict=True)])
+
+
+def flash_attn_varlen_func(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    max_seqlen_q: Any,
+    max_seqlen_k: Any,
+    dropout_p: float = 0.0,
+    softmax_scale: Any = None,
+    causal: bool = False,
+) -> Tensor:
+    """Sequences of different lengths, one behind the other."""
+    parts = []
+    ends = list(zip(cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), strict=True))
+    for (q0, k0), (q1, k1) in itertools.pairwise(ends):
+        parts.append(_attend(q[q0:q1], k[k0:k1], v[k0:k1], softmax_scale, causal))
+    return torch.cat(parts)
+
+
+@contextmanager
+def flash_attention(model: Any, config: Any = None) -> Iterator[None]:
+    """While open, the language model of `model`, or what has `config`, runs transformers' FlashAttention-2 path."""
+    config, found = config or model.get_decoder().config, {}
+    ours = (flash_attn_func, flash_attn_varlen_func, None, utils._pad_input, utils._unpad_input)
+    for name, value in (("_lazy_imports", lambda *_, **__: ours), ("_loaded_implementation", None)):
+        found[name] = getattr(utils, name)
+        setattr(utils, name, value)
+    given = config._attn_implementation
+    config._attn_implementation_internal = "flash_attention_2"
+    try:
+        yield
+    finally:
+        config._attn_implementation_internal = given
+        for name, value in found.items():
+            setattr(utils, name, value)
+        utils._loaded_implementation = None

@@ -13,8 +13,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, KeepFrames
 from vidsieve.framework.records import FrameBatch, VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.testing.adapter_kit import KeepRandom, Row, adapter_of, policy_of
-from vidsieve.testing.adapter_runs import HARDEST, ModelKit, logits, run
+from vidsieve.testing.adapter_kit import HARDEST, KeepRandom, ModelKit, Row, adapter_for, logits, policy_of, run
 
 PIXELS = "pixel_values_videos"
 
@@ -51,7 +50,7 @@ class FrameLaws(ModelKit):
 
     @pytest.fixture(autouse=True)
     def _independent(self, model: Any, request: pytest.FixtureRequest) -> None:
-        if hasattr(FrameLaws, request.node.originalname) and "reduce_frames" not in adapter_of(model).runs:
+        if hasattr(FrameLaws, request.node.originalname) and "reduce_frames" not in adapter_for(model).runs:
             with pytest.raises(PolicyError, match=r"stage-0.*reduce_frames"):
                 run(model, policy_of(SomeUnits()), self.make_inputs(model, Row()))
             pytest.skip("this family does not skip units, and says so")

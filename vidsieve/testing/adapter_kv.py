@@ -9,30 +9,43 @@ from jaxtyping import Bool
 from torch import Tensor
 
 import vidsieve
+from vidsieve.framework.composition import Positions
 from vidsieve.framework.errors import PlanError, PolicyError, StageError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import KeepKV
-from vidsieve.framework.policy.composition import Positions
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage
-from vidsieve.testing.adapter_flash import flash_attention
-from vidsieve.testing.adapter_kit import KeepRandom, Row, adapter_of, policy_of
-from vidsieve.testing.adapter_kv_kit import AFTER, Force, Misbehaves, TopKV, masked_decode
-from vidsieve.testing.adapter_layer import points_of
-from vidsieve.testing.adapter_layer_kit import KeepLayer, TopLayer, masked, ranked, video_columns
-from vidsieve.testing.adapter_runs import (
+from vidsieve.testing.adapter_compile import flash_attention
+from vidsieve.testing.adapter_decoder_kit import (
+    AFTER,
+    Force,
+    KeepLayer,
+    Misbehaves,
+    TopKV,
+    TopLayer,
+    masked,
+    masked_decode,
+    ranked,
+    video_columns,
+)
+from vidsieve.testing.adapter_kit import (
     BATCHES,
     CHUNKS,
     HALF,
     HARDEST,
     STEPS,
+    KeepRandom,
     ModelKit,
+    Row,
+    adapter_for,
     logits,
     needs_chunks,
+    policy_of,
     run,
     traces,
     unpatched,
 )
+from vidsieve.testing.adapter_layer import points_of
 
 KV = policy_of(TopKV())
 
@@ -42,7 +55,7 @@ class KVLaws(ModelKit):
 
     @pytest.fixture(autouse=True)
     def _carried_out(self, model: Any, request: pytest.FixtureRequest) -> None:
-        if hasattr(KVLaws, request.node.originalname) and "prune_kv" not in adapter_of(model).runs:
+        if hasattr(KVLaws, request.node.originalname) and "prune_kv" not in adapter_for(model).runs:
             with pytest.raises(PolicyError, match=r"stage-0.*prune_kv"), vidsieve.applied(model, KV):
                 pass
             pytest.skip("this family does not carry prune_kv out, and says so")
@@ -230,7 +243,7 @@ class BothLaws(ModelKit):
     def _both(self, request: pytest.FixtureRequest) -> None:
         if not hasattr(BothLaws, request.node.originalname):
             return
-        if not {"prune_layer", "prune_kv"} <= adapter_of(request.getfixturevalue("model")).runs:
+        if not {"prune_layer", "prune_kv"} <= adapter_for(request.getfixturevalue("model")).runs:
             pytest.skip("this family does not carry both out, and says so")
         few = "test_a_cut_and_a_selection_equal_masks[original-chosen between two cuts-sdpa]"
         if not self.every_layer_law and request.node.name != few:

@@ -8,14 +8,13 @@ import pytest
 import torch
 
 import vidsieve
+from vidsieve.framework.composition import Positions
 from vidsieve.framework.errors import PolicyError, StageError
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Scores
-from vidsieve.framework.policy.composition import Positions
 from vidsieve.framework.records import LayerTokens
-from vidsieve.testing.adapter_flash import flash_attention
-from vidsieve.testing.adapter_kit import KeepRandom, Row, adapter_of, kept_columns, places_of, policy_of
-from vidsieve.testing.adapter_layer_kit import (
+from vidsieve.testing.adapter_compile import flash_attention
+from vidsieve.testing.adapter_decoder_kit import (
     BreaksInside,
     KeepLayer,
     Point,
@@ -24,12 +23,18 @@ from vidsieve.testing.adapter_layer_kit import (
     ranked,
     video_columns,
 )
-from vidsieve.testing.adapter_runs import (
+from vidsieve.testing.adapter_kit import (
     BATCHES,
     HALF,
     STEPS,
+    KeepRandom,
     ModelKit,
+    Row,
+    adapter_for,
+    kept_columns,
     logits,
+    places_of,
+    policy_of,
     run,
     traces,
     unpatched,
@@ -86,7 +91,7 @@ class LayerLaws(ModelKit):
         if not self.every_layer_law and request.node.name not in FEW:
             pytest.skip("few laws of pruning inside the decoder run on this family")
         model = request.getfixturevalue("model")
-        if "prune_layer" not in adapter_of(model).runs:
+        if "prune_layer" not in adapter_for(model).runs:
             with pytest.raises(PolicyError, match=r"stage-0.*prune_layer"), vidsieve.applied(model, policy_of(ONE)):
                 pass
             pytest.skip("this family does not carry prune_layer out, and says so")

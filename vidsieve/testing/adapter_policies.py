@@ -9,20 +9,25 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.planning.layers import prune_points
+from vidsieve.framework.planning.attainable import prune_points
 from vidsieve.framework.plans import tokens_to_keep
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.report import Report
 from vidsieve.testing.adapter_kit import (
+    STEPS,
+    ModelKit,
     Row,
     kept_columns,
     language_inputs,
     layouts_of,
+    logits,
     places_of,
+    run,
+    traces,
+    unpatched,
     visual_places,
 )
-from vidsieve.testing.adapter_runs import STEPS, ModelKit, logits, run, traces, unpatched
 
 FRAMES = 8
 """Some released code needs more than four."""

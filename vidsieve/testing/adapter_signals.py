@@ -15,9 +15,20 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, KeepFrames
 from vidsieve.framework.records import FrameBatch, VideoTokens
 from vidsieve.framework.stage import Stage
-from vidsieve.testing.adapter_flash import flash_attention
-from vidsieve.testing.adapter_kit import Row, adapter_of, layouts_of, policy_of
-from vidsieve.testing.adapter_runs import BATCHES, HALF, ModelKit, logits, run, traces, unpatched
+from vidsieve.testing.adapter_compile import flash_attention
+from vidsieve.testing.adapter_kit import (
+    BATCHES,
+    HALF,
+    ModelKit,
+    Row,
+    adapter_for,
+    layouts_of,
+    logits,
+    policy_of,
+    run,
+    traces,
+    unpatched,
+)
 
 ATTENTION, BEFORE, CHANGE = "vision_attention", "pre_merger_features", "pixel_difference"
 
@@ -113,13 +124,13 @@ class SignalLaws(ModelKit):
 
     def encoder(self, model: Any) -> tuple[str, Any]:
         """The name of the vision side's method, and the method."""
-        name = f"get_{adapter_of(model).modality}_features"
+        name = f"get_{adapter_for(model).modality}_features"
         return name, getattr(model.base_model, name)
 
     def offered(self, model: Any, *signals: str) -> None:
         """Skip a law about signals that the family does not offer; `CallLaws` has it refuse them."""
         for signal in signals:
-            if signal not in adapter_of(model).offers:
+            if signal not in adapter_for(model).offers:
                 pytest.skip(f"this family does not offer {signal}")
 
     def truth(self, model: Any, inputs: dict[str, Any]) -> list[Tensor]:
@@ -230,7 +241,7 @@ class SignalLaws(ModelKit):
 
     def test_signals_of_a_padded_batch_are_those_of_its_rows_alone(self, model: Any) -> None:
         self.offered(model, ATTENTION)
-        stage = Looks(names=tuple(sorted({ATTENTION, BEFORE, CHANGE} & adapter_of(model).offers)))
+        stage = Looks(names=tuple(sorted({ATTENTION, BEFORE, CHANGE} & adapter_for(model).offers)))
         rows = BATCHES["uneven batch"]
         together = shown(model, self.make_inputs(model, *rows), stage)
         alone = [tokens for row in rows for tokens in shown(model, self.make_inputs(model, row), stage)]
@@ -286,7 +297,7 @@ class SignalLaws(ModelKit):
         self.offered(model, ATTENTION)
         inputs, (_, encoder) = self.make_inputs(model, Row()), self.encoder(model)
         taken = {key: inputs[key] for key in inspect.signature(encoder).parameters if key in inputs}
-        inputs["mm_encoder_outputs"] = {adapter_of(model).modality: encoder(**taken)}
+        inputs["mm_encoder_outputs"] = {adapter_for(model).modality: encoder(**taken)}
         for name in ("pixel_values", "pixel_values_videos"):
             inputs.pop(name, None)
         with pytest.raises(InputError, match=r"mm_encoder_outputs.*needs vision_attention"):

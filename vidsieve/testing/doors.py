@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.planning.calls import call
-from vidsieve.framework.planning.checks import check_keep_kv, check_type
+from vidsieve.framework.planning.checks import call
 from vidsieve.framework.planning.layer_cut import cut_of
 from vidsieve.framework.plans import Budget, KeepKV, Scores
 from vidsieve.framework.records import DecodeStep, LayerTokens
@@ -49,9 +48,7 @@ def select_kv(
     )
     where = f"stage {type(stage).__name__}, prune_kv"
     plan = call(where, stage, "prune_kv", step)
-    check_type(where, "prune_kv", plan)
     assert isinstance(plan, KeepKV)
-    check_keep_kv(where, plan, 1, step.attention)
     everything = torch.arange(keys, device=attention_rows.device)
     if not bool(plan.active[0]):
         return everything, plan.state

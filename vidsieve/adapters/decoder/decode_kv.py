@@ -20,14 +20,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
-from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
-from vidsieve.adapters.decoder.cached_columns import CachedColumns
-from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.adapters.attention_taps import AttentionCall, tapped
+from vidsieve.adapters.prompt.columns import CachedColumns, Columns
 from vidsieve.adapters.transformers_internals import attention_name, beam_reorder, unread_configuration
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PlanError, PolicyError
-from vidsieve.framework.planning.calls import call as call_stage
-from vidsieve.framework.planning.checks import check_keep_kv, check_type
+from vidsieve.framework.planning.checks import call as call_stage
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage
@@ -230,8 +228,6 @@ class DecodeKV:
         shown = _shown(prompt, group.held.spread(attention, prompt.width), group.held.has(keep))
         record = DecodeStep(**shown, counts=tuple(visual), layer=point.layer, state=point.states.get(step.total - 1))
         plan = call_stage(point.where, point.stage, "prune_kv", record)
-        check_type(point.where, "prune_kv", plan)
-        check_keep_kv(point.where, plan, len(keep), record.attention)
         point.states[step.total] = plan.state
         self._narrow(point, plan, record, step)
 

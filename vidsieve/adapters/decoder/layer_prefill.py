@@ -9,15 +9,14 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.func import functional_call
 
-from vidsieve.adapters.decoder.attention_rows import Tapped, ones_rotated, queries_and_keys, scaling_of
-from vidsieve.adapters.decoder.attention_taps import AttentionCall
-from vidsieve.adapters.decoder.cached_columns import CachedColumns, gathered
+from vidsieve.adapters.attention_taps import AttentionCall, Tapped, ones_rotated, queries_and_keys, scaling_of
 from vidsieve.adapters.decoder.layer_rows import PrefillRow, PrefillVideo, right_aligned
+from vidsieve.adapters.prompt.columns import CachedColumns, gathered
 from vidsieve.adapters.transformers_internals import attention_name, cached_keys, rotary_of, unread_configuration
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.planning.calls import call as call_stage
+from vidsieve.framework.planning.attainable import PrunePoint, prune_points
+from vidsieve.framework.planning.checks import call as call_stage
 from vidsieve.framework.planning.layer_cut import LayerCut, cut_of
-from vidsieve.framework.planning.layers import PrunePoint, prune_points
 from vidsieve.framework.planning.pipeline import generator
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.policy.policy import Policy

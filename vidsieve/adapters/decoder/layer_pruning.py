@@ -7,22 +7,23 @@ keys; attention weights are asked of the model nowhere, so its kernel stays what
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
-from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
-from vidsieve.adapters.decoder.cached_columns import CachedColumns
+from vidsieve.adapters.attention_taps import AttentionCall, tapped
 from vidsieve.adapters.decoder.layer_prefill import Prefill, renumbered
-from vidsieve.adapters.decoder.layer_refusals import refuse_cache, refuse_layers
-from vidsieve.adapters.decoder.layer_rows import PrefillRow
-from vidsieve.adapters.prompt.positions import has_mrope
-from vidsieve.adapters.transformers_internals import DEEPSTACK, attention_name, deepstack_step
+from vidsieve.adapters.decoder.layer_rows import PrefillRow, rows_of_prompt
+from vidsieve.adapters.prompt.columns import CachedColumns, Columns
+from vidsieve.adapters.transformers_internals import DEEPSTACK, attention_name, deepstack_step, rope_index
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.planning.layers import prune_points
+from vidsieve.framework.planning.attainable import prune_points
+from vidsieve.framework.planning.pipeline import TokenPlan
+from vidsieve.framework.plans import Budget
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 
@@ -32,7 +33,7 @@ class LayerPrune:
 
     def __init__(self, model: VideoModel, policy: Policy, *, seed: int = 0) -> None:
         self.decoder = decoder_of(model)
-        self.policy, self.seed, self.mrope = policy, seed, has_mrope(model)
+        self.policy, self.seed, self.mrope = policy, seed, rope_index(model) is not None
         self.points = prune_points(policy, len(self.decoder.layers))
         refuse_layers(self.decoder, policy, min((point.layer for point in self.points), default=0))
         self.prefill: Prefill | None = None
@@ -191,3 +192,116 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple):
         return tuple(part.to(device) for part in value)
     return value.to(device) if isinstance(value, Tensor) else value
+
+
+_CACHES = (None, "dynamic", "dynamic_full", "offloaded")
+_WHY = {
+    "prefill_chunk_size": "a stage ranks visual tokens by what comes after them, so the prompt must run in one pass",
+    "prompt_lookup_num_tokens": "rejected candidates would have to leave caches of different lengths",
+    "assistant_model": "rejected candidates would have to leave caches of different lengths",
+}
+
+
+def refuse_settings(where: str, setting: Callable[[str], Any]) -> None:
+    """Generation settings that need caches of one length, or the prompt more than once.
+
+    Raises:
+        PolicyError: one of them is on.
+    """
+    if setting("use_cache") is False:
+        raise PolicyError(
+            f"{where}: prunes the prompt once, but use_cache is False, so every step would read it again; leave "
+            "use_cache on."
+        )
+    for name, why in _WHY.items():
+        if setting(name) is not None:
+            raise PolicyError(f"{where}: cannot run with {name}: {why}. Leave {name} out.")
+    cache = setting("cache_implementation")
+    if cache not in _CACHES:
+        raise PolicyError(
+            f"{where}: makes the caches of layers differ in length, which cache_implementation {cache!r} cannot hold; "
+            "leave cache_implementation out."
+        )
+
+
+def refuse_layers(decoder: Any, policy: Policy, first: int) -> None:
+    """Layers whose masks or caches cannot be cut.
+
+    Raises:
+        PolicyError: flex_attention, or a layer behind the first prune point without full attention.
+    """
+    config, layers = decoder.config, len(decoder.layers)
+    where = f"policy {policy.name!r}"
+    if attention_name(config) == "flex_attention":
+        raise PolicyError(
+            f"{where}: flex_attention's block masks cannot be cut inside the decoder; load the model with sdpa, eager "
+            "or flash_attention_2."
+        )
+    if getattr(config, "num_kv_shared_layers", 0):
+        raise PolicyError(
+            f"{where}: prunes inside the decoder, but layers of this model share keys and values, which must be "
+            "of one length; remove visual tokens before the language model instead."
+        )
+    types = getattr(config, "layer_types", None) or ["full_attention"] * layers
+    if set(types[first:]) != {"full_attention"}:
+        raise PolicyError(
+            f"{where}: prunes inside the decoder from layer {first} on, but this model has layers of types "
+            f"{', '.join(sorted(set(types[first:])))} there; all must have full attention."
+        )
+
+
+def refuse_cache(policy: Policy, cache: Any) -> None:
+    """A cache of one fixed length for all layers, which the caller brought.
+
+    Raises:
+        PolicyError: it is a static one.
+    """
+    if getattr(cache, "is_compileable", False):
+        raise PolicyError(
+            f"policy {policy.name!r}: makes the caches of layers differ in length, which a {type(cache).__name__} "
+            "cannot hold; leave past_key_values out, or pass a DynamicCache."
+        )
+
+
+@contextmanager
+def attach_layers(
+    model: VideoModel,
+    policy: Policy,
+    visual_span: tuple[int, int],
+    *,
+    frames: int = 1,
+    budget: Budget | None = None,
+    seed: int = 0,
+) -> Iterator[LayerPrune]:
+    """While open, a text LLM runs its prompts under the layer stages of `policy`.
+
+    The visual tokens are `visual_span` = (start, length) of every prompt, padding counted: one video of `frames`
+    frames, with a frame `budget` alive if one is given. A forward without a past is a new request; it must hold the
+    whole prompt. With `positions: compact` the caller passes decode positions as without pruning.
+
+    Raises:
+        PolicyError: a stage names a layer that is not there, or one without full attention.
+    """
+    prune = LayerPrune(model, policy, seed=seed)
+    prune.announce = partial(_announce, visual_span, frames, budget)
+    with prune.attached():
+        yield prune
+
+
+def _announce(
+    span: tuple[int, int], frames: int, budget: Budget | None, prune: LayerPrune, tokens: Tensor, mask: Any
+) -> None:
+    """The prompt that comes: the span is a video in every row."""
+    rows, width = tokens.shape[:2]
+    columns = Columns.with_span(span, rows, width, mask, tokens.device)
+    keep = torch.ones(frames, span[1] // frames, dtype=torch.bool, device=tokens.device)
+    plan = TokenPlan(
+        keep=keep,
+        index=torch.arange(span[1], device=tokens.device),
+        features=torch.zeros(span[1], 0, device=tokens.device),
+        weight=torch.ones(span[1], device=tokens.device),
+        budget=budget,
+        report=Report(policy_name=prune.policy.name, policy_hash="", requested_ratio=None, keeps=(keep,)),
+    )
+    layers = len(prune.decoder.layers)
+    prune.start(rows_of_prompt(columns, 0, [[plan]] * rows, columns.visual, prune.policy, layers), columns.mask)

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidsieve.adapters.prompt.columns import Columns
+from vidsieve.framework.planning.attainable import LayerCounts
 from vidsieve.framework.planning.layer_cut import LayerCut
-from vidsieve.framework.planning.layers import LayerCounts
 from vidsieve.framework.planning.pipeline import TokenPlan
 from vidsieve.framework.policy.policy import Policy
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.framework.errors import InputError
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 

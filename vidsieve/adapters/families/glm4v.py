@@ -7,9 +7,8 @@ prompt with both, nor beams or chunked prefill with a video.
 from typing import Any
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import grid_layouts
-from vidsieve.adapters.vision.towers import grid_tower
-from vidsieve.adapters.vision.units import GRID_UNITS
+from vidsieve.adapters.layouts import grid_layouts
+from vidsieve.adapters.towers import GRID_UNITS, grid_tower
 
 
 def placeholders(config: Any, ids: Any) -> Any:

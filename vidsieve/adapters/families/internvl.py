@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.frame_images import picture_layouts
-from vidsieve.adapters.prompt.layouts import VideoLayout
-from vidsieve.adapters.vision.towers import frame_tower, square_mean
+from vidsieve.adapters.layouts import VideoLayout, picture_layouts
+from vidsieve.adapters.towers import frame_tower, square_mean
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import VideoLayout, square_layouts
-from vidsieve.adapters.vision.towers import frame_tower, square_mean
-from vidsieve.adapters.vision.units import FRAME_UNITS
+from vidsieve.adapters.layouts import VideoLayout, square_layouts
+from vidsieve.adapters.towers import FRAME_UNITS, frame_tower, square_mean
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:

@@ -1,9 +1,8 @@
 """Qwen2.5-Omni: its thinker (`model.thinker`) is laid out as Qwen2.5-VL; audio passes untouched, inside a video too."""
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import grid_layouts
-from vidsieve.adapters.vision.towers import grid_tower
-from vidsieve.adapters.vision.units import GRID_UNITS
+from vidsieve.adapters.layouts import grid_layouts
+from vidsieve.adapters.towers import GRID_UNITS, grid_tower
 
 ADAPTER = Adapter(
     family="qwen2.5-omni",

@@ -1,9 +1,8 @@
 """Qwen2.5-VL: laid out as Qwen2-VL; its M-RoPE knows the seconds between temporal patches."""
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import grid_layouts
-from vidsieve.adapters.vision.towers import grid_tower
-from vidsieve.adapters.vision.units import GRID_UNITS
+from vidsieve.adapters.layouts import grid_layouts
+from vidsieve.adapters.towers import GRID_UNITS, grid_tower
 
 ADAPTER = Adapter(
     family="qwen2.5-vl",

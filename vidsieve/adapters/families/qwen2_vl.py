@@ -1,9 +1,8 @@
 """Qwen2-VL: a temporal patch of two frames is one unit; 2x2 patches merge into a visual token; M-RoPE."""
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import grid_layouts
-from vidsieve.adapters.vision.towers import grid_tower
-from vidsieve.adapters.vision.units import GRID_UNITS
+from vidsieve.adapters.layouts import grid_layouts
+from vidsieve.adapters.towers import GRID_UNITS, grid_tower
 
 ADAPTER = Adapter(
     family="qwen2-vl",

@@ -4,9 +4,8 @@ So stages that choose KV entries cannot act on it, and the linear layers see the
 """
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import grid_layouts
-from vidsieve.adapters.vision.towers import grid_tower
-from vidsieve.adapters.vision.units import GRID_UNITS
+from vidsieve.adapters.layouts import grid_layouts
+from vidsieve.adapters.towers import GRID_UNITS, grid_tower
 from vidsieve.framework.hookspecs import VIDEO_HOOKS
 
 ADAPTER = Adapter(

@@ -5,9 +5,8 @@ DeepStack adds in the first decoder layers are cut with the same index as the to
 """
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import grid_layouts
-from vidsieve.adapters.vision.towers import grid_tower
-from vidsieve.adapters.vision.units import GRID_UNITS
+from vidsieve.adapters.layouts import grid_layouts
+from vidsieve.adapters.towers import GRID_UNITS, grid_tower
 
 ADAPTER = Adapter(
     family="qwen3-vl",

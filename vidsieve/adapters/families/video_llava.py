@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.frame_images import run_lengths
-from vidsieve.adapters.prompt.layouts import VideoLayout, square_layouts
-from vidsieve.adapters.vision.towers import frame_tower
-from vidsieve.adapters.vision.units import FRAME_UNITS
+from vidsieve.adapters.layouts import VideoLayout, run_lengths, square_layouts
+from vidsieve.adapters.towers import FRAME_UNITS, frame_tower
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:

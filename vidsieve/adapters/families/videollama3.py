@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from vidsieve.adapters.adapter import Adapter
-from vidsieve.adapters.prompt.layouts import VideoLayout, grid_layouts
+from vidsieve.adapters.layouts import VideoLayout, grid_layouts
 
 
 def layouts(config: Any, inputs: Mapping[str, Any]) -> list[VideoLayout]:

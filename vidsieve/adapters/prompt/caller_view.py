@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
-from transformers import LogitsProcessorList, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList, generation
 
 from vidsieve.adapters.adapter import VideoModel
 
@@ -57,7 +57,7 @@ class CallerView:
         def check_lengths(generation_config: Any, input_ids_length: int, *rest: Any) -> None:
             check(self._lengthened(generation_config), input_ids_length + self.removed, *rest)
 
-        def make_processors(generation_config: Any, **given: Any) -> "_Processors":
+        def make_processors(generation_config: Any, **given: Any) -> LogitsProcessorList:
             repeats = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
             mask = self._rows(self._mask, self._mask.shape[0] * repeats)
             given |= {
@@ -65,13 +65,31 @@ class CallerView:
                 "encoder_input_ids": self._ids,
                 "model_kwargs": {**given["model_kwargs"], "attention_mask": mask},
             }
-            return _Processors(processors(generation_config=self._lengthened(generation_config), **given), self)
+            rules = processors(generation_config=self._lengthened(generation_config), **given)
+            lowered = self._lowered(rules)
+            return _Processors(rules, self) if lowered is None else lowered
 
-        def make_criteria(generation_config: Any, *rest: Any, **given: Any) -> "_Criteria":
-            return _Criteria(criteria(self._lengthened(generation_config), *rest, **given), self)
+        def make_criteria(generation_config: Any, *rest: Any, **given: Any) -> StoppingCriteriaList:
+            rules = criteria(self._lengthened(generation_config), *rest, **given)
+            lowered = self._lowered(rules)
+            return _Criteria(rules, self) if lowered is None else lowered
 
         with _replaced(model, dict(zip(_MAKERS, (check_lengths, make_processors, make_criteria), strict=True))):
             yield
+
+    def _lowered(self, rules: Any) -> Any:
+        """The rules for the shorter prompt, where none of them reads more than lengths; else None.
+
+        They then run on the ids as `generate` has them, without a copy of the caller's prompt at every step.
+        """
+        if not all(type(rule) in _LENGTHS for rule in rules):
+            return None
+        lowered = [copy.copy(rule) for rule in rules]
+        for rule in lowered:
+            for name in _LENGTHS[type(rule)]:
+                if getattr(rule, name) is not None:
+                    setattr(rule, name, getattr(rule, name) - self.removed)
+        return type(rules)(lowered)
 
     def _lengthened(self, config: Any) -> Any:
         """A generation config with the lengths that hold for the caller's prompt."""
@@ -85,6 +103,18 @@ class CallerView:
         return values.repeat_interleave(rows // values.shape[0], dim=0)
 
 
+_LENGTHS: dict[type, tuple[str, ...]] = {
+    generation.MinLengthLogitsProcessor: ("min_length",),
+    generation.MinNewTokensLengthLogitsProcessor: ("prompt_length_to_skip",),
+    generation.TemperatureLogitsWarper: (),
+    generation.TopKLogitsWarper: (),
+    generation.TopPLogitsWarper: (),
+    generation.MinPLogitsWarper: (),
+    generation.MaxLengthCriteria: ("max_length", "max_position_embeddings"),
+    generation.MaxTimeCriteria: (),
+    generation.EosTokenCriteria: (),
+}
+"""Rules of transformers that read no ids before the last, and their attributes that count the prompt."""
 _MAKERS = ("_validate_generated_length", "_get_logits_processor", "_get_stopping_criteria")
 """Where `generate` checks lengths and makes its rules, the caller's among them."""
 

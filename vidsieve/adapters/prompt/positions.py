@@ -8,7 +8,7 @@ contiguous positions, and a pre-hook on the rotary module turns them into the or
 """
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,21 +18,19 @@ from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.prompt.columns import Columns
-from vidsieve.adapters.transformers_internals import attention_name, rope_index, rotary_of
+from vidsieve.adapters.transformers_internals import attention_name, rotary_of
 from vidsieve.adapters.uncompiled import uncompiled
 
 _READS_MASKS_ONLY = ("sdpa", "eager", "flex_attention")
 """Attention implementations that do not read `position_ids`."""
 
 
-def has_mrope(model: VideoModel) -> bool:
-    """Whether the model's positions have a time, a height and a width axis."""
-    return rope_index(model) is not None
+Numbering = Callable[..., Any] | None
+"""What numbers a prompt on the three axes of M-RoPE (`rope_index`); None for a model with one axis."""
 
 
-def reads_types(model: VideoModel) -> bool:
+def reads_types(number: Numbering) -> bool:
     """Whether positions are made from `mm_token_type_ids`: without them such a model silently sees only text."""
-    number = rope_index(model)
     return number is not None and "mm_token_type_ids" in inspect.signature(number).parameters
 
 
@@ -42,7 +40,7 @@ def text_positions(mask: Shaped[Tensor, "rows columns"]) -> Int[Tensor, "rows co
 
 
 def original_positions(
-    model: VideoModel,
+    number: Numbering,
     inputs: Mapping[str, Any],
     ids: Int[Tensor, "rows columns"],
     mask: Shaped[Tensor, "rows columns"],
@@ -50,9 +48,8 @@ def original_positions(
     """The positions the uncompressed model would use, counted from 0; the caller's own if there are any."""
     given = inputs.get("position_ids")
     if given is not None:
-        return _axes_of(given, has_mrope(model))[..., -ids.shape[1] :].to(ids.device)
+        return _axes_of(given, number is not None)[..., -ids.shape[1] :].to(ids.device)
     flat = text_positions(mask)
-    number = rope_index(model)
     if number is None:
         return flat
     grids = [inputs.get(name) for name in ("image_grid_thw", "video_grid_thw")]

@@ -10,18 +10,18 @@ from itertools import chain
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
+from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns, kept_order
-from vidsieve.adapters.prompt.layouts import VideoLayout
-from vidsieve.adapters.prompt.positions import has_mrope, original_positions, reads_types, text_positions
+from vidsieve.adapters.prompt.positions import original_positions, reads_types, text_positions
 from vidsieve.adapters.prompt.reading import placeholders_of, question_ids, videos_by_row
-from vidsieve.adapters.prompt.visual_rows import PlannedVideo, shortened_output, visual_placeholders, visual_rows
-from vidsieve.adapters.vision.encoding import Vision, rows_of
+from vidsieve.adapters.towers import require_pixels
+from vidsieve.adapters.transformers_internals import rope_index
+from vidsieve.adapters.vision.encoding import Vision, repack, rows_of
 from vidsieve.adapters.vision.signals import encode_all, signals_by_picture
-from vidsieve.adapters.vision.units import require_pixels
 from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.framework.planning.pipeline import TokenPlan
 from vidsieve.framework.policy.policy import Policy
@@ -65,6 +65,52 @@ class Shortened:
     start: int = 0
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PlannedVideo:
+    """A video with its plan, or (with no plan) a picture that is carried along whole.
+
+    `layout` is the whole video's, `encoded` that of the units which the vision tower saw, `units` which those are
+    (None for all).
+    """
+
+    layout: VideoLayout
+    encoded: VideoLayout
+    plan: TokenPlan | None
+    units: Bool[Tensor, " units"] | None = None
+
+    @property
+    def removed(self) -> int:
+        """Placeholders that go."""
+        if self.plan is None:
+            return 0
+        fixed = self.encoded.rows - self.encoded.visual
+        return self.layout.placeholders - self.plan.index.shape[0] - fixed
+
+    def stays(self, device: torch.device) -> Bool[Tensor, " placeholders"]:
+        """Which placeholders stay. The lead rows of a unit that was not encoded go with it."""
+        flags = torch.ones(self.layout.rows, dtype=torch.bool, device=device)
+        if self.plan is not None:
+            (keep,) = self.plan.report.keeps
+            flags[visual_rows(self.layout, device)] = keep.flatten().to(device)
+        if self.units is not None and self.layout.lead:
+            leads = flags[: self.layout.rows - self.layout.structural].unflatten(0, (self.layout.frames, -1))
+            leads[:, : self.layout.lead] = self.units.to(device)[:, None]
+        return flags[_present(self.layout, device)]
+
+    def rows(self, rows: Float[Tensor, "all dim"], *, deep: bool = False) -> Float[Tensor, "kept dim"]:
+        """The feature rows that stay, structural ones in their places; `deep` for the rows of another level."""
+        if self.plan is None:
+            return rows
+        visual = visual_rows(self.encoded, rows.device)
+        kept = self.plan.carry(rows[visual]) if deep else self.plan.features
+        values = torch.cat([kept.to(rows), rows[~visual]])
+        if not self.encoded.lead:
+            return values
+        index = self.plan.index.to(rows.device)
+        places = torch.cat([visual.nonzero().squeeze(1)[index], (~visual).nonzero().squeeze(1)])
+        return values[places.argsort()]
+
+
 def shorten(request: Request) -> Shortened:
     """Apply steps 3 to 8.
 
@@ -84,7 +130,7 @@ def shorten(request: Request) -> Shortened:
             columns = _columns(request, pictures)
             columns, removed = _drop(request, columns, pictures)
             features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
-    gapped = removed and request.policy.positions == "original" and not has_mrope(model)
+    gapped = removed and request.policy.positions == "original" and columns.positions.dim() == 2
     return Shortened(
         columns=columns,
         features=features,
@@ -231,10 +277,11 @@ def _columns(request: Request, pictures: Sequence[Sequence[PlannedVideo]]) -> Co
     names = [name for name in PER_TOKEN if name not in request.adapter.spent]
     others = {name: request.inputs[name] for name in names if request.inputs.get(name) is not None}
     others = {name: values[:, -ids.shape[1] :] for name, values in others.items()}
-    if reads_types(model) and "mm_token_type_ids" not in others:
+    number = rope_index(model)
+    if reads_types(number) and "mm_token_type_ids" not in others:
         image = ids.eq(model.config.image_token_id) & ~request.placeholders
         others["mm_token_type_ids"] = image.to(torch.int32) + 2 * request.placeholders.to(torch.int32)
-    positions = original_positions(model, {**request.inputs, **others}, ids, mask)
+    positions = original_positions(number, {**request.inputs, **others}, ids, mask)
     if request.start is not None:
         positions = positions + request.start
     visual = [visual_placeholders(picture.layout, ids.device) for picture in chain(*pictures)]
@@ -264,3 +311,38 @@ def _drop(request: Request, columns: Columns, pictures: Sequence[Sequence[Planne
         start = 0 if request.start is None else request.start
         short = short.placed((flat + start).expand_as(short.positions))
     return short, True
+
+
+def visual_rows(layout: VideoLayout, device: torch.device) -> Bool[Tensor, " rows"]:
+    """The feature rows that a policy may remove."""
+    flags = torch.ones(layout.rows, dtype=torch.bool, device=device)
+    inner = layout.rows - layout.structural
+    if layout.lead:
+        flags[:inner].unflatten(0, (layout.frames, -1))[:, : layout.lead] = False
+    flags[inner:] = False
+    return flags
+
+
+def visual_placeholders(layout: VideoLayout, device: torch.device) -> Bool[Tensor, " placeholders"]:
+    """The placeholders that stand for visual tokens."""
+    return visual_rows(layout, device)[_present(layout, device)]
+
+
+def _present(layout: VideoLayout, device: torch.device) -> Bool[Tensor, " rows"]:
+    """The feature rows that have a placeholder."""
+    flags = torch.ones(layout.rows, dtype=torch.bool, device=device)
+    if layout.alive is not None:
+        flags[visual_rows(layout, device)] = layout.alive.flatten().to(device)
+    return flags
+
+
+def shortened_output(vision: Vision, pictures: Sequence[PlannedVideo]) -> Any:
+    """The kept rows of all pictures in a fresh output of the model's kind; DeepStack rows are carried along."""
+    layouts = [picture.encoded for picture in pictures]
+
+    def short(features: Sequence[Tensor], deep: bool) -> list[Tensor]:
+        rows = rows_of(features, layouts)
+        return [picture.rows(part, deep=deep) for picture, part in zip(pictures, rows, strict=True)]
+
+    deep = None if vision.levels is None else [short(level, True) for level in vision.levels]
+    return repack(vision.sample, short(vision.features, False), deep)

@@ -11,18 +11,11 @@ import torch
 from torch import Tensor
 
 from vidsieve.adapters.adapter import VideoModel
-from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.adapters.transformers_internals import broken, needed, vision_encoder
 from vidsieve.framework.errors import InputError
 
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
-
-
-def vision_names(model: VideoModel, modality: str) -> tuple[str, ...]:
-    """Names of the inputs that only the vision side of a modality reads."""
-    encoder = vision_encoder(model, modality)
-    names = () if encoder is None else inspect.signature(encoder).parameters
-    return tuple(name for name in names if name != "kwargs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +50,11 @@ def encode(model: VideoModel, modality: str, inputs: Mapping[str, Any]) -> Any:
         return given
     if all(inputs.get(name) is None for name in PIXELS[modality]):
         return None
-    taken = {name: inputs[name] for name in vision_names(model, modality) if inputs.get(name) is not None}
     encoder = vision_encoder(model, modality)
     if encoder is None:
         raise broken(f"{type(model.base_model).__name__} has no `get_{modality}_features`")
+    read = (name for name in inspect.signature(encoder).parameters if name != "kwargs")
+    taken = {name: inputs[name] for name in read if inputs.get(name) is not None}
     return encoder(**taken, return_dict=True)
 
 

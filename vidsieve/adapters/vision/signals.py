@@ -25,13 +25,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
-from vidsieve.adapters.decoder.attention_rows import scaling_of
-from vidsieve.adapters.decoder.attention_taps import AttentionCall, tapped
-from vidsieve.adapters.prompt.layouts import VideoLayout
+from vidsieve.adapters.attention_taps import AttentionCall, scaling_of, tapped
+from vidsieve.adapters.layouts import VideoLayout
+from vidsieve.adapters.towers import Tower
 from vidsieve.adapters.transformers_internals import broken
 from vidsieve.adapters.uncompiled import uncompiled
 from vidsieve.adapters.vision.encoding import PIXELS, encode
-from vidsieve.adapters.vision.towers import Tower
 from vidsieve.framework.errors import InputError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import SIGNALS

@@ -3,9 +3,9 @@
 The lines of text ask a clip a score of things; its tokens can be asked thousands. Role and moment are asked early,
 what takes a comparison over time half-way, so that the later layers have something to read. The heads are thrown away.
 
-In the first stages two attention heads are also shown the tokens that an answer can be read from: without that, binding
-a colour to its thing takes many times the steps. Later stages are free of it, so that where a trained model looks is
-its own doing: methods that prune by attention are not handed the truth.
+Two attention heads of one layer are also shown the tokens that an answer can be read from, and no head of another layer
+is to look there: each kind of question is read in a layer of its own. Without the first, binding a colour to its thing
+takes many times the steps; without the second, two or three layers read everything and the others stay idle.
 """
 
 import torch
@@ -22,7 +22,22 @@ ROLES, RANKS = 4, 4
 NOTHING_WEIGHT = 0.1
 MOMENT_EVERY = 16
 GUIDED_HEADS = 2
-TIMED = ("first_color", "last_color", "order", "first_direction", "last_direction")
+READ_IN_ORDER = (
+    "disc_color",
+    "sign_shape",
+    "sign_where",
+    "exist",
+    "shape",
+    "where",
+    "order",
+    "first_color",
+    "last_color",
+    "first_direction",
+    "last_direction",
+)
+"""Kinds of question by the layer that reads them: what single frames show first, what takes long watching last."""
+GLANCE = 0.2
+"""Attention to the evidence that a head of another layer may have: what stays is seen in many tokens, by chance too."""
 
 
 class Marks(torch.nn.Module):
@@ -30,7 +45,8 @@ class Marks(torch.nn.Module):
 
     def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.early, self.middle, self.late = shape.layers // 3 - 1, shape.layers // 2 - 1, 2 * shape.layers // 3 - 1
+        self.layers = shape.layers
+        self.early, self.late = shape.layers // 3 - 1, 2 * shape.layers // 3 - 1
         self.role = torch.nn.Linear(WIDTH, ROLES)
         self.moment = torch.nn.Linear(WIDTH, shape.groups)
         self.rank = torch.nn.Linear(WIDTH, RANKS)
@@ -59,21 +75,32 @@ class Marks(torch.nn.Module):
     def probe(self, batch: LongBatch) -> Probe:
         """What a pass must give back for `losses`."""
         empty = torch.empty(0)
-        wanted = {self.middle: empty, self.late + 1: empty} if batch.guided else {}
+        wanted = dict.fromkeys(range(1, self.layers), empty) if batch.guided else {}
         return Probe({self.early: empty, self.late: empty}, wanted, batch.lines.first_asked)
 
+    def read_in(self, kind: str) -> int:
+        """The layer that reads a kind of question; captions go with the shapes."""
+        rank = READ_IN_ORDER.index(kind if kind in READ_IN_ORDER else "shape")
+        return 1 + rank * (self.layers - 1) // len(READ_IN_ORDER)
+
     def _guide(self, probe: Probe, batch: LongBatch) -> Tensor:
-        """How little two heads look at what the answer can be read from; questions of time are asked later on.
+        """How little a line's own layer looks at what its answer can be read from, and how much the others do.
 
         Of two things each head is shown one.
         """
+        names, kinds = batch.lines.names, batch.lines.kinds
         about = batch.lines.about.transpose(1, 2)
         about = torch.where(about == 0, about[:, :1], about)
         evidence = (batch.shown[:, None, None] == about[..., None]) & (about[..., None] > 0)
+        any_disc = (batch.role == DISC)[:, None, None] & (kinds == names.index("disc_color"))[:, None, :, None]
+        evidence = evidence | any_disc
         can = evidence.any(-1).all(1)
-        timed = torch.tensor([name in TIMED for name in batch.lines.names])[batch.lines.kinds]
-        losses = []
-        for layer, chosen in ((self.middle, can & ~timed), (self.late + 1, can & timed)):
-            weight = (probe.attention[layer][:, :GUIDED_HEADS] * evidence).sum(-1)
-            losses.append(-(weight + 1e-4).log().mean(1)[chosen])
-        return torch.cat(losses).mean()
+        own = torch.tensor([self.read_in(name) for name in names])[kinds]
+        here, elsewhere = [], torch.zeros(())
+        for layer, attention in probe.attention.items():
+            weight = (attention[:, :GUIDED_HEADS] * evidence).sum(-1)
+            here.append(-(weight + 1e-4).log().mean(1)[can & (own == layer)])
+            look = (attention * evidence.any(1, keepdim=True)).sum(-1)
+            beyond = -(1 - (look - GLANCE).clamp(min=0)).log().sum(1)
+            elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
+        return torch.cat(here).mean() + elsewhere

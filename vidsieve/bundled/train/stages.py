@@ -13,7 +13,10 @@ from vidsieve.bundled.scene import Rung
 
 FLUENT: Final = 0.8
 WORST: Final = 3
-"""A stage ends when the running accuracy of its three worst kinds of question is at least this on average."""
+"""A stage ends when the running accuracy of its three worst kinds of question is at least this on average.
+
+Directions do not count in a window, where a leg of the disc crosses a cell or two.
+"""
 FEWEST_STEPS: Final = 60
 MEMORY: Final = 0.95
 
@@ -53,15 +56,16 @@ class Stage:
 
 
 _STATIC: Mapping[Rung, float] = {"static": 1.0}
+_NO_CUTS: Mapping[Rung, float] = {"static": 0.6, "jitter": 0.4}
 _ALL: Mapping[Rung, float] = {"static": 0.45, "jitter": 0.3, "cuts": 0.25}
 STAGES: Final = (
     Stage(Sort(4, 4), (), _STATIC, 500, guided=True),
     Stage(Sort(8, 4), (Sort(4, 8),), _STATIC, 500, guided=True),
-    Stage(Sort(12, 4), (Sort(4, 4), Sort(8, 8)), {"static": 0.6, "jitter": 0.4}, 400, drop=0.2, fewest=0.3),
-    Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 500, drop=0.3, fewest=0.3),
-    Stage(Sort(32, 4), (Sort(12, 4), Sort(8, 8)), _ALL, 700, drop=0.4, fewest=0.2, tokens=4000),
-    Stage(Sort(32, 6), (Sort(32, 4), Sort(12, 8)), _ALL, 700, drop=0.7, fewest=0.1, tokens=5000),
-    Stage(Sort(32, 8), (Sort(32, 4), Sort(20, 8)), _ALL, 1 << 30, drop=0.85, tokens=6000),
+    Stage(Sort(12, 4), (Sort(4, 4), Sort(8, 8)), _NO_CUTS, 400, drop=0.2, fewest=0.3, guided=True),
+    Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 500, drop=0.3, fewest=0.3, guided=True),
+    Stage(Sort(32, 4), (Sort(12, 4), Sort(8, 8)), _ALL, 700, drop=0.4, fewest=0.2, tokens=4000, guided=True),
+    Stage(Sort(32, 6), (Sort(32, 4), Sort(12, 8)), _ALL, 700, drop=0.7, fewest=0.1, tokens=5000, guided=True),
+    Stage(Sort(32, 8), (Sort(32, 4), Sort(20, 8)), _ALL, 1 << 30, drop=0.85, tokens=6000, guided=True),
 )
 
 
@@ -85,7 +89,9 @@ class Position:
         if sort == now.main:
             for kind, share in right.items():
                 self.skill[kind] = MEMORY * self.skill.get(kind, share) + (1 - MEMORY) * share
-        worst = sorted(self.skill.values())[:WORST]
+        small = now.main.cells < min(stages[-1].main.cells, 6)
+        counted = [share for kind, share in self.skill.items() if not (small and kind.endswith("direction"))]
+        worst = sorted(counted)[:WORST]
         fluent = self.since >= FEWEST_STEPS and bool(worst) and sum(worst) / len(worst) >= FLUENT
         if self.stage + 1 == len(stages) or not (fluent or self.since >= now.most_steps):
             return False

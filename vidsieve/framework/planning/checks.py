@@ -1,16 +1,21 @@
-"""The door every plan passes: shape, dtype, device and content, checked always, one read-back a plan.
+"""Call a stage, and the door every plan passes: shape, dtype, device and content, checked always, one read-back a plan.
 
-Each function raises PlanError: *which stage: what was expected, what came, what to do*.
+Each check raises PlanError: *which stage: what was expected, what came, what to do*.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import pluggy
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vidsieve.framework.errors import PlanError
+from vidsieve.framework.errors import PlanError, StageError, VidsieveError
+from vidsieve.framework.hookspecs import PROJECT, STAGE_HOOKS, StageSpecs
 from vidsieve.framework.plans import Budget, Keep, KeepFrames, KeepKV, Merge, Scores, Segments
+from vidsieve.framework.records import DecodeStep, FrameBatch, VideoTokens
+from vidsieve.framework.stage import Stage, cached_on_owner
 
 _ALLOWED: dict[str, tuple[type, ...]] = {
     "reduce_frames": (KeepFrames,),
@@ -188,3 +193,67 @@ def check_keep_kv(where: str, plan: KeepKV, rows: int, like: Tensor) -> None:
     """Shape, dtype and device only: this runs every decode step, so nothing is read back."""
     check_tensor(where, "KeepKV.index", plan.index, (rows, None), "int", like)
     check_tensor(where, "KeepKV.active", plan.active, (rows,), "bool", like)
+
+
+class _StageManager(pluggy.PluginManager):
+    """Looks at the hooks alone: a pydantic model has a hundred other attributes, and reading them all costs 5 ms."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        return super().parse_hookimpl_opts(plugin, name) if name in STAGE_HOOKS else None
+
+
+@cached_on_owner(1)
+def callers(stage: Stage) -> dict[str, Any]:
+    """One manager per stage object: its hook callers by name. A policy builds them when it is made."""
+    manager = _StageManager(PROJECT)
+    manager.add_hookspecs(StageSpecs)
+    manager.register(stage)
+    manager.check_pending()
+    return {name: getattr(manager.hook, name) for name in STAGE_HOOKS}
+
+
+def call(where: str, stage: Stage, hook: str, record: object, *, exact: bool = True) -> Any:
+    """The plan `stage` returns from `hook` for `record`, checked; of `prune_layer`'s only the kind.
+
+    Raises:
+        PlanError: the plan is refused. With `exact` a Budget may not fix counts.
+        StageError: the stage raised; the cause is chained. Our own errors and out-of-memory pass as they are.
+    """
+    argument = {"reduce_frames": "frames", "prune_kv": "step"}.get(hook, "tokens")
+    hook_caller = callers(stage)[hook]
+    try:
+        plan = hook_caller(**{argument: record})
+    except (VidsieveError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        text = f"{where}: raised {type(error).__name__}: {error}. The model is left as it was found."
+        raise StageError(text) from error
+    check_type(where, hook, plan)
+    if isinstance(record, VideoTokens):
+        check_plan(where, plan, record.keep, exact=exact)
+    elif isinstance(record, FrameBatch):
+        check_keep_frames(where, plan, len(record.pixels), record.pixels)
+    elif isinstance(record, DecodeStep):
+        check_keep_kv(where, plan, len(record.valid), record.attention)
+    return plan
+
+
+def check_plan(where: str, plan: Any, alive: Bool[Tensor, "frames tokens"], *, exact: bool = True) -> None:
+    """The content of a plan for video tokens, and that what it remembers for the next chunk are tensors."""
+    if isinstance(plan, Segments):
+        check_segments(where, plan, len(alive), alive)
+    elif isinstance(plan, Budget):
+        check_budget(where, plan, len(alive), alive, exact=exact)
+    elif isinstance(plan, Scores):
+        check_scores(where, plan, alive)
+    elif isinstance(plan, Keep):
+        check_keep(where, plan, alive)
+    elif isinstance(plan, Merge):
+        check_merge(where, plan, alive)
+        if plan.behind is not None:
+            raise PlanError(f"{where}: Merge.behind moves tokens, which only prune_layer may; leave it out.")
+    state = plan.state
+    if state is None:
+        return
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise PlanError(f"{where}: state must be a dictionary of tensors, or None, got {type(state).__name__}.")

@@ -4,13 +4,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vidsieve.framework.composition import BoundStage, Composition
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.planning.calls import call
-from vidsieve.framework.planning.checks import check_keep_frames, check_type
+from vidsieve.framework.planning.attainable import closing
+from vidsieve.framework.planning.checks import call
 from vidsieve.framework.planning.pipeline import generator
-from vidsieve.framework.planning.solving import check_reach, solved
 from vidsieve.framework.plans import KeepFrames, tokens_to_keep
-from vidsieve.framework.policy.composition import BoundStage, Composition
 from vidsieve.framework.records import FrameBatch, VideoShape
 from vidsieve.framework.stage import Stage
 
@@ -46,9 +45,7 @@ def plan_frames(
             rng=generator(seed, video_index, position),
         )
         plan = call(where, stage, "reduce_frames", batch)
-        check_type(where, "reduce_frames", plan)
         assert isinstance(plan, KeepFrames)
-        check_keep_frames(where, plan, len(left), pixels)
         _refuse_other_count(where, policy, plan, keep_budget)
         keep = torch.zeros_like(keep).index_put((left,), plan.mask)
     return keep
@@ -61,8 +58,7 @@ def _turn(where: str, policy: Composition, bound: BoundStage, units: int, left: 
         return bound.stage, None
     budget = min(left, tokens_to_keep(units, policy.retention_ratio))
     shape = VideoShape(left, 1)
-    check_reach(where, bound.stage, shape, budget)
-    return solved(bound, shape, budget) if bound.stage.solves else bound.stage, budget
+    return closing(where, bound.stage, shape, budget), budget
 
 
 def _refuse_other_count(where: str, policy: Composition, plan: KeepFrames, keep_budget: int | None) -> None:

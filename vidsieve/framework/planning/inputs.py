@@ -7,8 +7,8 @@ from functools import cached_property
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from vidsieve.framework.errors import InputError, PlanError, PolicyError, suggest
-from vidsieve.framework.policy.composition import Composition
+from vidsieve.framework.composition import Composition
+from vidsieve.framework.errors import InputError, PolicyError, suggest
 from vidsieve.framework.records import INPUTS, SIGNALS, VideoShape
 
 
@@ -47,7 +47,7 @@ class VideoInput:
     alive: Bool[Tensor, "units tokens"] | None = None
     state: StreamState | None = None
 
-    @property
+    @cached_property
     def living(self) -> Bool[Tensor, "frames tokens"] | None:
         """`alive` of the encoded frames."""
         if self.alive is None or self.frame_index is None:
@@ -63,6 +63,8 @@ class VideoInput:
     @cached_property
     def baseline(self) -> VideoShape:
         """The sizes of the uncompressed video: units skipped in step 1 count too."""
+        if self.units is None and self.frame_index is None:
+            return self.shape
         return replace(self.shape, frames=self.units or self.features.shape[0], alive=_per_frame(self.alive))
 
 
@@ -71,7 +73,27 @@ def _per_frame(alive: Tensor | None) -> tuple[int, ...] | None:
     return None if alive is None else tuple(alive.sum(dim=1).tolist())
 
 
-def check_sizes(policy: Composition, video: VideoInput) -> None:
+def begin(policy: Composition, video: VideoInput) -> StreamState:
+    """Check what is known about a video, and give the state to go on from: a fresh one for the first chunk.
+
+    Raises:
+        InputError: tensors do not fit together, or the state is another policy's.
+        PolicyError: an input that a stage needs was not given.
+    """
+    _check_sizes(policy, video)
+    _check_needs(policy, video)
+    state = video.state
+    if state is None:
+        return StreamState(policy_hash=policy.hash)
+    if state.policy_hash != policy.hash:
+        raise InputError(
+            f"policy {policy.name!r}: state was made by another policy ({state.policy_hash}, this is {policy.hash}); "
+            "go on with the policy that planned the first chunk, or start without state."
+        )
+    return state
+
+
+def _check_sizes(policy: Composition, video: VideoInput) -> None:
     """Tensors must fit together. Raises InputError naming the argument, what it must be and what came."""
     where, features = f"policy {policy.name!r}", video.features
     if features.dim() != 3 or features.numel() == 0 or not features.is_floating_point():
@@ -127,9 +149,11 @@ def _fits(value: Tensor, shape: tuple[int | None, ...]) -> bool:
     )
 
 
-def check_needs(policy: Composition, video: VideoInput) -> None:
+def _check_needs(policy: Composition, video: VideoInput) -> None:
     """Every input a stage needs must be there. Raises PolicyError naming stage and argument."""
     given = {name for name in INPUTS if getattr(video, name) is not None} | set(video.signals)
+    if policy.needs() <= given:
+        return
     for bound in policy.video_stages:
         for name in sorted(bound.stage.needs() - given):
             how = f"{name}=..." if name in INPUTS else f"signals={{{name!r}: ...}}"
@@ -137,33 +161,3 @@ def check_needs(policy: Composition, video: VideoInput) -> None:
                 f"policy {policy.name!r}, stage {bound.label!r}: needs {name}, which was not given. Pass {how}; inside "
                 "a model, the adapter of that model family has to offer it."
             )
-
-
-def begin(policy: Composition, state: StreamState | None) -> StreamState:
-    """The state to go on from: a fresh one for the first chunk.
-
-    Raises:
-        InputError: `state` is another policy's.
-    """
-    if state is None:
-        return StreamState(policy_hash=policy.hash)
-    if state.policy_hash != policy.hash:
-        raise InputError(
-            f"policy {policy.name!r}: state was made by another policy ({state.policy_hash}, this is {policy.hash}); "
-            "go on with the policy that planned the first chunk, or start without state."
-        )
-    return state
-
-
-def remembered(where: str, plan: object) -> dict[str, Tensor] | None:
-    """The state in a plan, checked.
-
-    Raises:
-        PlanError: it is no dictionary of tensors.
-    """
-    state = getattr(plan, "state", None)
-    if state is None:
-        return None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise PlanError(f"{where}: state must be a dictionary of tensors, or None, got {type(state).__name__}.")
-    return {name: value.detach() for name, value in state.items()}

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidsieve.framework.errors import PlanError
-from vidsieve.framework.planning.checks import check_keep, check_merge, check_scores, check_type
+from vidsieve.framework.planning.checks import check_keep, check_merge, check_scores
 from vidsieve.framework.planning.merging import MergeStep, melt
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores, apportion
 from vidsieve.framework.records import LayerTokens
@@ -34,9 +34,8 @@ def cut_of(where: str, plan: object, tokens: LayerTokens) -> LayerCut:
     another); without a Budget all compete. Ties go to the earlier token. A Merge keeps its targets.
 
     Raises:
-        PlanError: a plan of the wrong kind or content, or Scores where nothing says how many stay.
+        PlanError: a plan of the wrong content, or Scores where nothing says how many stay.
     """
-    check_type(where, "prune_layer", plan)
     alive = torch.ones(tokens.frame.shape, dtype=torch.bool, device=tokens.hidden.device)
     if isinstance(plan, Merge):
         check_merge(where, plan, alive[None])

@@ -9,24 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from vidsieve.framework.composition import BoundStage, Composition
 from vidsieve.framework.errors import InputError, PlanError, PolicyError
 from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
-from vidsieve.framework.planning.attainable import check_attainable
-from vidsieve.framework.planning.calls import call
-from vidsieve.framework.planning.checks import (
-    check_budget,
-    check_keep,
-    check_merge,
-    check_scores,
-    check_segments,
-    check_type,
-)
-from vidsieve.framework.planning.inputs import StreamState, VideoInput, begin, check_needs, check_sizes, remembered
+from vidsieve.framework.planning.attainable import check_attainable, closing
+from vidsieve.framework.planning.checks import call
+from vidsieve.framework.planning.inputs import StreamState, VideoInput, begin
 from vidsieve.framework.planning.merging import MergeStep, melt
-from vidsieve.framework.planning.reconcile import reconcile
-from vidsieve.framework.planning.solving import check_reach, solved
 from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, tokens_to_keep
-from vidsieve.framework.policy.composition import BoundStage, Composition
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.stage import Stage
@@ -74,8 +64,8 @@ class TokenPlan:
 class _Video:
     """One video on its way through the stages."""
 
-    def __init__(self, policy: Composition, video: VideoInput) -> None:
-        self.policy, self.video = policy, video
+    def __init__(self, policy: Composition, video: VideoInput, past: StreamState) -> None:
+        self.policy, self.video, self.past = policy, video, past
         frames, tokens, _ = video.features.shape
         self.features = video.features
         device = video.features.device
@@ -86,7 +76,6 @@ class _Video:
         self.made: dict[str, Any] = {"budget": None, "scores": None, "segments": None}
         self.merges: list[MergeStep] = []
         self.notes: list[str] = []
-        self.past = begin(policy, video.state)
         self.kept: dict[tuple[str, str], dict[str, Tensor]] = {}
         self.reduced = False
         self.memo: dict[Any, Any] = {}
@@ -100,21 +89,20 @@ class _Video:
     def run(self) -> None:
         """Call every video hook of every stage, in order."""
         for position, bound in enumerate(self.policy.stages):
-            for hook in bound.stage.hooks():
+            for hook in bound.hooks:
                 if hook in VIDEO_HOOKS:
                     self.step(position, bound, hook)
 
     def step(self, position: int, bound: BoundStage, hook: str) -> None:
-        """One hook of one stage: show, ask, check, apply."""
-        closes = bound is self.policy.closer and hook == [h for h in bound.stage.hooks() if h in REDUCING_HOOKS][-1]
+        """One hook of one stage: show, ask, apply."""
+        closes = bound is self.policy.closer and hook == [h for h in bound.hooks if h in REDUCING_HOOKS][-1]
         stage, token_budget = self.closing(bound) if closes else (bound.stage, None)
         where = f"policy {self.policy.name!r}, stage {bound.label!r}, {hook}"
         before = self.past.kept.get((bound.label, hook))
-        plan = call(where, stage, hook, self.tokens(position, token_budget, before))
-        check_type(where, hook, plan)
-        after = remembered(where, plan)
-        if after is not None:
-            self.kept[bound.label, hook] = after
+        record = self.tokens(position, token_budget, before)
+        plan = call(where, stage, hook, record, exact=self.policy.exact)
+        if plan.state is not None:
+            self.kept[bound.label, hook] = {name: value.detach() for name, value in plan.state.items()}
         self.apply(where, plan, token_budget)
 
     def closing(self, bound: BoundStage) -> tuple[Stage, int | None]:
@@ -127,8 +115,8 @@ class _Video:
         if shape.total < token_budget:
             self.notes.append(f"{shape.total} tokens reached {bound.label!r}, fewer than the {token_budget} asked for.")
             token_budget = shape.total
-        check_reach(f"policy {self.policy.name!r}, stage {bound.label!r}", bound.stage, shape, token_budget)
-        return solved(bound, shape, token_budget) if bound.stage.solves else bound.stage, token_budget
+        where = f"policy {self.policy.name!r}, stage {bound.label!r}"
+        return closing(where, bound.stage, shape, token_budget), token_budget
 
     def tokens(self, position: int, token_budget: int | None, state: dict[str, Tensor] | None) -> VideoTokens:
         """The record a stage is shown."""
@@ -151,28 +139,21 @@ class _Video:
         )
 
     def apply(self, where: str, plan: object, token_budget: int | None) -> None:
-        """Check a plan's content and act on it."""
+        """Act on a plan."""
         if isinstance(plan, Segments):
-            check_segments(where, plan, self.keep.shape[0], self.keep)
             self.made["segments"] = plan
         elif isinstance(plan, Budget):
-            check_budget(where, plan, self.keep.shape[0], self.keep, exact=self.policy.exact)
             self.made["budget"] = plan
         elif isinstance(plan, Scores):
-            check_scores(where, plan, self.keep)
             # dead tokens may hold anything, NaN too: no later stage shall see it
             self.made["scores"] = Scores(plan.values.masked_fill(~self.keep, -torch.inf))
         elif isinstance(plan, Keep):
-            check_keep(where, plan, self.keep)
             if token_budget is not None and self.policy.exact:
                 self.keep = reconcile(where, plan, self.keep, token_budget)
             else:
                 self.keep = plan.mask
             self.spend()
         elif isinstance(plan, Merge):
-            check_merge(where, plan, self.keep)
-            if plan.behind is not None:
-                raise PlanError(f"{where}: Merge.behind moves tokens, which only prune_layer may; leave it out.")
             self.melt(plan)
             self.spend()
 
@@ -210,11 +191,10 @@ def _over_units(work: _Video) -> Bool[Tensor, "units tokens"]:
 
 def plan_video(policy: Composition, video: VideoInput) -> TokenPlan:
     """Run steps 3 to 8 of `policy` on one video. Raises as `Policy.plan` does."""
-    check_sizes(policy, video)
-    check_needs(policy, video)
+    past = begin(policy, video)
     if video.layers is not None or not policy.layer_stages:
         check_attainable(policy, video.baseline)
-    work = _Video(policy, video)
+    work = _Video(policy, video, past)
     with torch.no_grad(), Stopwatch(video.features.device) as watch:
         work.run()
         index = work.keep.flatten().nonzero().squeeze(1)
@@ -228,7 +208,7 @@ def plan_video(policy: Composition, video: VideoInput) -> TokenPlan:
         requested_ratio=policy.retention_ratio,
         keeps=(_over_units(work),),
         baselines=(video.baseline.total,),
-        not_run=tuple(bound.label for bound in policy.stages if any(h not in VIDEO_HOOKS for h in bound.stage.hooks())),
+        not_run=tuple(bound.label for bound in policy.stages if any(h not in VIDEO_HOOKS for h in bound.hooks)),
         notes=tuple(work.notes),
         stopwatches=(watch,),
     )
@@ -275,3 +255,62 @@ def _expected(policy: Composition, bound: BoundStage, shape: VideoShape) -> int:
     if bound is policy.closer and not bound.fixed and policy.retention_ratio is not None:
         return tokens_to_keep(shape.total, policy.retention_ratio)
     return round(bound.stage.attainable(shape)[1] * shape.total)
+
+
+def reconcile(
+    where: str, plan: Keep, alive: Bool[Tensor, "frames tokens"], token_budget: int
+) -> Bool[Tensor, "frames tokens"]:
+    """The mask of `plan` with exactly `token_budget` tokens.
+
+    A surplus is taken from the frames whose worst kept token scores lowest, a deficit given to the frames whose best
+    dropped token scores highest. Of equal scores the lower index stays, or comes back. Without scores the last kept
+    and the first dropped move.
+
+    Raises:
+        PlanError: more than one token a frame would have to move.
+    """
+    kept = int(plan.mask.sum())
+    missing = token_budget - kept
+    if missing == 0:
+        return plan.mask
+    if missing > 0:
+        movable = alive & ~plan.mask
+    else:
+        movable = plan.mask if plan.protected is None else plan.mask & ~plan.protected
+    frames = movable.any(dim=1)
+    moves = abs(missing)
+    if moves > int(frames.sum()):
+        raise PlanError(
+            f"{where}: kept {kept} visual tokens where token_budget asks for {token_budget}; the core mends "
+            "rounding of one token a frame, no more. Use tokens.token_budget, or set `exact: false` in the policy."
+        )
+    value = _order(plan, movable)
+    mask = plan.mask.clone()
+    if missing > 0:
+        token, row = _first_best(value, movable, moves)
+        mask[row, token] = True
+    else:
+        # the same search from the far end: the worst is the best of the negated, and of equals the last goes
+        token, row = _first_best(-value.flip(0, 1), movable.flip(0, 1), moves)
+        mask[mask.shape[0] - 1 - row, mask.shape[1] - 1 - token] = False
+    return mask
+
+
+def _first_best(
+    value: Float[Tensor, "frames tokens"], movable: Bool[Tensor, "frames tokens"], moves: int
+) -> tuple[Int[Tensor, " moves"], Int[Tensor, " moves"]]:
+    """(token, frame) of the `moves` best movable tokens, one a frame; ties go to the lower index."""
+    value = value.masked_fill(~movable, -torch.inf)
+    # argmax makes no promise on ties, a stable sort does
+    best = torch.argsort(value, dim=1, descending=True, stable=True)[:, 0]
+    best_value = value.gather(1, best[:, None]).squeeze(1)
+    row = torch.argsort(best_value, descending=True, stable=True)[:moves]
+    return best[row], row
+
+
+def _order(plan: Keep, movable: Bool[Tensor, "frames tokens"]) -> Float[Tensor, "frames tokens"]:
+    """What to order by: the plan's scores, or the place in the frame (earlier is better)."""
+    if plan.scores is not None:
+        return plan.scores.float().clamp(min=-3e38, max=3e38)
+    place = torch.arange(movable.shape[1], device=movable.device, dtype=torch.float32)
+    return (-place).expand(movable.shape)

@@ -10,9 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, UsageError, path_fault, suggest
-from vidsieve.framework.policy import yaml_nodes
-from vidsieve.framework.policy.composition import (
+from vidsieve.framework.composition import (
     FORMAT,
     BoundStage,
     Composition,
@@ -20,6 +18,8 @@ from vidsieve.framework.policy.composition import (
     flow_faults,
     stage_faults,
 )
+from vidsieve.framework.errors import PolicyError, PolicyFileError, UnknownNameError, UsageError, path_fault, suggest
+from vidsieve.framework.policy import yaml_nodes
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.policy.yaml_nodes import Faults, kind, pairs, python
 from vidsieve.framework.registry import Registry, default

@@ -9,12 +9,7 @@ from jaxtyping import Bool, Float
 from pydantic import ValidationError
 from torch import Tensor
 
-from vidsieve.framework.errors import PolicyError, UnknownNameError, UsageError
-from vidsieve.framework.planning.attainable import attainable
-from vidsieve.framework.planning.calls import callers
-from vidsieve.framework.planning.inputs import StreamState, VideoInput
-from vidsieve.framework.planning.pipeline import TokenPlan, plan_video
-from vidsieve.framework.policy.composition import (
+from vidsieve.framework.composition import (
     BoundStage,
     Composition,
     Positions,
@@ -22,6 +17,11 @@ from vidsieve.framework.policy.composition import (
     closer_of,
     composition_faults,
 )
+from vidsieve.framework.errors import PolicyError, UnknownNameError, UsageError
+from vidsieve.framework.planning.attainable import attainable
+from vidsieve.framework.planning.checks import callers
+from vidsieve.framework.planning.inputs import StreamState, VideoInput
+from vidsieve.framework.planning.pipeline import TokenPlan, plan_video
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.stage import setting_faults
 

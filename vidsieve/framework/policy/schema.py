@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vidsieve.framework.policy.composition import FORMAT
+from vidsieve.framework.composition import FORMAT
 from vidsieve.framework.policy.file import CHOICES
 from vidsieve.framework.registry import Registry, default
 

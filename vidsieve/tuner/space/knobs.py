@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.errors import UsageError, suggest
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.policy import Policy
 
 Kind = Literal["float", "int", "choice"]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.errors import PolicyError, UsageError, suggest
-from vidsieve.framework.policy.composition import BoundStage
 from vidsieve.framework.policy.file import CHOICES
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.space.knobs import STAGES, Knob, knobs_of

@@ -1,11 +1,14 @@
-"""What signals read off a vision tower: where its attention is, what enters its merger, which patches form a token.
+"""What a family declares of its vision tower: where signals are read off it, and into which units its pixels fall.
 
-Reading this imports no torch.
+A unit is what a tower encodes by itself: a frame, or a temporal patch of two. Those that a plan leaves out in step 1
+never reach the tower. Reading this imports no torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from vidsieve.framework.errors import InputError
 
 Inputs = Mapping[str, Any]
 
@@ -128,3 +131,74 @@ def square_mean(patches: Any, side: int) -> Any:
 def _edge(size: Any) -> int:
     """One side of what is square: some configurations give both."""
     return int(size[0] if isinstance(size, list | tuple) else size)
+
+
+@dataclass(frozen=True)
+class Units:
+    """How a family's pixels fall into units that its vision tower encodes independently of each other.
+
+    `pixels(config, inputs)` gives each video as [units frames channels height width]; `without(inputs, keeps)` the
+    inputs of the tower with only the units that each video keeps, one mapping for each call of the tower.
+    """
+
+    pixels: Callable[[Any, Inputs], list[Any]]
+    without: Callable[[Inputs, Sequence[Any]], list[Inputs]]
+
+
+def _unit_pixels(config: Any, inputs: Inputs) -> list[Any]:
+    """Patches in the order of the Qwen2-VL processor, put together to frames again."""
+    vision = config.vision_config
+    merge, patch, deep = vision.spatial_merge_size, vision.patch_size, vision.temporal_patch_size
+    videos = []
+    for part, (time, height, width) in zip(_grid_parts(inputs), inputs["video_grid_thw"].tolist(), strict=True):
+        blocks = part.view(time, height // merge, width // merge, merge, merge, -1, deep, patch, patch)
+        frames = blocks.permute(0, 6, 5, 1, 3, 7, 2, 4, 8)
+        videos.append(frames.reshape(time, deep, -1, height * patch, width * patch))
+    return videos
+
+
+def _grid_parts(inputs: Inputs) -> list[Any]:
+    """The patches of each video."""
+    return list(inputs["pixel_values_videos"].split(inputs["video_grid_thw"].prod(-1).tolist()))
+
+
+def _grid_without(inputs: Inputs, keeps: Sequence[Any]) -> list[Inputs]:
+    """All videos in one call: fewer patches, and as many steps fewer in the grid."""
+    grid = inputs["video_grid_thw"].clone()
+    pairs = zip(_grid_parts(inputs), keeps, strict=True)
+    parts = [part.unflatten(0, (len(keep), -1))[keep].flatten(0, 1) for part, keep in pairs]
+    for index, keep in enumerate(keeps):
+        grid[index, 0] = int(keep.sum())
+    return [{**inputs, "pixel_values_videos": _joined(parts), "video_grid_thw": grid}]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    import torch
+
+    return torch.cat(list(parts))
+
+
+def _frame_pixels(config: Any, inputs: Inputs) -> list[Any]:
+    """Every frame is a unit of one."""
+    return [video[:, None] for video in inputs["pixel_values_videos"]]
+
+
+def _frame_without(inputs: Inputs, keeps: Sequence[Any]) -> list[Inputs]:
+    """One call a video: they may keep different numbers of frames."""
+    videos = inputs["pixel_values_videos"]
+    return [{**inputs, "pixel_values_videos": videos[i : i + 1, keep]} for i, keep in enumerate(keeps)]
+
+
+GRID_UNITS = Units(_unit_pixels, _grid_without)
+"""Temporal patches of models that come with `video_grid_thw` and flat patches."""
+FRAME_UNITS = Units(_frame_pixels, _frame_without)
+"""Frames of models that come with [videos frames channels height width]."""
+
+
+def require_pixels(inputs: Inputs) -> None:
+    """Raises InputError when the caller computed the features: then there is nothing to leave out of the tower."""
+    if inputs.get("pixel_values_videos") is None:
+        raise InputError(
+            "mm_encoder_outputs: the policy chooses units before the vision tower, which has run already; pass "
+            "pixel_values_videos instead, or use a policy without reduce_frames."
+        )

@@ -27,7 +27,12 @@ class BoundStage:
     use: str
     stage: Stage
 
-    @property
+    @cached_property
+    def hooks(self) -> tuple[str, ...]:
+        """Names of the stage hooks it implements, in house order."""
+        return self.stage.hooks()
+
+    @cached_property
     def fixed(self) -> bool:
         """Whether the setting that decides this stage's count is given."""
         solves = self.stage.solves
@@ -35,7 +40,7 @@ class BoundStage:
 
     def runs(self, *hooks: str) -> bool:
         """Whether the stage implements one of `hooks`."""
-        return any(name in hooks for name in self.stage.hooks())
+        return any(name in hooks for name in self.hooks)
 
     def to_dict(self) -> dict[str, Any]:
         """The stage as it stands in a policy file, every setting written out."""
@@ -89,6 +94,11 @@ class Composition:
         """The last reducing stage; it answers for the total. None if nothing reduces."""
         return closer_of(self.stages)
 
+    @cached_property
+    def hooks(self) -> frozenset[str]:
+        """All stage hooks that its stages implement."""
+        return frozenset(hook for bound in self.stages for hook in bound.hooks)
+
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to run: the model must then be bit-identical to the unpatched one."""
@@ -96,10 +106,19 @@ class Composition:
 
     def needs(self) -> frozenset[str]:
         """Inputs and signals some stage cannot do without."""
-        return frozenset().union(*(bound.stage.needs() for bound in self.stages))
+        return self._needs
 
     def wants(self) -> frozenset[str]:
         """Inputs and signals some stage uses when they are there."""
+        return self._wants
+
+    # stages and their settings are frozen, and each request asks
+    @cached_property
+    def _needs(self) -> frozenset[str]:
+        return frozenset().union(*(bound.stage.needs() for bound in self.stages))
+
+    @cached_property
+    def _wants(self) -> frozenset[str]:
         return frozenset().union(*(bound.stage.wants() for bound in self.stages))
 
     def to_dict(self, *, provenance: bool = True) -> dict[str, Any]:
@@ -150,7 +169,7 @@ def stage_faults(composition: Composition) -> list[Fault]:
         if bound.label in seen:
             faults.append((index, f"stage {bound.label!r} stands twice; give one of them a label with `as:`."))
         seen.add(bound.label)
-        if not bound.stage.hooks():
+        if not bound.hooks:
             faults.append((index, f"stage {bound.label!r} implements no hook, so it would do nothing."))
         for name in sorted((bound.stage.needs() | bound.stage.wants()) - set(known)):
             faults.append(
@@ -163,7 +182,7 @@ def flow_faults(composition: Composition) -> list[Fault]:
     """Readers before their writers, and things made that nobody reads."""
     flow = _Flow()
     for index, bound in enumerate(composition.stages):
-        for hook in bound.stage.hooks():
+        for hook in bound.hooks:
             if hook in VIDEO_HOOKS:
                 flow.video_hook(index, bound, hook)
     for index, bound in enumerate(composition.stages):
@@ -211,7 +230,7 @@ class _Flow:
     def other_hook(self, index: int, bound: BoundStage) -> None:
         """Steps 1 and 10 are shown neither budget nor scores nor segments."""
         for name in bound.stage.reads:
-            hook = bound.stage.hooks()[0] if bound.stage.hooks() else "nothing"
+            hook = bound.hooks[0] if bound.hooks else "nothing"
             self.faults.append((index, f"stage {bound.label!r} reads {name}, but {hook} is not shown it."))
 
     def spend(self, *names: str) -> None:
