@@ -39,7 +39,7 @@ def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> C
     """Resolve `model` with `checkpoint`.
 
     Raises:
-        UsageError: no model, an unknown one (the message lists what there is), or a checkpoint beside no family.
+        UsageError: no model, an unknown one (the message lists what there is), or a checkpoint without a family.
         ModelError: a folder that is not there or holds no model; a family without any checkpoint on this machine.
     """
     _refuse_addresses(model=model, checkpoint=checkpoint)
