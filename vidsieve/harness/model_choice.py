@@ -1,4 +1,4 @@
-"""What `model` and `checkpoint` mean on this machine. Neither torch nor transformers is imported here."""
+"""Resolve `model` and `checkpoint` on this machine. Neither torch nor transformers is imported here."""
 
 import json
 import os

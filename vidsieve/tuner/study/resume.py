@@ -1,4 +1,4 @@
-"""What makes two searches the same search: compared field by field before a study is resumed."""
+"""Compare two searches field by field before a study is resumed, and cache outcomes in it."""
 
 import hashlib
 import importlib.metadata
