@@ -88,12 +88,12 @@ ABLATIONS: tuple[Method, ...] = (
         "ranges found with a quarter of the pairs",
         patches={"vidsieve.tuner.measure.retention_limits.careful": quick_looks},
     ),
-    Method("confirmation does not grow", patches={"vidsieve.tuner.judge.confirm_latency.LEAST_GROWTH": 99.0}),
+    Method("confirmation does not grow", patches={"vidsieve.tuner.judge.finals.LEAST_GROWTH": 99.0}),
     Method(
         "final runs to 2 %, 200 pairs at most",
         patches={
-            "vidsieve.tuner.judge.confirm_latency.HALF_WIDTH_RATIO": 0.02,
-            "vidsieve.tuner.judge.confirm_latency.MOST_PAIRS": 200,
+            "vidsieve.tuner.judge.finals.HALF_WIDTH_RATIO": 0.02,
+            "vidsieve.tuner.judge.finals.MOST_PAIRS": 200,
         },
     ),
     Method(
@@ -106,7 +106,7 @@ ABLATIONS: tuple[Method, ...] = (
     Method("no presets first", patches={"vidsieve.tuner.search.trial_loop.enqueue_presets": no_presets}),
     Method("no pruning", patches={"vidsieve.tuner.measure.scoring.CHECKPOINTS": ()}),
     Method("no re-rank", patches={"vidsieve.tuner.judge.rerank._how_many": no_rerank}),
-    Method("re-rank by 0/1 alone", patches={"vidsieve.tuner.judge.proxy.TRUSTED_R": 2.0}),
+    Method("re-rank by 0/1 alone", patches={"vidsieve.tuner.judge.rerank.TRUSTED_R": 2.0}),
     Method("re-rank on 200 examples", change={"rerank_examples": 200}),
     Method("patience 8", change={"patience": 8}),
     Method("no patience", change={"patience": 99}),

@@ -1,4 +1,4 @@
-"""From exceptions to exit codes: people see one message, never a traceback (unless VIDSIEVE_DEBUG=1 is set)."""
+"""Turn exceptions into exit codes: one message, never a traceback (unless VIDSIEVE_DEBUG=1 is set)."""
 
 import functools
 import os

@@ -122,7 +122,7 @@ def models(registry: "Registry") -> list[dict[str, Any]]:
 
 
 def _takes_images(adapter: Any) -> bool:
-    """Whether a prompt may hold an image beside a video.
+    """Whether a prompt may have an image and a video.
 
     Where videos stand on the placeholder of images, transformers takes all of them for images and finds too few.
     """

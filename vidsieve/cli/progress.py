@@ -1,4 +1,4 @@
-"""What a search prints while it works: one line a trial, and on a terminal a bar for the step it is at."""
+"""Print the progress of a search: one line a trial, and on a terminal a bar for the step in progress."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""From an example to the words of the prompt, and from its options to token ids."""
+"""Write the prompt of an example, and turn its options into token ids."""
 
 import re
 import string

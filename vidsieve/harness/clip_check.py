@@ -1,4 +1,4 @@
-"""Opening every clip that will be measured on before the first measurement: one bad file must not cost a search."""
+"""Open every clip that will be measured on before the first measurement: one bad file must not cost a search."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal

@@ -1,4 +1,4 @@
-"""Examples to outcomes: multiple choice by probability, open answers by what is written, both in batches."""
+"""Score examples: multiple choice by probability, open answers by what is generated, both in batches."""
 
 from collections.abc import Iterator, Sequence
 

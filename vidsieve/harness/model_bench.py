@@ -1,4 +1,4 @@
-"""`Workbench`: a loaded model with a workload and a task, as the callables that the tuner is handed."""
+"""`Workbench`: a loaded model with a workload and a task, as the tuner's `Bench`."""
 
 import platform
 from collections.abc import Hashable, Iterator, Mapping, Sequence

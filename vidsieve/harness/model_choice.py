@@ -1,4 +1,4 @@
-"""What `model` and `checkpoint` mean on this machine. Neither torch nor transformers is imported here."""
+"""Resolve `model` and `checkpoint` on this machine. Neither torch nor transformers is imported here."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def choose(model: str | None, checkpoint: str | None, registry: "Registry") -> C
     """Resolve `model` with `checkpoint`.
 
     Raises:
-        UsageError: no model, an unknown one (the message lists what there is), or a checkpoint beside no family.
+        UsageError: no model, an unknown one (the message lists what there is), or a checkpoint without a family.
         ModelError: a folder that is not there or holds no model; a family without any checkpoint on this machine.
     """
     _refuse_addresses(model=model, checkpoint=checkpoint)

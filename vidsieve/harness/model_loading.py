@@ -1,4 +1,4 @@
-"""A chosen checkpoint, or the caller's own model, on its device; process settings that loading needs are restored."""
+"""Load a checkpoint, or take the caller's model, onto a device; restore the process settings that this changes."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The files a search writes: the policy, its picture and its report, side by side."""
+"""Write the files of a search: the policy, its picture and its report."""
 
 from collections.abc import Callable
 from pathlib import Path

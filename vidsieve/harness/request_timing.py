@@ -1,4 +1,4 @@
-"""One request timed: from processor outputs on the device, or from the file; and the GPU's clock while it runs."""
+"""Time one request, from processor outputs on the device or from the file, and read the GPU's clock after it."""
 
 import functools
 import time

@@ -91,7 +91,7 @@ class Runner:
 
     @property
     def _says_video(self) -> bool:
-        """Whether only `mm_token_type_ids` tells a video of one frame from an image; the model itself refuses them."""
+        """Whether only `mm_token_type_ids`, which the model refuses, separates a video of one frame from an image."""
         adapter = self.loaded.adapter
         return adapter.modality == "image" and TYPES in adapter.spent
 

@@ -87,7 +87,7 @@ def list_videos(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise MediaError(f"{root}: a folder of videos was asked for, it is not there; check the path")
-    # a link to nothing is listed, so that whoever reads it says so
+    # a link to nothing is listed, so that reading it raises
     found = [f for f in root.rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and (f.is_file() or f.is_symlink())]
     videos = sorted(f for f in found if not any(part.startswith(".") for part in f.relative_to(root).parts))
     if not videos:

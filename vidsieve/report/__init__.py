@@ -1,4 +1,4 @@
-"""Showing a search: the Pareto picture and one HTML report.
+"""Show a search: the Pareto picture and one HTML report.
 
 matplotlib and Jinja2 are imported when they are used.
 """

@@ -1,4 +1,4 @@
-"""The examples of a search and of its final judgement, checked before anything runs."""
+"""Choose the examples of a search and of its final judgement, checked before anything runs."""
 
 import hashlib
 import json

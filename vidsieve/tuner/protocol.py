@@ -1,6 +1,6 @@
-"""`Bench`: what the tuner is handed to run policies on a model.
+"""`Bench`: the protocol by which the tuner runs policies on a model.
 
-The tuner knows no model, no video file and no task; whoever owns them implements `Bench`.
+The tuner knows no model, no video file and no task; the caller who has them implements `Bench`.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The provenance of a tuned policy: what was measured, on what, and how the policy was found."""
+"""Write the provenance of a tuned policy: what was measured, on what, and how the policy was found."""
 
 import datetime
 import logging

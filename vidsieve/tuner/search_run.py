@@ -89,7 +89,7 @@ class Run:
         per_example_s = known if known is not None else (self.measurement.clock() - start) / len(baseline)
         if known is None:
             self.study.put(SECONDS_AN_EXAMPLE, per_example_s)
-        # the allowed drop is one of accuracy: p(gold) tells policies apart better, but falls long before answers change
+        # the allowed drop is one of accuracy: p(gold) separates policies better, but falls long before answers change
         scorer = "correct" if self.measurement.target.already_met else choose_scorer(baseline)
         return Evaluator(self.measurement, self.data, Score(baseline, scorer)), float(per_example_s)
 

@@ -1,4 +1,4 @@
-"""The intervals and tests a report may use, and how their numbers are written: order statistics, Wilson, bootstrap."""
+"""Compute the intervals and tests that a report may use, and write their numbers."""
 
 import math
 from collections.abc import Hashable, Sequence

@@ -1,4 +1,4 @@
-"""Failures in a search: which of them cost one policy, which end the search, and how both read in one line."""
+"""Classify failures in a search: which cost one policy, which end the search, and how both read in one line."""
 
 import gc
 import sys

@@ -1,4 +1,4 @@
-"""The whole of a search, in order: data, bounds, trials, re-rank, confirmation, held-out judgement, controls."""
+"""Tune: data, bounds, trials, re-rank, confirmation, held-out judgement, controls; or confirm one policy again."""
 
 import time
 from collections.abc import Callable, Sequence

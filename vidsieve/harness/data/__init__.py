@@ -1,1 +1,1 @@
-"""The examples a model is measured on: labelled files, folders of videos, the bundled task."""
+"""Examples that a model is measured on: labelled files, folders of videos, the bundled task."""

@@ -1,4 +1,4 @@
-"""An example's frames, sampled as the workload says; decoded files are kept while memory allows."""
+"""Read an example's frames, sampled as the workload says; decoded files are cached while memory allows."""
 
 from collections import OrderedDict
 from collections.abc import Hashable

@@ -1,4 +1,4 @@
-"""Which examples a model is measured on: the task, and for an evaluation the part of it."""
+"""Choose the examples that a model is measured on: the task, and for an evaluation the part of it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

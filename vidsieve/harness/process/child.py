@@ -116,7 +116,7 @@ class Echo(threading.Thread):
         return next((line[:200] for line in reversed(lines) if line), "")
 
     def run(self) -> None:
-        """Pass on output until the child, and whoever it shared the pipe with, has closed it."""
+        """Pass on output until the child, and every process that shares the pipe, has closed it."""
         with open(self._descriptor, "rb", buffering=0) as stream:
             while chunk := stream.read(4096):
                 self._tail = (self._tail + chunk)[-TAIL_BYTES:]

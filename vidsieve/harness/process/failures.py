@@ -1,4 +1,4 @@
-"""What goes wrong in or with a child process, and how it travels: the error itself, or its words.
+"""Send errors of a child process to its parent: the error itself, or its words.
 
 TuneError
 └── WorkerError           the child cannot be used

@@ -1,4 +1,4 @@
-"""Policies between processes: as documents, since the classes of stages from lone plugin files cannot be pickled."""
+"""Send policies between processes as documents, since classes of stages from lone files cannot be pickled."""
 
 import importlib
 from dataclasses import dataclass

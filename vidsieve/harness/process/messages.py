@@ -1,4 +1,4 @@
-"""What goes through the pipe.
+"""Messages of the pipe between parent and child, and how they are packed.
 
 The parent sends a `Hello`, then requests, each a tuple of a verb and its arguments: ("clip_shape", clip),
 ("timed", intervention, clip, metric), ("score", intervention, examples). The child answers each with replies in order:

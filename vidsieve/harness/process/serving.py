@@ -1,4 +1,4 @@
-"""The child's side: one bench, one request at a time."""
+"""Serve one bench in the child process, one request at a time."""
 
 import importlib
 import os

@@ -1,1 +1,1 @@
-"""Accuracy: scores, intervals, the re-rank, and the held-out judgement."""
+"""Judge the leaders of a search: re-rank, confirmed latency, held-out accuracy, and controls at the same latency."""

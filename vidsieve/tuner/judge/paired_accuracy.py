@@ -1,4 +1,4 @@
-"""Paired accuracy of a policy and the uncompressed model: rates, change and certificate.
+"""Compare the accuracy of a policy with the uncompressed model, paired: rates, change and certificate.
 
 `vidsieve tune` and `vidsieve eval` both judge by these.
 """

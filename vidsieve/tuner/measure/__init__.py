@@ -1,1 +1,1 @@
-"""Latency: timed in pairs with the uncompressed model, as a function of retention, within a target."""
+"""Measure latency in pairs with the uncompressed model, as a function of retention, and score examples."""

@@ -1,4 +1,4 @@
-"""Before the search: the uncompressed model, the floor, and for each policy where the target lies."""
+"""Measure, before the search, the uncompressed model, the floor, and for each policy where the target lies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Latency as a function of retention, for one policy: enough of a model to know where the target lies."""
+"""Model the latency of a policy as a function of retention, enough to know where the target lies."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How many tokens a policy may keep within the target: solved from a few timed configurations, or a range to search."""
+"""Find how many tokens a policy may keep within the target: solved from few timed configurations, or a range."""
 
 import math
 from dataclasses import dataclass, replace

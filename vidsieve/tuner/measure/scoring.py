@@ -59,7 +59,7 @@ def value_of(outcome: Outcome, scorer: Scorer) -> float:
 
 
 def choose_scorer(outcomes: Sequence[Outcome]) -> Scorer:
-    """Choose p(gold) if every outcome has one: it tells policies apart with far fewer examples than 0/1 does."""
+    """Choose p(gold) if every outcome has one: it separates policies with far fewer examples than 0/1 does."""
     return "p_gold" if all(outcome.p_gold is not None for outcome in outcomes) else "correct"
 
 

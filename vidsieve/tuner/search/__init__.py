@@ -1,1 +1,1 @@
-"""The search itself: trials by ask and tell, and when it stops."""
+"""Search by trials (ask and tell), and stop."""

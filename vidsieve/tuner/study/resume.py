@@ -1,4 +1,4 @@
-"""What makes two searches the same search: compared field by field before a study is resumed."""
+"""Compare two searches field by field before a study is resumed, and cache outcomes in it."""
 
 import hashlib
 import importlib.metadata
@@ -60,9 +60,9 @@ def _source(stage: type[Stage]) -> str:
 
 
 def claim(study: Study, measurement: Measurement, task: Task, data: Data, policies: Sequence[Policy]) -> Data:
-    """Make `study` the study of this search, or check that it is, and return the examples that it goes on with.
+    """Make `study` the study of this search, or check that it is, and return the examples that it continues with.
 
-    With `skip_bad` a study goes on where the data alone differs, by examples taken away: those it had and that are
+    With `skip_bad` a study continues where the data alone differs, by examples taken away: those it had and that are
     still there keep their splits, and nothing takes the place of the others.
 
     Raises:
