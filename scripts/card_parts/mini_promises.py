@@ -69,9 +69,7 @@ class Mini:
             self._inside(),
             Promise("every layer's worth", min(self.worth), least=thresholds.MINI_LAYER_WORTH_LEAST),
             Promise("the vision tower's share of TTFT", self.tower_share, most=thresholds.MINI_TOWER_SHARE_MOST),
-            Promise(
-                "weights, per cent of 12 MB", weights.stat().st_size / thresholds.MINI_WEIGHTS_BYTES_MOST, most=1.0
-            ),
+            Promise("weights, per cent of 12 MB", size_bytes / thresholds.MINI_WEIGHTS_BYTES_MOST, most=1.0),
         ]
 
     def _correct(self, examples: Sequence[Example]) -> float:
