@@ -33,7 +33,10 @@ WATCH_STAGES = 2
 
 
 class LongRun(Run):
-    """Trains one mini model in `folder`, or goes on from there, or from `committed` where the folder is empty."""
+    """Trains one mini model in `folder`, or goes on from there, or from `committed` where the folder is empty.
+
+    Products are in bfloat16, which takes two thirds of the time on a processor that has it; weights stay float32.
+    """
 
     def __init__(
         self,
@@ -71,7 +74,8 @@ class LongRun(Run):
             optimizer.scale_rates(self._rate_factor(steps))
             batch = pool.batch(self.position)
             step, stage = self.position.step, self.position.stage
-            losses, right = self.losses(batch)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                losses, right = self.losses(batch)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(losses.values())).sum().backward()
             optimizer.step()

@@ -62,9 +62,9 @@ STAGES: Final = (
     Stage(Sort(4, 4), (), _STATIC, 500, guided=True),
     Stage(Sort(8, 4), (Sort(4, 8),), _STATIC, 500, guided=True),
     Stage(Sort(12, 4), (Sort(4, 4), Sort(8, 8)), _NO_CUTS, 400, drop=0.2, fewest=0.3, guided=True),
-    Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 500, drop=0.3, fewest=0.3, guided=True),
-    Stage(Sort(32, 4), (Sort(12, 4), Sort(8, 8)), _ALL, 700, drop=0.4, fewest=0.2, tokens=4000, guided=True),
-    Stage(Sort(32, 6), (Sort(32, 4), Sort(12, 8)), _ALL, 700, drop=0.7, fewest=0.1, tokens=5000, guided=True),
+    Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 400, drop=0.3, fewest=0.3, guided=True),
+    Stage(Sort(32, 4), (Sort(12, 4), Sort(8, 8)), _ALL, 600, drop=0.4, fewest=0.2, tokens=4000, guided=True),
+    Stage(Sort(32, 6), (Sort(32, 4), Sort(12, 8)), _ALL, 500, drop=0.7, fewest=0.1, tokens=5000, guided=True),
     Stage(Sort(32, 8), (Sort(32, 4), Sort(20, 8)), _ALL, 1 << 30, drop=0.85, tokens=6000, guided=True),
 )
 
