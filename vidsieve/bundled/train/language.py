@@ -40,6 +40,8 @@ def line_logits(
         parts.append(model.model.image_newline.expand(batch, 1, -1))
     video_positions, text_positions = positions(model, shape, groups, lines, line_ids.shape[2], after_time=after_time)
     before = len(frame.before)
+    if probe is not None:
+        probe.rows = probe.rows + before
     places = [torch.arange(before).expand(batch, -1), before + index]
     if frame.newline:
         places.append(torch.full((batch, 1), video_positions.shape[1] - 1))

@@ -5,7 +5,9 @@ what takes a comparison over time half-way, so that the later layers have someth
 
 Two attention heads of one layer are also shown the tokens that an answer can be read from, and no head of another layer
 is to look there: each kind of question is read in a layer of its own. Without the first, binding a colour to its thing
-takes many times the steps; without the second, two or three layers read everything and the others stay idle.
+takes many times the steps; without the second, two or three layers read everything and the others stay idle. Half-way
+up, from a token of the disc a head is shown those of the disc shortly before, and from an event one is shown the events
+before: where the disc is heading, and an event's rank, take such a look back, which is found by chance only late.
 """
 
 import torch
@@ -36,6 +38,10 @@ READ_IN_ORDER = (
     "last_direction",
 )
 """Kinds of question by the layer that reads them: what single frames show first, what takes long watching last."""
+LOOK_BACK = {DISC: 2, FLASH: 3}
+"""Role of a token → the head that looks back from it to tokens of its role."""
+ROWS, GOLDEN = 48, 0.618
+"""Tokens of a clip from which looks back are asked, and a step that spreads them."""
 GLANCE = 0.2
 """Attention to the evidence that a head of another layer may have: what stays is seen in many tokens, by chance too."""
 
@@ -47,6 +53,7 @@ class Marks(torch.nn.Module):
         super().__init__()
         self.layers = shape.layers
         self.early, self.late = shape.layers // 3 - 1, 2 * shape.layers // 3 - 1
+        self.half = shape.layers // 2 - 1
         self.role = torch.nn.Linear(WIDTH, ROLES)
         self.moment = torch.nn.Linear(WIDTH, shape.groups)
         self.rank = torch.nn.Linear(WIDTH, RANKS)
@@ -70,13 +77,18 @@ class Marks(torch.nn.Module):
             losses["heading"] = cross_entropy(self.direction(late[disc]), batch.direction[disc])
         if batch.guided:
             losses["guide"] = self._guide(probe, batch)
+            losses["back"] = self._back(probe, batch)
         return losses
 
     def probe(self, batch: LongBatch) -> Probe:
         """What a pass must give back for `losses`."""
         empty = torch.empty(0)
         wanted = dict.fromkeys(range(1, self.layers), empty) if batch.guided else {}
-        return Probe({self.early: empty, self.late: empty}, wanted, batch.lines.first_asked)
+        looking = {self.half: empty} if batch.guided else {}
+        spread = (torch.arange(batch.role.shape[1]) * GOLDEN) % 1 / 2
+        order = ((batch.role == DISC) | (batch.role == FLASH)) + spread
+        rows = order.topk(min(ROWS, order.shape[1]), dim=1).indices
+        return Probe({self.early: empty, self.late: empty}, wanted, looking, batch.lines.first_asked, rows)
 
     def read_in(self, kind: str) -> int:
         """The layer that reads a kind of question; captions go with the shapes."""
@@ -104,3 +116,16 @@ class Marks(torch.nn.Module):
             beyond = -(1 - (look - GLANCE).clamp(min=0)).log().sum(1)
             elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
         return torch.cat(here).mean() + elsewhere
+
+    def _back(self, probe: Probe, batch: LongBatch) -> Tensor:
+        """How little the tokens of the disc look at those shortly before, and events at earlier ones."""
+        rows, looking = probe.rows, probe.looking[self.half]
+        role, group = batch.role.gather(1, rows), batch.group.gather(1, rows)
+        since = group[..., None] - batch.group[:, None]
+        losses = []
+        for kind, head in LOOK_BACK.items():
+            span = max(1, batch.sort.groups // 4) if kind == DISC else batch.sort.groups
+            seen = (batch.role[:, None] == kind) & (since >= 1) & (since <= span)
+            asked = (role == kind) & seen.any(-1)
+            losses.append(-((looking[:, head] * seen).sum(-1) + 1e-4).log()[asked])
+        return torch.cat(losses).mean() if any(map(len, losses)) else torch.zeros(())

@@ -77,9 +77,9 @@ def orthogonalised(matrices: Float[Tensor, "batch rows columns"]) -> Float[Tenso
     """About the nearest semi-orthogonal matrices, by a quintic Newton-Schulz iteration (singular values 0.7 to 1.2)."""
     tall = matrices.shape[1] > matrices.shape[2]
     now = matrices.mT if tall else matrices
-    now = now / (now.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    now = (now / (now.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
     linear, cubic, quintic = COEFFICIENTS
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = now @ now.mT
         now = linear * now + (cubic * gram + quintic * gram @ gram) @ now
-    return now.mT if tall else now
+    return (now.mT if tall else now).to(matrices)

@@ -37,17 +37,22 @@ class Probe:
     """What a pass gives back besides its result; the layers are asked for by keys, the values come in.
 
     hidden: output for the video after a layer, [batch, video, dim].  attention: from one place of every line to the
-    video, [batch, heads, lines, video].  asked: that place.
+    video, [batch, heads, lines, video].  asked: that place.  looking: from `rows` of the video to the video,
+    [batch, heads, rows, video].
     """
 
     hidden: dict[int, Tensor]
     attention: dict[int, Tensor]
+    looking: dict[int, Tensor]
     asked: Int[Tensor, "batch lines"]
+    rows: Int[Tensor, "batch rows"]
 
     def only(self, start: int, stop: int) -> None:
         """Leave out all of the video but the places from `start` to `stop`."""
         self.hidden = {layer: states[:, start:stop] for layer, states in self.hidden.items()}
         self.attention = {layer: weights[..., start:stop] for layer, weights in self.attention.items()}
+        self.looking = {layer: weights[..., start:stop] for layer, weights in self.looking.items()}
+        self.rows = self.rows - start
 
 
 def positions(
@@ -104,6 +109,8 @@ def packed_hidden(
             probe.attention[index] = seen.unflatten(2, (lines, length)).gather(3, place).squeeze(3)
         if index < final:  # nobody reads the last layer's video rows
             queries = _queries(layer, normed_video, rope_video)
+            if probe is not None and index in probe.looking:
+                probe.looking[index] = _looking(queries, from_video[0], probe.rows)
             video = _finish(layer, video, scaled_dot_product_attention(queries, *from_video, is_causal=True, scale=1.0))
         if probe is not None and index in probe.hidden:
             probe.hidden[index] = video
@@ -152,6 +159,13 @@ def _attend_text(
     seen, own = torch.softmax(scores, dim=-1).split([video, length], dim=-1)
     mixed = own.unflatten(2, (lines, length)) @ own_value
     return seen @ value_video + mixed.flatten(2, 3), seen
+
+
+def _looking(query: Tensor, key: Tensor, rows: Int[Tensor, "batch rows"]) -> Tensor:
+    """Causal attention weights of some rows, [batch, heads, rows, video]."""
+    chosen = query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[-1]))
+    later = torch.arange(key.shape[2]) > rows[:, None, :, None]
+    return torch.softmax((chosen @ key.transpose(-1, -2)).float().masked_fill(later, float("-inf")), dim=-1)
 
 
 def _finish(layer: Model, hidden: Tensor, mixed: Tensor) -> Tensor:

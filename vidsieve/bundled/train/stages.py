@@ -1,7 +1,8 @@
 """The curriculum of the mini models: what clips look like in each stage, and when the next one begins.
 
 Things happen in a window of the picture first and only the window's tokens are given: 32 frame groups are then as cheap
-as 8 whole ones, so that time is learnt before the picture is large. A stage ends when every kind of question is
+as 8 whole ones, so that time is learnt before the picture is large. What needs the whole picture, the disc's way, is
+learnt on whole pictures of few groups beside it. A stage ends when every kind of question is
 answered fairly well, or after its most steps.
 """
 
@@ -58,14 +59,24 @@ class Stage:
 _STATIC: Mapping[Rung, float] = {"static": 1.0}
 _NO_CUTS: Mapping[Rung, float] = {"static": 0.6, "jitter": 0.4}
 _ALL: Mapping[Rung, float] = {"static": 0.45, "jitter": 0.3, "cuts": 0.25}
+_SHORT: Final = (Sort(4, 8), Sort(8, 8), Sort(8, 8), Sort(12, 8))
+"""Whole pictures of few groups: where the disc crosses several cells a leg at a few hundred tokens a clip."""
 STAGES: Final = (
     Stage(Sort(4, 4), (), _STATIC, 500, guided=True),
     Stage(Sort(8, 4), (Sort(4, 8),), _STATIC, 500, guided=True),
     Stage(Sort(12, 4), (Sort(4, 4), Sort(8, 8)), _NO_CUTS, 400, drop=0.2, fewest=0.3, guided=True),
-    Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 500, drop=0.3, fewest=0.3, guided=True),
-    Stage(Sort(32, 4), (Sort(12, 4), Sort(8, 8)), _ALL, 700, drop=0.4, fewest=0.2, tokens=4000, guided=True),
-    Stage(Sort(32, 6), (Sort(32, 4), Sort(12, 8)), _ALL, 700, drop=0.7, fewest=0.1, tokens=5000, guided=True),
-    Stage(Sort(32, 8), (Sort(32, 4), Sort(20, 8)), _ALL, 1 << 30, drop=0.85, tokens=6000, guided=True),
+    Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 400, drop=0.3, fewest=0.3, guided=True),
+    Stage(Sort(32, 4), _SHORT, _ALL, 1000, other_share=0.5, drop=0.4, fewest=0.2, tokens=4000, guided=True),
+    Stage(
+        Sort(32, 8),
+        (*_SHORT, Sort(32, 4), Sort(20, 8)),
+        _ALL,
+        1 << 30,
+        other_share=0.4,
+        drop=0.85,
+        tokens=6000,
+        guided=True,
+    ),
 )
 
 
