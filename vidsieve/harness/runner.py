@@ -20,6 +20,7 @@ from vidsieve.harness.model_loading import Loaded
 from vidsieve.tuner.protocol import Kind, SmallerInput
 
 if TYPE_CHECKING:
+    from vidsieve.adapters.layouts import VideoLayout
     from vidsieve.media.clip import Clip
     from vidsieve.media.processor import Processor
     from vidsieve.tuner.protocol import Intervention
@@ -38,6 +39,7 @@ class Runner:
         self.model, self.processor = loaded.model, processor or loaded.processor
         self._inputs = FrameCache()
         self._visual_tokens: dict[str, int] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._compresses = False
 
     @property
@@ -64,14 +66,31 @@ class Runner:
             self._inputs.put(key, built, sum(tensor.nbytes for tensor in built.values()))
             layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
             for example, layout in zip(examples, layouts, strict=True):
-                self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
+                self._visual_tokens[example.id] = _visual_tokens(layout)
         return self.on_device(built)
+
+    def shared_inputs(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[Int[Tensor, " columns"]]]:
+        """Make, for examples about one clip, what `generate` takes for the first, and the ids of each; on the CPU."""
+        key = ("shared", *(example.id for example in examples))
+        found = self._inputs.get(key)
+        if found is None:
+            inputs, ids = found = self._build_shared(examples, self.reader.clip(examples[0]))
+            self._inputs.put(key, found, sum(tensor.nbytes for tensor in (*inputs.values(), *ids)))
+            (layout,) = self.loaded.adapter.layouts(self.model.config, inputs)
+            self._visual_tokens |= dict.fromkeys((one.id for one in examples), _visual_tokens(layout))
+        return found
+
+    def clip_shape(self, example: Example) -> tuple[int, ...]:
+        """Return the sizes of the example's clip, which decide those of its inputs."""
+        if example.id not in self._shapes:
+            self._shapes[example.id] = tuple(self.reader.clip(example).frames.shape)
+        return self._shapes[example.id]
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
         """Count the visual tokens of each example's video in the prompt; structural ones are not counted."""
-        missing = [example for example in examples if example.id not in self._visual_tokens]
-        if missing:
-            self.inputs(missing)
+        for example in examples:
+            if example.id not in self._visual_tokens:
+                self.inputs([example])  # alone, as clips of unequal shape make no batch in some families
         return [self._visual_tokens[example.id] for example in examples]
 
     def build(self, examples: Sequence[Example], clips: "Sequence[Clip]") -> dict[str, Tensor]:
@@ -83,11 +102,25 @@ class Runner:
             for question, clip in zip(questions, clips, strict=True):
                 build_named(self.processor, question, clip)
             raise  # each alone is well: it is the batch that is refused
-        if self._says_video:
-            from vidsieve.adapters.prompt.reading import placeholders_of
+        return inputs | self._types(inputs)
 
-            inputs[TYPES] = 2 * placeholders_of(self.loaded.adapter, self.model.config, inputs["input_ids"]).long()
-        return inputs
+    def _build_shared(
+        self, examples: Sequence[Example], clip: "Clip"
+    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " columns"]]]:
+        questions = [self.prompt(example).question for example in examples]
+        try:
+            inputs, ids = self.processor.build_shared(questions, [clip])
+        except (VidsieveError, ValueError) as error:
+            raise MediaError(f"{clip.source}: {error}") from error
+        return inputs | self._types(inputs), ids
+
+    def _types(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make the input that says which placeholders are a video's, where the processor makes none."""
+        if not self._says_video:
+            return {}
+        from vidsieve.adapters.prompt.reading import placeholders_of
+
+        return {TYPES: 2 * placeholders_of(self.loaded.adapter, self.model.config, inputs["input_ids"]).long()}
 
     @property
     def _says_video(self) -> bool:
@@ -126,7 +159,7 @@ class Runner:
                 **inputs,
                 **settings,
                 max_new_tokens=max_new_tokens,
-                pad_token_id=self._pad_id(),
+                pad_token_id=self.pad_id,
                 return_dict_in_generate=True,
                 **options,
             )
@@ -142,10 +175,17 @@ class Runner:
         end = self.model.generation_config.eos_token_id
         return end[0] if isinstance(end, list) else end
 
-    def _pad_id(self) -> int:
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up."""
         config, tokenizer = self.model.generation_config, self.processor.tokenizer
         known = (config.pad_token_id, tokenizer.pad_token_id, self.end_id)
         return next((token for token in known if isinstance(token, int)), 0)
+
+
+def _visual_tokens(layout: "VideoLayout") -> int:
+    """Count the placeholders of a video that are no structural ones."""
+    return layout.placeholders - (layout.rows - layout.visual)
 
 
 def build_named(processor: "Processor", question: str, clip: "Clip") -> dict[str, Tensor]:
