@@ -40,7 +40,7 @@ def shares_prefixes(model: VideoModel) -> bool:
 
 
 def shared_columns(
-    adapter: Adapter, model: VideoModel, inputs: Mapping[str, Any], prompts: Sequence[Int[Tensor, " columns"]]
+    adapter: Adapter, model: VideoModel, inputs: Mapping[str, Any], prompts: Sequence[Int[Tensor, " _"]]
 ) -> int:
     """How many leading ids to cache for all prompts; 0 where the prompts cannot share any that hold their video.
 
@@ -94,7 +94,7 @@ def cache_bytes(cache: Any) -> int:
 
 
 def continued(
-    shared: Int[Tensor, " shared"], ends: Sequence[Int[Tensor, " columns"]], pad_id: int
+    shared: Int[Tensor, " shared"], ends: Sequence[Int[Tensor, " _"]], pad_id: int
 ) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` of prompts that begin with `shared`, padded behind it to one length."""
     width = max(len(one) for one in ends)

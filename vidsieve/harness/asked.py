@@ -73,7 +73,7 @@ class VideoPrefix:
 
     @classmethod
     def of(
-        cls, runner: Runner, policy: Policy, inputs: dict[str, Tensor], prompts: Sequence[Int[Tensor, " columns"]]
+        cls, runner: Runner, policy: Policy, inputs: dict[str, Tensor], prompts: Sequence[Int[Tensor, " _"]]
     ) -> "VideoPrefix | None":
         """Find what `prompts` share; `inputs` are those of the first. None where the video cannot be shared."""
         count = shared_columns(runner.loaded.adapter, runner.model, inputs, prompts)
@@ -83,7 +83,7 @@ class VideoPrefix:
         """Whether it is what `policy` leaves of a video that `runner` reads."""
         return self.runner is runner and self.policy.hash == policy.hash
 
-    def begins(self, prompts: Sequence[Int[Tensor, " columns"]]) -> bool:
+    def begins(self, prompts: Sequence[Int[Tensor, " _"]]) -> bool:
         """Whether all `prompts` begin with it and go on."""
         width = len(self.ids)
         return all(len(one) > width and torch.equal(one[:width], self.ids) for one in prompts)

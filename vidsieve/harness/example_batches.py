@@ -100,7 +100,7 @@ class ExampleBatches:
         others = (one for one in left if one.id not in turn.held and one.id not in turn.groups)
         yield WholePrompts(turn.runner, turn.intervention, self._alike(turn.runner, others))
 
-    def _prompts(self, turn: _Turn, group: Sequence[Example]) -> list[Int[Tensor, " columns"]]:
+    def _prompts(self, turn: _Turn, group: Sequence[Example]) -> list[Int[Tensor, " _"]]:
         """The ids of each prompt about one video; `_last` is then what they share, or None."""
         inputs, prompts = turn.runner.shared_inputs(group)
         last, self._last = self._last, None  # freed before another one is filled
@@ -112,7 +112,7 @@ class ExampleBatches:
         return prompts
 
     def _behind(
-        self, prefix: VideoPrefix, group: Sequence[Example], prompts: Sequence[Int[Tensor, " columns"]]
+        self, prefix: VideoPrefix, group: Sequence[Example], prompts: Sequence[Int[Tensor, " _"]]
     ) -> Iterator[Asked]:
         """Yield the rows behind a prefix. It is kept for who scores in portions and cuts between two of them."""
         try:

@@ -69,7 +69,7 @@ class Runner:
                 self._visual_tokens[example.id] = _visual_tokens(layout)
         return self.on_device(built)
 
-    def shared_inputs(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[Int[Tensor, " columns"]]]:
+    def shared_inputs(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
         """Make, for examples about one clip, what `generate` takes for the first, and the ids of each; on the CPU."""
         key = ("shared", *(example.id for example in examples))
         found = self._inputs.get(key)
@@ -106,7 +106,7 @@ class Runner:
 
     def _build_shared(
         self, examples: Sequence[Example], clip: "Clip"
-    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " columns"]]]:
+    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
         questions = [self.prompt(example).question for example in examples]
         try:
             inputs, ids = self.processor.build_shared(questions, [clip])

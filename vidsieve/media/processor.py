@@ -48,7 +48,7 @@ class Processor(ABC):
 
     def build_shared(
         self, prompts: Sequence[str], clips: Sequence[Clip]
-    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " columns"]]]:
+    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
         """Build the inputs of the first of several prompts about the same `clips`, and the `input_ids` of each.
 
         Raises InputError as `build_inputs`.
@@ -97,7 +97,7 @@ class VidsieveProcessor(Processor):
 
     def build_shared(
         self, prompts: Sequence[str], clips: Sequence[Clip]
-    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " columns"]]]:
+    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
         texts = [self.prompter.text(prompt, len(clips)) for prompt in prompts]
         encoded = self.encoder.encode(clips) if clips else None
         rows = [self.prompter.expand(text, clips, encoded, 0) for text in texts]
@@ -112,7 +112,7 @@ class VidsieveProcessor(Processor):
             first += len(row)
         return self._inputs(rows, encoded)
 
-    def _inputs(self, rows: Sequence[Int[Tensor, " columns"]], encoded: Encoded | None) -> dict[str, Tensor]:
+    def _inputs(self, rows: Sequence[Int[Tensor, " _"]], encoded: Encoded | None) -> dict[str, Tensor]:
         inputs = {**self.prompter.pad(rows), **(encoded.tensors if encoded else {})}
         return inputs | self.prompter.token_types(inputs["input_ids"])
 
