@@ -93,9 +93,7 @@ def cache_bytes(cache: Any) -> int:
     return sum(states.nbytes for layer in cache.layers for states in (layer.keys, layer.values))
 
 
-def continued(
-    shared: Int[Tensor, " shared"], ends: Sequence[Int[Tensor, " _"]], pad_id: int
-) -> dict[str, Tensor]:
+def continued(shared: Int[Tensor, " shared"], ends: Sequence[Int[Tensor, " _"]], pad_id: int) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask` of prompts that begin with `shared`, padded behind it to one length."""
     width = max(len(one) for one in ends)
     tails = torch.full((len(ends), width), pad_id, dtype=shared.dtype, device=shared.device)
