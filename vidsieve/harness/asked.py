@@ -65,17 +65,18 @@ class WholePrompts(Asked):
 class VideoPrefix:
     """What the prompts about one video share, run once under a policy, when it is first needed."""
 
-    def __init__(self, runner: Runner, policy: Policy, inputs: dict[str, Tensor]) -> None:
+    def __init__(self, runner: Runner, policy: Policy, inputs: dict[str, Any]) -> None:
         self.runner, self.policy = runner, policy
         self.reports: Sequence[Report] = ()
-        self._inputs: dict[str, Tensor] | None = inputs
-        self.ids: Int[Tensor, " shared"] = inputs["input_ids"][0]
+        self.ids: Int[Tensor, " shared"] = inputs["input_ids"][0].cpu()
+        self._inputs: dict[str, Any] | None = inputs
 
     @classmethod
     def of(
-        cls, runner: Runner, policy: Policy, inputs: dict[str, Tensor], prompts: Sequence[Int[Tensor, " _"]]
+        cls, runner: Runner, policy: Policy, first: Example, prompts: Sequence[Int[Tensor, " _"]]
     ) -> "VideoPrefix | None":
-        """Find what `prompts` share; `inputs` are those of the first. None where the video cannot be shared."""
+        """Find what `prompts` share, that of the `first` example among them. None where it is not the whole video."""
+        inputs = runner.inputs([first])
         count = shared_columns(runner.loaded.adapter, runner.model, inputs, prompts)
         return cls(runner, policy, first_columns(inputs, count)) if count else None
 
@@ -93,7 +94,7 @@ class VideoPrefix:
         """Keys and values of one row, with what the policy removed."""
         assert self._inputs is not None
         with self.runner.under(self.policy) as self.reports:
-            output = self.runner.generate(self.runner.on_device(self._inputs), 1)
+            output = self.runner.generate(self._inputs, 1)
         self._inputs = None  # pixels are not needed any more
         return output.past_key_values
 
@@ -111,7 +112,8 @@ class OnePrefix(Asked):
         self._prefix = prefix
         width = len(prefix.ids)
         ends = [one[width:] for one in prompts]
-        self._inputs = self.runner.on_device(continued(prefix.ids, ends, self.runner.pad_id))
+        rows = continued(prefix.ids, ends, self.runner.pad_id)
+        self._inputs = {name: tensor.to(self.runner.device) for name, tensor in rows.items()}
 
     def generate(self, max_new_tokens: int, **options: Any) -> Any:
         prefix = self._prefix

@@ -102,12 +102,12 @@ class ExampleBatches:
 
     def _prompts(self, turn: _Turn, group: Sequence[Example]) -> list[Int[Tensor, " _"]]:
         """The ids of each prompt about one video; `_last` is then what they share, or None."""
-        inputs, prompts = turn.runner.shared_inputs(group)
+        prompts = turn.runner.prompt_ids(group)
         last, self._last = self._last, None  # freed before another one is filled
         if last is not None and len(_by_video([last[0], group[0]])) == 1 and last[1].begins(prompts):
             self._last = last
         else:
-            prefix = VideoPrefix.of(turn.runner, turn.under, inputs, prompts)
+            prefix = VideoPrefix.of(turn.runner, turn.under, group[0], prompts)
             self._last = None if prefix is None else (group[0], prefix)
         return prompts
 

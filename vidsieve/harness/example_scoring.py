@@ -61,8 +61,8 @@ class Scorer:
         if way == "written":
             return self._written(policy, asked)
         scores = self._by_first_token(asked) if way == "first token" else self._by_likelihood(asked)
-        ratios = self._ratios(policy, asked)
-        return {e.id: _chosen(e, *found) for e, *found in zip(asked.examples, scores, ratios, strict=True)}
+        rows = zip(asked.examples, scores, self._ratios(policy, asked), strict=True)
+        return {example.id: _chosen(example, found, ratio) for example, found, ratio in rows}
 
     def _by_first_token(self, asked: Asked) -> list[Float[Tensor, " options"]]:
         """Compute the logits of each option's first token."""

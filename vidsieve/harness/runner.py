@@ -20,7 +20,6 @@ from vidsieve.harness.model_loading import Loaded
 from vidsieve.tuner.protocol import Kind, SmallerInput
 
 if TYPE_CHECKING:
-    from vidsieve.adapters.layouts import VideoLayout
     from vidsieve.media.clip import Clip
     from vidsieve.media.processor import Processor
     from vidsieve.tuner.protocol import Intervention
@@ -63,22 +62,25 @@ class Runner:
         built = self._inputs.get(key)
         if built is None:
             built = self.build(examples, [self.reader.clip(example) for example in examples])
-            self._inputs.put(key, built, sum(tensor.nbytes for tensor in built.values()))
-            layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
-            for example, layout in zip(examples, layouts, strict=True):
-                self._visual_tokens[example.id] = _visual_tokens(layout)
+            self._keep(examples, built)
         return self.on_device(built)
 
-    def shared_inputs(self, examples: Sequence[Example]) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
-        """Make, for examples about one clip, what `generate` takes for the first, and the ids of each; on the CPU."""
-        key = ("shared", *(example.id for example in examples))
-        found = self._inputs.get(key)
-        if found is None:
-            inputs, ids = found = self._build_shared(examples, self.reader.clip(examples[0]))
-            self._inputs.put(key, found, sum(tensor.nbytes for tensor in (*inputs.values(), *ids)))
-            (layout,) = self.loaded.adapter.layouts(self.model.config, inputs)
-            self._visual_tokens |= dict.fromkeys((one.id for one in examples), _visual_tokens(layout))
-        return found
+    def _keep(self, examples: Sequence[Example], built: dict[str, Tensor]) -> None:
+        self._inputs.put(tuple(one.id for one in examples), built, sum(tensor.nbytes for tensor in built.values()))
+        layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
+        for example, layout in zip(examples, layouts, strict=True):
+            self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
+
+    def prompt_ids(self, examples: Sequence[Example]) -> list[Int[Tensor, " _"]]:
+        """Make the ids of each prompt, for examples about one clip, which is preprocessed once; on the CPU."""
+        key = ("prompts", *(example.id for example in examples))
+        ids = self._inputs.get(key)
+        if ids is None:
+            inputs, ids = self._build_shared(examples, self.reader.clip(examples[0]))
+            self._keep(examples[:1], inputs)
+            self._inputs.put(key, ids, sum(tensor.nbytes for tensor in ids))
+            self._visual_tokens |= dict.fromkeys((one.id for one in examples), self._visual_tokens[examples[0].id])
+        return ids
 
     def clip_shape(self, example: Example) -> tuple[int, ...]:
         """Return the sizes of the example's clip, which decide those of its inputs."""
@@ -181,11 +183,6 @@ class Runner:
         config, tokenizer = self.model.generation_config, self.processor.tokenizer
         known = (config.pad_token_id, tokenizer.pad_token_id, self.end_id)
         return next((token for token in known if isinstance(token, int)), 0)
-
-
-def _visual_tokens(layout: "VideoLayout") -> int:
-    """Count the placeholders of a video that are no structural ones."""
-    return layout.placeholders - (layout.rows - layout.visual)
 
 
 def build_named(processor: "Processor", question: str, clip: "Clip") -> dict[str, Tensor]:
