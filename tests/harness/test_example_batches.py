@@ -145,9 +145,13 @@ def test_a_video_is_run_once_for_its_questions_unless_the_policy_looks_at_them(
     assert (passes.videos, passes.prefills) == (videos, prefills)
 
 
-def test_shared_prefixes_can_be_switched_off(bench: Workbench, examples: tuple[Example, ...], passes: Passes) -> None:
-    list(scorer(bench, 1, share=False).score(None, examples[:6]))
-    assert (passes.videos, passes.prefills) == (6, 6)
+@pytest.mark.parametrize(("whole_prompts", "videos"), [(False, 2), (True, 6)])
+def test_shared_prefixes_can_be_switched_off(
+    bench: Workbench, examples: tuple[Example, ...], passes: Passes, whole_prompts: bool, videos: int
+) -> None:
+    setup = Setup(model="of the bench", frames=8, whole_prompts=whole_prompts)
+    list(Workbench(bench.loaded, setup, "accuracy", examples).score(None, examples[:6]))
+    assert passes.videos == videos
 
 
 def test_a_decode_stage_takes_part_where_answers_are_written(
