@@ -113,6 +113,17 @@ def test_caches_have_layers_with_keys_and_can_be_reordered() -> None:
         internals.beam_reorder(object())
 
 
+def test_the_cache_of_a_decoder_tells_whether_all_its_layers_grow(qwen3: Any) -> None:
+    config = copy.deepcopy(qwen3.config)
+    assert internals.growing_cache(config)
+    with torch.no_grad():
+        cache = qwen3.get_decoder()(input_ids=torch.tensor([[3, 4]])).past_key_values
+    assert {type(layer) for layer in cache.layers} == {transformers.cache_utils.DynamicLayer}
+    text = config.get_text_config()
+    text.sliding_window, text.layer_types = 4, ["full_attention"] * 3 + ["sliding_attention"]
+    assert not internals.growing_cache(config)
+
+
 def test_generate_begins_with_one_method_whoever_calls_it(qwen3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*args: Any, **kwargs: Any) -> None:
         raise InterruptedError

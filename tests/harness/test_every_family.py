@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -14,10 +15,15 @@ from safetensors.torch import save_file
 
 from vidsieve import load_policy
 from vidsieve.framework.registry import default
+from vidsieve.harness.asked import OnePrefix
+from vidsieve.harness.data.clip_reader import ClipReader
 from vidsieve.harness.data.user_data import LabelledData
+from vidsieve.harness.example_batches import ExampleBatches
+from vidsieve.harness.example_scoring import Scorer
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load
+from vidsieve.harness.runner import Runner, Runners
 from vidsieve.harness.session import with_task
 from vidsieve.harness.setup import Setup
 from vidsieve.tuner.protocol import SmallerInput
@@ -78,6 +84,28 @@ def test_a_family_gives_what_tune_and_eval_measure(checkpoint: Path, dataset: Pa
         smaller = SmallerInput(kind=kind, ratio=0.5)  # type: ignore[arg-type]
         most = 1 if kind == "frames" and checkpoint.name in SHARED else 0.75
         assert all(0 < (outcome.retention_ratio or 0) <= most for outcome in bench.score(smaller, examples)), kind
+
+
+def test_a_family_scores_the_questions_about_a_video_as_one_by_one(checkpoint: Path, dataset: Path) -> None:
+    """By first tokens, by whole options (they begin alike) and written; the prompts have unequal lengths."""
+    setup = Setup(
+        model=str(checkpoint), frames=4, max_new_tokens=2, max_pixels=768 if checkpoint.name in CAPS else None
+    )
+    loaded = load(choose(setup.model, None, default()), setup, default())
+    runners = Runners(Runner(loaded, ClipReader.of(setup, loaded.choice)), lambda: 768)
+    first, second, third = LabelledData(dataset).all[:3]
+    asked = [
+        replace(first, question="A or B", options=("A", "B"), answer="B"),
+        replace(second, question="is it Ab or Ac", options=("Ab", "Ac"), answer="Ac"),
+        replace(third, question="which way", options=None),
+    ]
+    batch = next(ExampleBatches(runners, 2, lambda example: "written").of(None, asked))
+    assert isinstance(batch, OnePrefix) is (checkpoint.name not in ("gemma4", "qwen3.5"))
+    shared, whole = Scorer(runners, "accuracy", 2, 2), Scorer(runners, "accuracy", 1, 2, share_prefix=False)
+    for policy in (None, load_policy("random", retention_ratio=0.5)):
+        for one, other in zip(shared.score(policy, asked), whole.score(policy, asked), strict=True):
+            assert replace(one, p_gold=None) == replace(other, p_gold=None)
+            assert one.p_gold == pytest.approx(other.p_gold, abs=1e-5)
 
 
 TUNED = ("internvl3", "smolvlm2")  # whose frames are images; the others are slow cases

@@ -72,6 +72,17 @@ def test_a_padded_batch_holds_its_rows_as_built_alone(family: str) -> None:
         assert batch["attention_mask"][row, -length:].all()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("build", [VidsieveProcessor.build_shared, Processor.build_shared], ids=["ours", "any"])
+def test_prompts_about_one_clip_are_those_built_alone(family: str, build: Any) -> None:
+    processor, prompts = ours(family), [QUESTION, "where is the red square now", "?"]
+    inputs, ids = build(processor, prompts, [clip()])
+    alone = [processor.build_inputs([prompt], [[clip()]]) for prompt in prompts]
+    assert inputs.keys() == alone[0].keys()
+    assert all(torch.equal(inputs[name], alone[0][name]) for name in inputs)
+    assert all(torch.equal(row, one["input_ids"][0]) for row, one in zip(ids, alone, strict=True))
+
+
 def test_token_types_mark_exactly_the_placeholders() -> None:
     processor = ours("qwen2_vl")
     inputs = processor.build_inputs([QUESTION], [[clip()]])

@@ -97,6 +97,22 @@ def cached_keys(cache: Any, layer: int) -> Any:
     return needed(needed(cache, "layers")[layer], "keys")
 
 
+def growing_cache(config: Any) -> bool:
+    """Whether the cache that `generate` makes grows in every layer, by all keys and values, and has nothing else."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    layers = needed(DynamicCache(config=config), "layers")
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def cuts_types_for_a_cache() -> bool:
+    """Whether `generate` cuts `moe_mm_token_type_ids` to what a cache does not hold; 5.19 does not."""
+    from transformers.generation import utils
+
+    return hasattr(utils, "_slice_mm_encoder_output")
+
+
 def beam_reorder(cache: Any) -> Callable[..., Any]:
     """What beam search calls to permute a cache's rows, to be replaced on an instance."""
     return needed(cache, "reorder_cache")

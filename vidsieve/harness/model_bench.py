@@ -49,7 +49,8 @@ class Workbench:
         self.runner = Runner(loaded, reader)
         runners = Runners(self.runner, self._frame_pixels)
         score_rows = max(rows, BUNDLED_BATCH) if bundled else rows
-        self._scorer = Scorer(runners, metric, score_rows, self.max_new_tokens)
+        share = not setup.whole_prompts
+        self._scorer = Scorer(runners, metric, score_rows, self.max_new_tokens, share_prefix=share)
         self._clocks = Clocks.of(self.runner.device)
         self.notices: list[str] = []
         self._timer = Timer(runners, clip_examples, rows, self.max_new_tokens)

@@ -38,6 +38,7 @@ class Runner:
         self.model, self.processor = loaded.model, processor or loaded.processor
         self._inputs = FrameCache()
         self._visual_tokens: dict[str, int] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._compresses = False
 
     @property
@@ -61,17 +62,37 @@ class Runner:
         built = self._inputs.get(key)
         if built is None:
             built = self.build(examples, [self.reader.clip(example) for example in examples])
-            self._inputs.put(key, built, sum(tensor.nbytes for tensor in built.values()))
-            layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
-            for example, layout in zip(examples, layouts, strict=True):
-                self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
+            self._keep(examples, built)
         return self.on_device(built)
+
+    def _keep(self, examples: Sequence[Example], built: dict[str, Tensor]) -> None:
+        self._inputs.put(tuple(one.id for one in examples), built, sum(tensor.nbytes for tensor in built.values()))
+        layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
+        for example, layout in zip(examples, layouts, strict=True):
+            self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
+
+    def prompt_ids(self, examples: Sequence[Example]) -> list[Int[Tensor, " _"]]:
+        """Make the ids of each prompt, for examples about one clip, which is preprocessed once; on the CPU."""
+        key = ("prompts", *(example.id for example in examples))
+        ids = self._inputs.get(key)
+        if ids is None:
+            inputs, ids = self._build_shared(examples, self.reader.clip(examples[0]))
+            self._keep(examples[:1], inputs)
+            self._inputs.put(key, ids, sum(tensor.nbytes for tensor in ids))
+            self._visual_tokens |= dict.fromkeys((one.id for one in examples), self._visual_tokens[examples[0].id])
+        return ids
+
+    def clip_shape(self, example: Example) -> tuple[int, ...]:
+        """Return the sizes of the example's clip, which decide those of its inputs."""
+        if example.id not in self._shapes:
+            self._shapes[example.id] = tuple(self.reader.clip(example).frames.shape)
+        return self._shapes[example.id]
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
         """Count the visual tokens of each example's video in the prompt; structural ones are not counted."""
-        missing = [example for example in examples if example.id not in self._visual_tokens]
-        if missing:
-            self.inputs(missing)
+        for example in examples:
+            if example.id not in self._visual_tokens:
+                self.inputs([example])  # alone, as clips of unequal shape make no batch in some families
         return [self._visual_tokens[example.id] for example in examples]
 
     def build(self, examples: Sequence[Example], clips: "Sequence[Clip]") -> dict[str, Tensor]:
@@ -83,11 +104,25 @@ class Runner:
             for question, clip in zip(questions, clips, strict=True):
                 build_named(self.processor, question, clip)
             raise  # each alone is well: it is the batch that is refused
-        if self._says_video:
-            from vidsieve.adapters.prompt.reading import placeholders_of
+        return inputs | self._types(inputs)
 
-            inputs[TYPES] = 2 * placeholders_of(self.loaded.adapter, self.model.config, inputs["input_ids"]).long()
-        return inputs
+    def _build_shared(
+        self, examples: Sequence[Example], clip: "Clip"
+    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
+        questions = [self.prompt(example).question for example in examples]
+        try:
+            inputs, ids = self.processor.build_shared(questions, [clip])
+        except (VidsieveError, ValueError) as error:
+            raise MediaError(f"{clip.source}: {error}") from error
+        return inputs | self._types(inputs), ids
+
+    def _types(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Make the input that says which placeholders are a video's, where the processor makes none."""
+        if not self._says_video:
+            return {}
+        from vidsieve.adapters.prompt.reading import placeholders_of
+
+        return {TYPES: 2 * placeholders_of(self.loaded.adapter, self.model.config, inputs["input_ids"]).long()}
 
     @property
     def _says_video(self) -> bool:
@@ -126,7 +161,7 @@ class Runner:
                 **inputs,
                 **settings,
                 max_new_tokens=max_new_tokens,
-                pad_token_id=self._pad_id(),
+                pad_token_id=self.pad_id,
                 return_dict_in_generate=True,
                 **options,
             )
@@ -142,7 +177,9 @@ class Runner:
         end = self.model.generation_config.eos_token_id
         return end[0] if isinstance(end, list) else end
 
-    def _pad_id(self) -> int:
+    @property
+    def pad_id(self) -> int:
+        """The token that fills rows up."""
         config, tokenizer = self.model.generation_config, self.processor.tokenizer
         known = (config.pad_token_id, tokenizer.pad_token_id, self.end_id)
         return next((token for token in known if isinstance(token, int)), 0)

@@ -61,6 +61,11 @@ class Setup:
     max_pixels: int | None = setting(None, _WORK, "Most pixels of a frame.  (default: the checkpoint's own)")
     batch_size: int | None = setting(None, _WORK, "Videos per request.  (default: 1)")
     max_new_tokens: int | None = setting(None, _WORK, "Most tokens of an answer.  (default: 32, bundled models 4)")
+    whole_prompts: bool = setting(
+        False,
+        _WORK,
+        "Score every prompt whole, also where questions could share their video's prefill: to measure what that saves.",
+    )
 
     def __post_init__(self) -> None:
         self._refuse_both("frames", "fps")

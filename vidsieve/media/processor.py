@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vidsieve.framework.errors import InputError
 from vidsieve.media.clip import Clip
-from vidsieve.media.encoder import Encoder
+from vidsieve.media.encoder import Encoded, Encoder
 from vidsieve.media.prompter import Prompter
 
 
@@ -44,6 +45,16 @@ class Processor(ABC):
             )
         texts = [self.prompter.text(p, len(c)) for p, c in zip(prompts, clips, strict=True)]
         return self._build(texts, clips)
+
+    def build_shared(
+        self, prompts: Sequence[str], clips: Sequence[Clip]
+    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
+        """Build the inputs of the first of several prompts about the same `clips`, and the `input_ids` of each.
+
+        Raises InputError as `build_inputs`.
+        """
+        built = [self.build_inputs([prompt], [clips]) for prompt in prompts]
+        return built[0], [one["input_ids"][0] for one in built]
 
     @abstractmethod
     def describe(self) -> str:
@@ -84,6 +95,14 @@ class VidsieveProcessor(Processor):
         encoder = self.encoder.capped(max_pixels)
         return None if encoder is None else VidsieveProcessor(self.prompter, encoder, reason=self.reason)
 
+    def build_shared(
+        self, prompts: Sequence[str], clips: Sequence[Clip]
+    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
+        texts = [self.prompter.text(prompt, len(clips)) for prompt in prompts]
+        encoded = self.encoder.encode(clips) if clips else None
+        rows = [self.prompter.expand(text, clips, encoded, 0) for text in texts]
+        return self._inputs(rows[:1], encoded), rows
+
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
         videos = [clip for row in clips for clip in row]
         encoded = self.encoder.encode(videos) if videos else None
@@ -91,6 +110,9 @@ class VidsieveProcessor(Processor):
         for text, row in zip(texts, clips, strict=True):
             rows.append(self.prompter.expand(text, row, encoded, first))
             first += len(row)
+        return self._inputs(rows, encoded)
+
+    def _inputs(self, rows: Sequence[Int[Tensor, " _"]], encoded: Encoded | None) -> dict[str, Tensor]:
         inputs = {**self.prompter.pad(rows), **(encoded.tensors if encoded else {})}
         return inputs | self.prompter.token_types(inputs["input_ids"])
 

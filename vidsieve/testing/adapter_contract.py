@@ -48,6 +48,7 @@ from vidsieve.testing.adapter_kit import (
 )
 from vidsieve.testing.adapter_kv import BothLaws, KVLaws
 from vidsieve.testing.adapter_layer import LayerLaws
+from vidsieve.testing.adapter_prefix import PrefixLaws
 from vidsieve.testing.adapter_signals import SignalLaws
 
 
@@ -283,6 +284,6 @@ class InputLaws(ModelKit):
 
 
 class AdapterContract(
-    CompactionLaws, CallLaws, InputLaws, FrameLaws, SignalLaws, LayerLaws, KVLaws, BothLaws, CompileLaws
+    CompactionLaws, CallLaws, InputLaws, PrefixLaws, FrameLaws, SignalLaws, LayerLaws, KVLaws, BothLaws, CompileLaws
 ):
     """All laws of an adapter."""
