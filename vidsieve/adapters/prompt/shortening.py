@@ -128,7 +128,8 @@ def shorten(request: Request) -> Shortened:
     with torch.no_grad():
         with Stopwatch(model.device) as reading:
             whole = _columns(request, layouts)
-            _refuse_beyond(request, whole)
+            if any(layouts):
+                _refuse_beyond(request, whole)
         units = _units(request, layouts)
         outputs, signals = _encode(request, layouts, units)
         vision = Vision.of(outputs)
@@ -136,7 +137,7 @@ def shorten(request: Request) -> Shortened:
         with Stopwatch(model.device) as gathering:
             columns, removed = _drop(request, whole, pictures)
             features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
-    if policy.positions == "compact":
+    if policy.positions == "compact" and any(layouts):
         _refuse_beyond(request, columns, certain=True)
     gapped = removed and policy.positions == "original" and columns.positions.dim() == 2
     return Shortened(
