@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -13,6 +14,8 @@ from media.checkpoints import SPECIAL, write_checkpoint
 from safetensors.torch import save_file
 
 from vidsieve import load_policy
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import default
 from vidsieve.harness.data.user_data import LabelledData
 from vidsieve.harness.model_bench import Workbench
@@ -78,6 +81,26 @@ def test_a_family_gives_what_tune_and_eval_measure(checkpoint: Path, dataset: Pa
         smaller = SmallerInput(kind=kind, ratio=0.5)  # type: ignore[arg-type]
         most = 1 if kind == "frames" and checkpoint.name in SHARED else 0.75
         assert all(0 < (outcome.retention_ratio or 0) <= most for outcome in bench.score(smaller, examples)), kind
+
+
+def test_a_family_scores_the_same_with_clips_encoded_once(checkpoint: Path, dataset: Path) -> None:
+    cap = 768 if checkpoint.name in CAPS else None
+    words = Setup(model=str(checkpoint), frames=4, max_new_tokens=2, max_pixels=cap, batch_size=2)
+    examples = [*LabelledData(dataset).all[:2], LabelledData(dataset).all[-1]]  # one clip twice, then another
+    loaded = load(choose(words.model, None, default()), words, default())
+    every = Workbench(loaded, replace(words, feature_store="off"), "accuracy", examples)
+    policies = [load_policy("vidcom2", retention_ratio=0.5)]
+    policies += [load_policy(name) for name in ("visionzip", "pixel-change") if fits(loaded.adapter, load_policy(name))]
+    for _ in range(2):  # the second bench reads what the first has left on disk
+        once = Workbench(loaded, words, "accuracy", examples)
+        for policy in (None, *policies):
+            assert list(once.score(policy, examples)) == list(every.score(policy, examples)), policy
+    assert once.encoding is not None
+    assert (once.encoding.passes, once.encoding.saved_passes) == (0, len(examples) * (1 + len(policies)))
+
+
+def fits(adapter: Adapter, policy: Policy) -> bool:
+    return policy.hooks <= adapter.runs and policy.needs() <= adapter.offers
 
 
 TUNED = ("internvl3", "smolvlm2")  # whose frames are images; the others are slow cases

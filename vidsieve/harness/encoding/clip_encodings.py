@@ -56,12 +56,15 @@ class ClipEncodings:
 
         Raises as the reader, the processor and `check` do.
         """
-        found = [self._known(example) or self._read(example) for example in examples]
-        clips = [one.clip for one in found]
-        videos = Encoded.join([one.inputs.without_pixels() for one in found])
+        found: dict[Any, ClipRecord | _Read] = {}
+        keys = [self._key(example) or example for example in examples]
+        for key, example in zip(keys, examples, strict=True):
+            found[key] = found.get(key) or self._known(example) or self._read(example)
+        clips = [found[key].clip for key in keys]
+        videos = Encoded.join([found[key].inputs.without_pixels() for key in keys])
         inputs = self._processor.build_around(questions, [[clip] for clip in clips], videos)
         check(inputs, clips)
-        records = [self._reused(one) if isinstance(one, ClipRecord) else self._encoded(one, AT_ONCE) for one in found]
+        records = [self._record(found, key) for key in keys]
         source = _Examples(self, list(zip(examples, records, strict=True)))
         encoded = EncodedVideos.of([self._on_device(record.encoded) for record in records], source)
         moved = {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
@@ -69,11 +72,12 @@ class ClipEncodings:
 
     def with_signals(self, example: Example, record: ClipRecord, names: Collection[str]) -> Mapping[str, Tensor]:
         """Return a clip's signals; where one was not taken yet, in another pass over it."""
-        if names <= record.encoded.signals.keys():
+        wanted = set(names)
+        if wanted <= record.encoded.signals.keys():
             return record.encoded.signals
-        now = self._known(example)  # perhaps another batch has asked since
-        if now is None or not names <= now.encoded.signals.keys():
-            now = self._encoded(self._read(example), {*names, *record.encoded.signals})
+        now = self._known(example)  # perhaps another question has asked since
+        if now is None or not wanted <= now.encoded.signals.keys():
+            now = self._encoded(self._read(example), wanted | record.encoded.signals.keys())
         return now.encoded.signals
 
     def pixels(self, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -93,8 +97,13 @@ class ClipEncodings:
         key = self._key(example)
         return None if key is None else self._store.get(key, str(example.video or example.id))
 
-    def _reused(self, record: ClipRecord) -> ClipRecord:
-        self._store.count_reuse(record)
+    def _record(self, found: dict[Any, "ClipRecord | _Read"], key: Any) -> ClipRecord:
+        """Return a clip's record; the first question about a clip that has none has it encoded."""
+        one = found[key]
+        if isinstance(one, ClipRecord):
+            self._store.count_reuse(one)
+            return one
+        found[key] = record = self._encoded(one, AT_ONCE)
         return record
 
     def _read(self, example: Example) -> _Read:
@@ -161,7 +170,7 @@ class _Examples:
 
     def signals(self, names: Collection[str]) -> dict[str, Tensor]:
         """These signals of all videos in succession, on the device."""
-        found = [self._encodings.with_signals(*pair, frozenset(names)) for pair in self._pairs]
+        found = [self._encodings.with_signals(*pair, names) for pair in self._pairs]
         joined = {name: torch.cat([each[name] for each in found]) for name in names}
         return self._encodings._moved(joined)
 

@@ -43,7 +43,7 @@ def model_digest(loaded: "Loaded") -> str | None:
         if tensor.is_meta:
             return None
         weights.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest_of(
         {
             "format": FORMAT,

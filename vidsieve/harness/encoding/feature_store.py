@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from vidsieve.framework.errors import UsageError, path_fault
 from vidsieve.harness.data.clip_reader import FrameCache
 from vidsieve.harness.encoding.clip_record import ClipRecord
@@ -80,10 +82,10 @@ class FeatureStore:
         return f"feature store {self.folder.fault}; encoded videos are kept for this run only"
 
 
-def _record(tensors: dict[str, object], notes: dict[str, str], source: str) -> ClipRecord | None:
+def _record(tensors: dict[str, Tensor], notes: dict[str, str], source: str) -> ClipRecord | None:
     """Put a record together; None for one of another format, or that lacks something."""
     try:
-        return ClipRecord.read(tensors, notes, source)  # type: ignore[arg-type]
+        return ClipRecord.read(tensors, notes, source)
     except (KeyError, TypeError, ValueError):
         return None
 

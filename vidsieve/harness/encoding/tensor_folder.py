@@ -36,8 +36,6 @@ class TensorFolder:
         try:
             payload = file.read_bytes()
             tensors, notes = _unpacked(payload)
-        except FileNotFoundError:
-            return None
         except OSError:
             return None
         except Exception:  # whatever json and safetensors make of a damaged file
@@ -110,5 +108,5 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         total = zlib.crc32(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode(), total)
-        total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy(), total)
+        total = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
