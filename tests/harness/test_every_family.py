@@ -83,6 +83,15 @@ def test_a_family_gives_what_tune_and_eval_measure(checkpoint: Path, dataset: Pa
         assert all(0 < (outcome.retention_ratio or 0) <= most for outcome in bench.score(smaller, examples)), kind
 
 
+ENCODED = ("gemma4", "qwen3-vl", "smolvlm2")
+"""The laws of adapters say the rest of all families in less time."""
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [n if n in ENCODED else pytest.param(n, marks=pytest.mark.slow) for n in sorted(SPECIAL)],
+    indirect=True,
+)
 def test_a_family_scores_the_same_with_clips_encoded_once(checkpoint: Path, dataset: Path) -> None:
     cap = 768 if checkpoint.name in CAPS else None
     words = Setup(model=str(checkpoint), frames=4, max_new_tokens=2, max_pixels=cap, batch_size=2)
