@@ -105,32 +105,36 @@ def main(words: Sequence[str] | None = None) -> int:
     """Print one row a way; 1 if trial values differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2-vl")
+    parser.add_argument("--data", help="questions about videos, as `vidsieve tune` takes them; left out: written here")
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--examples", type=int, default=36)
     parser.add_argument("--batch-size", type=int, default=None)
     given = parser.parse_args(words)
     choice = choose(given.model, None, default())
+    if choice.bundled is None and given.data is None:
+        parser.error(f"--data: {choice.name} is no bundled model, so it needs questions of yours (a JSONL file).")
     request = TuneRequest(speedup=1.6, trials=given.trials, patience=given.trials, examples=given.examples)
     with tempfile.TemporaryDirectory() as folder:
-        frames = choice.bundled.frame_count if choice.bundled is not None else 16
-        write_dataset(
-            BundledTask("static", frame_count=frames), "heldout", 6 * given.examples, folder, write_video=write_video
-        )
-        task = LabelledData(Path(folder) / "examples.jsonl")
+        if choice.bundled is not None and given.data is None:
+            task = BundledTask("static", frame_count=choice.bundled.frame_count, shape=choice.bundled.shape)
+            write_dataset(task, "heldout", 6 * given.examples, folder, write_video=write_video)
+        data = LabelledData(given.data or Path(folder) / "examples.jsonl")
         setup = Setup(model=given.model, batch_size=given.batch_size, feature_store=f"{folder}/store")
         ways = {"every time": replace(setup, feature_store="off"), "once": setup, "once, in an earlier run": setup}
         print("| clips encoded | scoring, s | tower passes | decoded | prefills | prompts | trial values |")
         print("| --- | --- | --- | --- | --- | --- | --- |")
         first: list[Any] | None = None
+        differs = False
         for way, chosen in ways.items():
-            bench, result = run(load(choice, chosen, default()), chosen, task, request)
+            bench, result = run(load(choice, chosen, default()), chosen, data, request)
             found, counted = values(result), bench.counted
             same = "" if first is None else "equal" if found == first else "DIFFERENT"
+            differs |= same == "DIFFERENT"
             first = found if first is None else first
             shown = [counted[name] for name in ("tower passes", "decoded", "prefills", "prompts")]
             cells = [way, f"{bench.scoring_s:.1f}", *map(str, shown), same or f"{len(found)} trials"]
             print(f"| {' | '.join(cells)} |", flush=True)
-    return int(same == "DIFFERENT")
+    return int(differs)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,6 @@ class ClipEncodings:
     def __init__(self, loaded: "Loaded", reader: ClipReader, processor: VidsieveProcessor, store: FeatureStore) -> None:
         self._model, self._adapter = loaded.model, loaded.adapter
         self._reader, self._processor, self._store = reader, processor, store
-        self._base = (store.model_key, encoder_digest(processor.encoder))
         self._digests = ClipDigests(reader)
         self._pixels = FrameCache()
 
@@ -67,8 +66,7 @@ class ClipEncodings:
         records = [self._record(found, key) for key in keys]
         source = _Examples(self, list(zip(examples, records, strict=True)))
         encoded = EncodedVideos.of([self._on_device(record.encoded) for record in records], source)
-        moved = {name: tensor.to(self._model.device) for name, tensor in inputs.items()}
-        return {**moved, "mm_encoder_outputs": {self._adapter.modality: encoded}}
+        return {**self.moved(inputs), "mm_encoder_outputs": {self._adapter.modality: encoded}}
 
     def with_signals(self, example: Example, record: ClipRecord, names: Collection[str]) -> Mapping[str, Tensor]:
         """Return a clip's signals; where one was not taken yet, in another pass over it."""
@@ -84,6 +82,10 @@ class ClipEncodings:
         """Make the pixels of a batch, for a policy that looks at them."""
         parts = [self._pixels_of(example) for example in examples]
         return self._pixels_on_device({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    @cached_property
+    def _base(self) -> tuple[str, str]:
+        return self._store.model_key, encoder_digest(self._processor.encoder)
 
     @cached_property
     def _offered(self) -> frozenset[str]:
@@ -117,7 +119,7 @@ class ClipEncodings:
     def _encoded(self, read: _Read, names: Collection[str]) -> ClipRecord:
         """Run the vision tower over one clip, and keep what it makes."""
         start = time.perf_counter()
-        call = {**self._moved(read.inputs.without_pixels().tensors), **self._pixels_on_device(read.inputs.pixels)}
+        call = {**self.moved(read.inputs.without_pixels().tensors), **self._pixels_on_device(read.inputs.pixels)}
         (output,), signals = take(self._model, self._adapter, [call], self._offered.intersection(names))
         encoded = _on(torch.device("cpu"), EncodedClip.of(output, signals))  # which waits for the device
         seconds = read.seconds + time.perf_counter() - start
@@ -138,10 +140,11 @@ class ClipEncodings:
         return pixels
 
     def _pixels_on_device(self, pixels: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        moved = self._moved(pixels)
+        moved = self.moved(pixels)
         return {n: t.to(self._model.dtype) if n.startswith("pixel_values") else t for n, t in moved.items()}
 
-    def _moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def moved(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bring tensors to the model."""
         return {name: tensor.to(self._model.device) for name, tensor in tensors.items()}
 
     def _on_device(self, encoded: EncodedClip) -> EncodedClip:
@@ -172,7 +175,7 @@ class _Examples:
         """These signals of all videos in succession, on the device."""
         found = [self._encodings.with_signals(*pair, names) for pair in self._pairs]
         joined = {name: torch.cat([each[name] for each in found]) for name in names}
-        return self._encodings._moved(joined)
+        return self._encodings.moved(joined)
 
     def pixels(self) -> dict[str, Tensor]:
         """The pixels of all videos."""

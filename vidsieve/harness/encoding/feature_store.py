@@ -1,6 +1,8 @@
 """`FeatureStore`: encoded clips in memory, and on disk for later runs; it counts what need not be done again."""
 
 import os
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,11 +26,14 @@ OFF, MEMORY = "off", "memory"
 class FeatureStore:
     """Records of one model by key. What is on disk stays there; memory holds what was used last.
 
-    `model_key` tells the model from others in the same folder.
+    `identify` tells the model from others in the same folder, and is called at the first record: it may read all
+    weights. Where it gives None, nothing goes to disk.
     """
 
-    def __init__(self, model_key: str, folder: TensorFolder | None = None, memory_bytes: int = MEMORY_BYTES) -> None:
-        self.model_key, self.folder = model_key, folder
+    def __init__(
+        self, identify: Callable[[], str | None], folder: TensorFolder | None = None, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
+        self._identify, self.folder = identify, folder
         self._memory = FrameCache(memory_bytes)
         self.work = EncodingWork()
 
@@ -44,12 +49,20 @@ class FeatureStore:
         wanted = setup.feature_store
         if wanted == OFF:
             return None
-        if wanted == MEMORY or loaded.adopted or (key := model_digest(loaded)) is None:
-            return cls("this model")
+        if wanted == MEMORY or loaded.adopted:
+            return cls(lambda: None)
         folder = default_folder() if wanted is None else Path(wanted).expanduser()
         if wanted is not None:
             _check_folder(folder)
-        return cls(key, TensorFolder(folder, int(setup.feature_store_gb * 1e9)))
+        return cls(partial(model_digest, loaded), TensorFolder(folder, int(setup.feature_store_gb * 1e9)))
+
+    @cached_property
+    def model_key(self) -> str:
+        """Identifies the model."""
+        key = self._identify()
+        if key is None:
+            self.folder = None
+        return key or "the only one"
 
     def get(self, key: str, source: str) -> ClipRecord | None:
         """Return the record of a key; None if it is not here. `source` names its clip in messages."""
