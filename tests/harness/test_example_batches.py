@@ -149,7 +149,7 @@ def test_a_video_is_run_once_for_its_questions_unless_the_policy_looks_at_them(
 def test_shared_prefixes_can_be_switched_off(
     bench: Workbench, examples: tuple[Example, ...], passes: Passes, whole_prompts: bool, videos: int
 ) -> None:
-    setup = Setup(model="of the bench", frames=8, whole_prompts=whole_prompts)
+    setup = Setup(model="of the bench", frames=8, whole_prompts=whole_prompts, feature_store="off")
     list(Workbench(bench.loaded, setup, "accuracy", examples).score(None, examples[:6]))
     assert passes.videos == videos
 
@@ -241,7 +241,7 @@ def test_an_example_given_twice_has_its_outcome_twice(bench: Workbench, examples
 
 def test_a_batch_holds_clips_of_one_shape(llava: Path, dataset: Path) -> None:
     """LLaVA-OneVision takes no clips of unequal frame counts in one call."""
-    setup = Setup(model=str(llava), fps=8.0, batch_size=8)
+    setup = Setup(model=str(llava), fps=8.0, batch_size=8, feature_store="off")
     examples = examples_of(dataset)
     frames = torch.randint(256, (16, 3, 96, 96), dtype=torch.uint8)
     asked = [

@@ -50,6 +50,8 @@ class ClipEncodings:
         self._reader, self._processor, self._store = reader, processor, store
         self._digests = ClipDigests(reader)
         self._pixels = FrameCache()
+        self._ahead: set[Any] = set()
+        """Keys of clips that were encoded before a batch asked for them: the first batch spares no pass."""
 
     def inputs(self, questions: Sequence[str], examples: Sequence[Example], check: Check) -> dict[str, Any]:
         """Make what `generate` takes for a batch; its tensors are on the device.
@@ -71,12 +73,14 @@ class ClipEncodings:
 
     def prompt_ids(self, questions: Sequence[str], example: Example, check: Check) -> list[Int[Tensor, " _"]]:
         """Make the ids of several prompts about one clip. Raises as `inputs`."""
+        key = self._key(example) or example
         one = self._known(example) or self._read(example)
         videos = one.inputs.without_pixels()
         made = [self._processor.build_around([question], [[one.clip]], videos) for question in questions]
         if isinstance(one, _Read):
             check(made[0], [one.clip])
             self._encoded(one, AT_ONCE)  # while it is in memory
+            self._ahead.add(key)
         return [inputs["input_ids"][0] for inputs in made]
 
     def runs(self, question: str, example: Example, check: Check) -> tuple[tuple[int, ...], ...]:
@@ -121,7 +125,9 @@ class ClipEncodings:
         """Return a clip's record; the first question about a clip that has none has it encoded."""
         one = found[key]
         if isinstance(one, ClipRecord):
-            self._store.count_reuse(one)
+            if key not in self._ahead:
+                self._store.count_reuse(one)
+            self._ahead.discard(key)
             return one
         found[key] = record = self._encoded(one, AT_ONCE)
         return record
