@@ -32,6 +32,7 @@ from vidsieve.framework.planning.layer_cut import best
 from vidsieve.framework.plans import Keep, Merge
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
+from vidsieve.policies.shared.dpc_knn import distances
 from vidsieve.policies.shared.prune_depth import AFTER, prune_after
 
 Distance = Literal["bounded", "released"]
@@ -220,8 +221,8 @@ def density_peaks(
     x: Float[Tensor, "points dim"], clusters: int
 ) -> tuple[Int[Tensor, " clusters"], Int[Tensor, " points"]]:
     """The centres, strongest first, and which of them each point joins."""
-    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / x.shape[1] ** 0.5
-    nearest = distance.topk(clusters, dim=-1, largest=False).values
+    distance = distances(x.unsqueeze(0)).squeeze(0)
+    nearest = distance.topk(clusters, dim=-1, largest=False, sorted=False).values
     density = torch.exp(-nearest.square().mean(dim=-1))
     denser = density[None, :] > density[:, None]
     gap = distance.masked_fill(~denser, torch.inf).amin(dim=-1)
