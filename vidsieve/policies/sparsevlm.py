@@ -32,7 +32,7 @@ from vidsieve.framework.planning.layer_cut import best
 from vidsieve.framework.plans import Keep, Merge
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies.shared.dpc_knn import distances
+from vidsieve.policies.shared.dpc_knn import distances, smallest
 from vidsieve.policies.shared.prune_depth import AFTER, prune_after
 
 Distance = Literal["bounded", "released"]
@@ -168,7 +168,7 @@ def relevance(
     Without raters (no text after the video, or one word) the prompt's last token rates alone. With `distance` and
     `heads` it is that of SparseVLM+.
     """
-    asked = raters(tokens.visual_inputs, tokens.text_inputs)
+    asked = tokens.once(raters)
     rows = asked if asked.numel() else "last"
     attention = tokens.attention(rows, of="previous").float()
     if distance is not None:
@@ -222,8 +222,7 @@ def density_peaks(
 ) -> tuple[Int[Tensor, " clusters"], Int[Tensor, " points"]]:
     """The centres, strongest first, and which of them each point joins."""
     distance = distances(x.unsqueeze(0)).squeeze(0)
-    nearest = distance.topk(clusters, dim=-1, largest=False, sorted=False).values
-    density = torch.exp(-nearest.square().mean(dim=-1))
+    density = torch.exp(-smallest(distance, clusters).square().mean(dim=-1))
     denser = density[None, :] > density[:, None]
     gap = distance.masked_fill(~denser, torch.inf).amin(dim=-1)
     gap = torch.where(gap.isinf(), distance.max(), gap)

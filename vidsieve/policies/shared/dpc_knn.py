@@ -12,6 +12,7 @@ Source: DPC-KNN (Du, Ding and Jia, Knowledge-Based Systems 99, 2016), as used on
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -84,11 +85,20 @@ def distances(points: Float[Tensor, "rows points dim"]) -> Float[Tensor, "rows p
     return torch.cat(found)
 
 
+def smallest(values: Float[Tensor, "*rows points"], count: int) -> Float[Tensor, "*rows smallest"]:
+    """The `count` smallest of each row, ascending; all where a row has fewer."""
+    count = min(count, values.shape[-1])
+    if values.is_cpu:
+        # numpy sorts with vector instructions, many times as fast as topk
+        return torch.from_numpy(np.sort(values.detach().numpy(), axis=-1)[..., :count])
+    return values.topk(count, dim=-1, largest=False, sorted=True).values
+
+
 def _density(
     distance: Float[Tensor, "rows points points"], neighbours: int, limit: Int[Tensor, "rows points"]
 ) -> Float[Tensor, "rows points"]:
     """ρ: how near the nearest points of the group are, all of them in a smaller group."""
-    nearest = distance.topk(min(neighbours, distance.shape[-1]), dim=-1, largest=False, sorted=True).values
+    nearest = smallest(distance, neighbours)
     place = torch.arange(nearest.shape[-1], device=distance.device)
     counted = (place < limit.unsqueeze(-1)) & nearest.isfinite()
     squares = torch.where(counted, nearest, 0.0).square().sum(dim=-1)
