@@ -135,7 +135,9 @@ def joined(
     # a row for each anchor frame, as wide as the fullest; −1 where it has fewer
     table = torch.full((len(frames), int(place.max()) + 1), -1, device=anchors.device)
     table[column, place] = anchors
-    similarity = (flat[loose] @ flat[table.clamp(min=0).flatten()].T).view(len(loose), *table.shape)
+    similarity = (flat.index_select(0, loose) @ flat.index_select(0, table.clamp(min=0).flatten()).T).view(
+        len(loose), *table.shape
+    )
     best = similarity.masked_fill_(table < 0, -torch.inf).argmax(dim=2)
     own, row = (segment[loose // per_frame].unsqueeze(1) == segment[frames]).nonzero(as_tuple=True)
     return torch.cat([anchors, loose[own]]), torch.cat([anchors, table[row, best[own, row]]])

@@ -210,7 +210,7 @@ def pruned(
     candidates, clusters = recycled(left)
     order = torch.argsort(scores.masked_fill(stays, -torch.inf), descending=True, stable=True)[:candidates]
     # centres come in the order of their strength; `into` numbers candidates
-    centres, into = density_peaks(tokens.hidden[order].float(), clusters)
+    centres, into = density_peaks(tokens.hidden.index_select(0, order).float(), clusters)
     kept = stays.nonzero().squeeze(1)
     source, target = torch.cat([kept, order]), torch.cat([kept, order[centres][into]])
     equal = torch.ones(len(source), device=scores.device)

@@ -350,7 +350,7 @@ class Prefill:
 
 def _at(values: Float[Tensor, "rows columns dim"], row: int, places: Int[Tensor, " some"]) -> Tensor:
     """Entries of one row, on the device of the values."""
-    return values[row, places.to(values.device)]
+    return values[row].index_select(0, places.to(values.device))
 
 
 def renumbered(decoder: Any, positions: Int[Tensor, "rows new"], hidden: Tensor, mrope: bool) -> tuple[Tensor, ...]:
