@@ -12,8 +12,8 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.policies.shared.counting import KeepsRatio
-from vidsieve.policies.shared.greedy import Alike, Field, field_of, pick
-from vidsieve.policies.shared.lazy_greedy import BLOCK, Block, LazyChoice, Worth
+from vidsieve.policies.shared.greedy import Alike, Field, field_of, on_cpu, pick
+from vidsieve.policies.shared.lazy_greedy import Block, LazyChoice, Worth
 
 
 class DivPrune(KeepsRatio):
@@ -37,7 +37,7 @@ class DivPrune(KeepsRatio):
     def select_tokens(self, tokens: VideoTokens) -> Keep:
         field = field_of(tokens, self.keep_ratio, "divprune.select")
         features = field.of(tokens.features)
-        picks = _lazily(field, features, tokens.keep.shape[1]) if features.is_cpu else _one_by_one(field, features)
+        picks = _lazily(field, features, tokens.keep.shape[1]) if on_cpu(features) else _one_by_one(field, features)
         return Keep(field.mask(picks, tokens.keep))
 
 
@@ -95,6 +95,8 @@ class _Apart(Block):
         self.values[places] = -np.inf
 
 
+FEW = 32
+"""Tokens whose nearest one is looked for at once."""
 ROUNDING = 1e-5
 """More than two ways to work out a cosine differ by."""
 
@@ -111,7 +113,7 @@ def _least_alike(unit: Float[Tensor, "alive dim"], open_: Bool[Tensor, " alive"]
         bound[step:], bound[:-step] = bound[step:].maximum(alike), bound[:-step].maximum(alike)
     order = bound.masked_fill(~open_, torch.inf).argsort()
     best = (np.inf, 0)
-    for part in order[: int(open_.sum())].split(BLOCK):
+    for part in order[: int(open_.sum())].split(FEW):
         if bound[part[0]] > best[0] + ROUNDING:
             break
         alike = unit.index_select(0, part) @ unit.T
