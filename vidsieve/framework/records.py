@@ -139,8 +139,8 @@ class LayerTokens:
     tokens came to its first. `count` is how many to leave, or None when nothing but the stage says it. `afford` is
     how many visual tokens each coming layer may be given, the same for all, if the whole depth is to meet the
     policy's retention ratio; None without a ratio. `token_grid` is (t, h, w) in visual tokens, as the vision tower
-    made them: `frame` and `token` count in it. `memo` belongs to the core, which begins a new one with every prompt; see
-    `once`.
+    made them: `frame` and `token` count in it. `memo` belongs to the core, which begins a new one with every prompt;
+    see `once`.
     """
 
     hidden: Float[Tensor, "visual dim"]
