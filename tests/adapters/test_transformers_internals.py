@@ -12,7 +12,7 @@ from adapters import test_llava_onevision, test_qwen3_vl
 from torch import nn
 
 import vidsieve.adapters.transformers_internals as internals
-from vidsieve.adapters.attention_taps import queries_and_keys
+from vidsieve.adapters.attention_taps import AttentionCall, keys_only, queries_and_keys, tapped
 from vidsieve.framework.errors import ModelError
 from vidsieve.testing.adapter_decoder_kit import TopKV
 from vidsieve.testing.adapter_kit import Row, policy_of, run
@@ -63,13 +63,55 @@ def test_attention_that_keeps_its_kernel_is_an_error_not_a_policy_without_effect
     decoder = model.get_decoder()
     hidden = torch.zeros(1, 3, decoder.config.hidden_size)
     embeddings = decoder.rotary_emb(hidden, torch.arange(3)[None])
-    assert queries_and_keys(decoder.layers[1], 1, hidden, embeddings).layer == 1
+    asked = torch.tensor([[2]])
+    assert queries_and_keys(decoder.layers[1], 1, hidden, embeddings, asked).layer == 1
     for layer in decoder.layers:
         layer.self_attn = _KeepsKernel(layer.self_attn)
     with pytest.raises(ModelError, match=f"{RELEASE}.*_KeepsKernel does not look"):
-        queries_and_keys(decoder.layers[1], 1, hidden, embeddings)
+        queries_and_keys(decoder.layers[1], 1, hidden, embeddings, asked)
     with pytest.raises(ModelError, match=f"{RELEASE}.*_KeepsKernel does not look"):
         run(model, policy_of(TopKV()), kit.make_inputs(model, Row()))
+
+
+def test_queries_and_keys_of_a_layer_are_those_of_a_whole_pass(one_axis: Any) -> None:
+    decoder = copy.deepcopy(one_axis).get_decoder()
+    layer, draw = decoder.layers[1], torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 6, decoder.config.hidden_size, generator=draw)
+    embeddings = decoder.rotary_emb(hidden, torch.arange(6).expand(2, -1))
+    whole: list[AttentionCall] = []
+
+    def noted(call: AttentionCall) -> Any:
+        whole.append(call)
+        return call.run(call.key, call.value, call.mask)
+
+    asked = torch.tensor([[3, 5], [0, 4]])
+    forwards = [vars(part).get("forward") for part in layer.modules()]
+    with torch.no_grad():
+        with tapped({1: layer.self_attn}, noted):
+            layer.self_attn(layer.input_layernorm(hidden), position_embeddings=embeddings, attention_mask=None)
+        found = queries_and_keys(layer, 1, hidden, embeddings, asked)
+    places = asked[:, None, :, None].expand(-1, found.query.shape[1], -1, found.query.shape[-1])
+    assert torch.allclose(found.query.gather(2, places), whole[0].query.gather(2, places), atol=1e-6)
+    assert torch.allclose(found.key, whole[0].key, atol=1e-6)
+    assert [vars(part).get("forward") for part in layer.modules()] == forwards
+
+
+def test_attention_of_other_names_projects_everything() -> None:
+    attention = nn.Module()
+    attention.q_proj, attention.v_proj, attention.dense = (nn.Linear(4, 4) for _ in range(3))
+    hidden = torch.randn(1, 5, 4)
+    whole = attention.q_proj(hidden)
+    with keys_only(attention, torch.tensor([[1]])):
+        assert torch.equal(attention.q_proj(hidden), whole)
+        assert attention.v_proj(hidden).shape == whole.shape
+
+
+def test_a_forward_that_was_put_on_a_module_comes_back() -> None:
+    module = nn.Linear(1, 1)
+    module.forward = torch.sin
+    with internals.forwarding(module, torch.cos):
+        assert float(module(torch.zeros(1))) == 1.0
+    assert module.forward is torch.sin
 
 
 class _KeepsKernel(nn.Module):

@@ -15,6 +15,7 @@ from vidsieve.framework.plans import Budget, Scores
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
+from vidsieve.policies import cdpruner
 from vidsieve.policies.cdpruner import CDPruner, relevance
 from vidsieve.policies.text_relevance import TextRelevance
 from vidsieve.testing import StageContract
@@ -125,7 +126,19 @@ def test_relevance_is_scaled_as_the_code_does_and_flat_scores_say_nothing(
     assert relevance(torch.tensor(given)).tolist() == pytest.approx(expected, abs=2e-6)
 
 
-def test_no_pick_waits_for_the_device() -> None:
+@pytest.mark.parametrize("channels", [4, 40])
+def test_a_span_that_is_used_up_is_left_out_with_the_same_result(
+    channels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = Scores(torch.rand(6, 16, generator=torch.Generator().manual_seed(0)))
+    record = video_tokens(6, 16, channels, scores=scores, token_budget=40)
+    here = chosen(record)
+    monkeypatch.setattr(cdpruner, "on_cpu", lambda values: False)
+    assert chosen(record) == here
+
+
+def test_no_pick_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cdpruner, "on_cpu", lambda values: False)
     found = []
     for count in (2, 14):
         with Readbacks() as seen:

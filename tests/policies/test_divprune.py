@@ -11,8 +11,9 @@ from vidsieve import load_policy
 from vidsieve.framework.plans import Budget
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.stage import Stage
+from vidsieve.policies import divprune
 from vidsieve.policies.divprune import DivPrune
-from vidsieve.policies.shared import greedy
+from vidsieve.policies.shared import greedy, lazy_greedy
 from vidsieve.testing import StageContract
 from vidsieve.testing.samples import video_features, video_tokens
 
@@ -98,15 +99,49 @@ def test_tokens_of_length_zero_do_no_harm() -> None:
     assert len(chosen(DivPrune(), features, token_budget=3)) == 3
 
 
+def as_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on work may not depend on what was found."""
+    monkeypatch.setattr(divprune, "on_cpu", lambda values: False)
+
+
 def test_many_tokens_are_compared_row_by_row_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_device(monkeypatch)
     features = video_features(6, 9, 8, seed=5)
     whole = chosen(DivPrune(), features, token_budget=20)
     monkeypatch.setattr(greedy, "WHOLE", 10)
     assert chosen(DivPrune(), features, token_budget=20) == whole
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 6), st.integers(1, 9)),
+    share=st.floats(0.0, 1.0),
+    block=st.sampled_from([1, 2, 5, 128]),
+    budgeted=st.booleans(),
+    levels=st.sampled_from([1, 2, 1000]),
+    seed=st.integers(0, 999),
+)
+def test_blocks_on_the_cpu_pick_what_one_by_one_picks_ties_too(
+    shape: tuple[int, int], share: float, block: int, budgeted: bool, levels: int, seed: int
+) -> None:
+    # of few levels all products are exact and many tie: the lower index must go first wherever a block ends
+    draw = torch.Generator().manual_seed(seed)
+    features = torch.nn.functional.one_hot(torch.randint(levels, shape, generator=draw) % 7, 8).float()
+    features = video_features(*shape, 8, seed=seed) if levels == 1000 else features
+    budget = Budget(share=torch.rand(shape[0], generator=draw)) if budgeted else None
+    count = max(1, round(share * shape[0] * shape[1]))
+    with pytest.MonkeyPatch.context() as patch:
+        as_on_a_device(patch)
+        expected = chosen(DivPrune(), features, token_budget=count, budget=budget)
+        patch.undo()
+        patch.setattr(lazy_greedy, "BLOCK", block)
+        patch.setattr(divprune, "FEW", block)
+        assert chosen(DivPrune(), features, token_budget=count, budget=budget) == expected
+
+
 @pytest.mark.parametrize("budget", [None, Budget(share=torch.ones(4))])
-def test_no_pick_waits_for_the_device(budget: Budget | None) -> None:
+def test_no_pick_waits_for_the_device(budget: Budget | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_device(monkeypatch)
     found = []
     for count in (2, 14):
         with Readbacks() as seen:

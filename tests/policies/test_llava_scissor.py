@@ -13,7 +13,8 @@ from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.planning.merging import melt
 from vidsieve.framework.plans import tokens_to_keep
 from vidsieve.framework.stage import Stage
-from vidsieve.policies.llava_scissor import ScissorMerge, components, strongest_links
+from vidsieve.policies import llava_scissor
+from vidsieve.policies.llava_scissor import ScissorMerge, components, forest, pairs_above, strongest_links
 from vidsieve.testing import StageContract, video_tokens
 from vidsieve.testing.samples import video_features
 
@@ -75,6 +76,35 @@ def test_the_strongest_links_hold_the_components_of_every_threshold(
         first = row * (points + dead)
         for group in groups_by_hand(inside, np.float32(threshold)):
             assert label[row, places[row][group]].unique().tolist() == [first + places[row][group[0]]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    points=st.integers(1, 30),
+    alike=st.booleans(),
+    threshold=st.floats(-1.0, 1.0),
+    host=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_forest_of_listed_pairs_is_the_strong_part_of_the_forest_of_all(
+    points: int, alike: bool, threshold: float, host: bool, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    # unit vectors of one channel and axis: every product is exact, and most tie
+    axes = torch.nn.functional.one_hot(torch.randint(5, (points,), generator=draw), 5).float()
+    direction = axes if alike else torch.nn.functional.normalize(torch.randn(points, 5, generator=draw), dim=-1)
+    similarity = direction @ direction.T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llava_scissor, "ROWS", 7)
+        patch.setattr(llava_scissor, "on_cpu", lambda values: host)
+        pairs = pairs_above(direction, threshold)
+    assert torch.stack([pairs.one, pairs.other], 1).tolist() == [
+        [i, j] for i in range(points) for j in range(i + 1, points) if similarity[i, j] > threshold
+    ]
+    every = strongest_links(similarity[None], torch.ones(1, points, dtype=torch.bool))
+    strong = forest(points, pairs)
+    count = int((every.strength > threshold).sum())
+    assert (strong.one.tolist(), strong.other.tolist()) == (every.one[:count].tolist(), every.other[:count].tolist())
 
 
 def test_components_of_a_long_chain_in_any_order() -> None:

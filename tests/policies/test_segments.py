@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from policies.cluster_by_hand import peaks_by_hand, runs_by_hand, segments_of
 from vidsieve.framework.stage import Stage
 from vidsieve.policies.fixed_windows import FixedWindows
 from vidsieve.policies.prunevid import DpcKnnSegments, longest_runs
+from vidsieve.policies.shared import dpc_knn
 from vidsieve.policies.shared.dpc_knn import density_peaks
 from vidsieve.policies.similarity_cuts import SimilarityCuts
 from vidsieve.testing import StageContract, video_tokens
@@ -137,3 +139,33 @@ def test_two_scenes_are_two_segments() -> None:
     noise = 0.1 * video_features(10, 4, 3)
     features = torch.cat([first, second]) + noise
     assert labels(DpcKnnSegments(segment_ratio=0.2, neighbours=3), features) == [0] * 5 + [1] * 5
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 3),
+    points=st.integers(1, 12),
+    width=st.sampled_from([1, 7, 130]),
+    far=st.sampled_from([1e-3, 1.0, 1e4]),
+    seed=st.integers(0, 99),
+)
+def test_distances_are_exact_to_float32_and_zero_between_copies(
+    rows: int, points: int, width: int, far: float, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    x = far * torch.randn(rows, points, width, generator=draw)
+    x = torch.cat([x, x, x + far * 1e-3 * torch.randn(x.shape, generator=draw)], dim=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dpc_knn, "BLOCK", 3 * points * width)  # a row at once
+        found = dpc_knn.distances(x)
+    wide = x.double()
+    expected = (wide[:, :, None] - wide[:, None]).square().mean(dim=-1).sqrt()
+    assert torch.allclose(found.double(), expected, rtol=1e-5, atol=4e-6 * far)
+    assert (found[:, :points, points : 2 * points].diagonal(dim1=1, dim2=2) == 0).all()
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_the_smallest_of_each_row_are_those_of_topk(count: int) -> None:
+    values = torch.rand(2, 4, 6).masked_fill(torch.rand(2, 4, 6) > 0.7, torch.inf)
+    expected = values.topk(min(count, 6), dim=-1, largest=False, sorted=True).values
+    assert torch.equal(dpc_knn.smallest(values, count), expected)

@@ -5,7 +5,7 @@ from which transformers makes the masks, is not touched, and other models never 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +16,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vidsieve.adapters.transformers_internals import (
+    PROJECTIONS,
     attention_kernel,
     attention_name,
+    forwarding,
     register_attention,
     renamed_attention,
     unread_configuration,
@@ -178,15 +180,20 @@ def scaling_of(call: AttentionCall) -> float:
     return float(call.query.shape[-1] ** -0.5 if given is None else given)
 
 
-def queries_and_keys(layer: Any, number: int, hidden: Float[Tensor, "rows new dim"], embeddings: Any) -> AttentionCall:
-    """What a decoder layer's attention would be called with on `hidden`: its norm, projections and rotation only."""
+def queries_and_keys(
+    layer: Any, number: int, hidden: Float[Tensor, "rows new dim"], embeddings: Any, asked: Int[Tensor, "rows asked"]
+) -> AttentionCall:
+    """What a decoder layer's attention would be called with on `hidden`: its norm, projections and rotation only.
+
+    Queries are right in the columns `asked`, and may be anything in others; values are not worked out.
+    """
     found: list[AttentionCall] = []
 
     def grab(call: AttentionCall) -> Any:
         found.append(call)
-        return torch.zeros_like(call.query.transpose(1, 2)), None
+        return call.query.transpose(1, 2), None
 
-    with tapped({number: layer.self_attn}, grab):
+    with tapped({number: layer.self_attn}, grab), keys_only(layer.self_attn, asked):
         layer.self_attn(
             hidden_states=layer.input_layernorm(hidden),
             position_embeddings=embeddings,
@@ -196,3 +203,33 @@ def queries_and_keys(layer: Any, number: int, hidden: Float[Tensor, "rows new di
     if not found:
         raise unread_configuration(layer.self_attn)
     return found[0]
+
+
+@contextmanager
+def keys_only(attention: Any, asked: Int[Tensor, "rows asked"]) -> Iterator[None]:
+    """While open, an attention module projects queries in the columns `asked` alone, no values, and no output.
+
+    A module that has not the usual three projections works everything out.
+    """
+    parts = [module for name in PROJECTIONS if (module := getattr(attention, name, None)) is not None]
+    if len(parts) < len(PROJECTIONS):
+        yield
+        return
+    query, value, output = (module.forward for module in parts)
+
+    def some(hidden: Tensor) -> Tensor:
+        places = asked.to(hidden.device).unsqueeze(-1)
+        made = query(hidden.gather(1, places.expand(-1, -1, hidden.shape[-1])))
+        width = made.shape[-1]
+        return made.new_zeros(*hidden.shape[:-1], width).scatter_(1, places.expand(-1, -1, width), made)
+
+    def one(hidden: Tensor) -> Tensor:
+        return value(hidden[:, :1]).expand(-1, hidden.shape[1], -1)
+
+    def first(mixed: Tensor) -> Tensor:
+        return output(mixed[:, :1])
+
+    with ExitStack() as stack:
+        for module, forward in zip(parts, (some, one, first), strict=True):
+            stack.enter_context(forwarding(module, forward))
+        yield

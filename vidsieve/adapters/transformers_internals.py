@@ -7,7 +7,8 @@ left out. `tests/adapters/test_transformers_internals.py` tests each.
 import copy
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vidsieve.framework.errors import ModelError
@@ -71,6 +72,23 @@ def attention_kernel(module: Any, name: str) -> Callable[..., Any]:
     if eager is None and name == "eager":
         raise broken(f"the file of {type(module).__name__} has no `eager_attention_forward`")
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
+
+
+PROJECTIONS = ("q_proj", "v_proj", "o_proj")
+"""What makes an attention module's queries and values, and mixes what its heads found."""
+
+
+@contextmanager
+def forwarding(module: Any, forward: Callable[..., Any]) -> Iterator[None]:
+    """While open, a module is called through `forward`; one that was put on it before comes back."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 # ---------------------------------------------------------------- decoders and their caches

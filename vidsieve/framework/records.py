@@ -139,7 +139,8 @@ class LayerTokens:
     tokens came to its first. `count` is how many to leave, or None when nothing but the stage says it. `afford` is
     how many visual tokens each coming layer may be given, the same for all, if the whole depth is to meet the
     policy's retention ratio; None without a ratio. `token_grid` is (t, h, w) in visual tokens, as the vision tower
-    made them: `frame` and `token` count in it.
+    made them: `frame` and `token` count in it. `memo` belongs to the core, which begins a new one with every prompt;
+    see `once`.
     """
 
     hidden: Float[Tensor, "visual dim"]
@@ -165,6 +166,18 @@ class LayerTokens:
     budget: Budget | None = None
     scores: Scores | None = None
     segments: Segments | None = None
+    memo: dict[Any, Any] | None = None
+
+    def once(self, compute: Callable[..., Result], *settings: Hashable) -> Result:
+        """`compute(visual_inputs, text_inputs, *settings)`, made once for all prune points of a video in a prompt.
+
+        `compute` is a function of a module. Do not write to the result.
+        """
+        known = {} if self.memo is None else self.memo
+        if (compute, settings) not in known:
+            known[compute, settings] = compute(self.visual_inputs, self.text_inputs, *settings)
+        result: Result = known[compute, settings]
+        return result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -11,7 +11,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.policies.shared.counting import KeepsRatio
-from vidsieve.policies.shared.greedy import Alike, field_of, pick
+from vidsieve.policies.shared.greedy import Alike, field_of, on_cpu, pick
 
 SPENT = 1e-5
 """Below this share of a token, what the chosen ones do not show of it is rounding."""
@@ -60,7 +60,9 @@ class _Kernel:
     """What each token would add to the determinant, as tokens are chosen.
 
     `left` is the part of each unit vector that is orthogonal to those chosen, squared; `rows` holds the coordinates
-    in their span, and `counted` is 0 for the rows of a span that was used up.
+    in their span, and `counted` is 0 for the rows of a span that was used up. On the CPU, where it costs nothing to
+    know of that, the next span's rows begin at `start`. Sums stay those of one pick after another: near the end of a
+    span what is left is a small difference, and in another order of summation rounding would choose other tokens.
     """
 
     def __init__(self, alike: Alike, quality: Float[Tensor, " alive"], count: int) -> None:
@@ -68,17 +70,21 @@ class _Kernel:
         self.left = torch.ones_like(quality)
         self.rows = quality.new_zeros(count, quality.numel())
         self.counted = quality.new_ones(count)
+        self.start = 0
 
     def after(self, chosen: Int[Tensor, "1"], turn: int, open_: Bool[Tensor, " alive"]) -> Float[Tensor, " alive"]:
         """The gains of all tokens once `chosen` is in the set."""
-        before = self.rows[:turn]
-        mine = before.index_select(1, chosen).squeeze(1) * self.counted[:turn]
+        before = self.rows[self.start : turn]
+        mine = before.index_select(1, chosen).squeeze(1) * self.counted[self.start : turn]
         share = self.left.index_select(0, chosen).clamp(min=SPENT).rsqrt()
         new = torch.addmv(self.alike.row(chosen), before.T, mine, alpha=-1) * share
         self.rows[turn] = new
         left = threshold(torch.addcmul(self.left, new, new, value=-1), SPENT, 0.0)
         spent = (left * open_).amax(dim=0, keepdim=True) <= 0
-        self.counted[: turn + 1] *= ~spent
+        if on_cpu(spent):
+            self.start = turn + 1 if bool(spent) else self.start
+        else:
+            self.counted[: turn + 1] *= ~spent
         self.left = torch.where(spent, 1.0, left)
         return self.quality * self.left
 

@@ -12,7 +12,7 @@ from vidsieve.framework.plans import Merge, apportion
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
 from vidsieve.policies.shared.counting import attainable_by_ratio, tokens_to_leave
-from vidsieve.policies.shared.dpc_knn import peak_strength, strongest
+from vidsieve.policies.shared.dpc_knn import distances, peak_strength, strongest
 
 
 class FastVIDMerge(Stage):
@@ -59,17 +59,17 @@ class FastVIDMerge(Stage):
         counts = shared_out(alive.sum(dim=1), segment, total, int(total * self.context_ratio), self.anchor_every)
         clean = tokens.living_features
         frame = torch.arange(len(alive), device=alive.device).unsqueeze(1).expand(alive.shape)
-        salience = self._salience(tokens, clean, torch.where(alive, frame, -1))
-        salient = strongest(salience, torch.where(alive, frame, -1), counts[0])
-        others = torch.where(alive & ~salient, frame, -1)
-        anchor = strongest(peak_strength(clean, others, self.neighbours)[0], others, counts[1])
+        group, distance = torch.where(alive, frame, -1), distances(clean)
+        salient = strongest(self._salience(tokens, distance, group), group, counts[0])
+        others = torch.where(salient, -1, group)
+        anchor = strongest(peak_strength(distance, others, self.neighbours)[0], others, counts[1])
         source, target = joined(normalize(clean, dim=-1), others >= 0, anchor, segment)
         return self._weighted(tokens.weight.float().flatten(), salient, source, target)
 
     def _salience(
         self,
         tokens: VideoTokens,
-        clean: Float[Tensor, "frames tokens dim"],
+        distance: Float[Tensor, "frames tokens tokens"],
         group: Int[Tensor, "frames tokens"],
     ) -> Float[Tensor, "frames tokens"]:
         """What ranks the salient tokens of a frame."""
@@ -77,7 +77,7 @@ class FastVIDMerge(Stage):
             return torch.where(tokens.keep, tokens.signals["vision_attention"].float(), 0.0)
         if tokens.scores is not None:
             return torch.where(tokens.keep, tokens.scores.values, 0.0)
-        return peak_strength(clean, group, self.neighbours)[0]
+        return peak_strength(distance, group, self.neighbours)[0]
 
     def _weighted(
         self,
@@ -134,11 +134,13 @@ def joined(
     place = torch.arange(len(anchors), device=anchors.device) - torch.searchsorted(column, column)
     # a row for each anchor frame, as wide as the fullest; −1 where it has fewer
     table = torch.full((len(frames), int(place.max()) + 1), -1, device=anchors.device)
-    table[column, place] = torch.arange(len(anchors), device=anchors.device)
-    similarity = (flat[loose] @ flat[anchors].T)[:, table.clamp(min=0)].masked_fill(table < 0, -torch.inf)
-    nearest = anchors[table.gather(1, similarity.argmax(dim=2).T)].T
+    table[column, place] = anchors
+    similarity = (flat.index_select(0, loose) @ flat.index_select(0, table.clamp(min=0).flatten()).T).view(
+        len(loose), *table.shape
+    )
+    best = similarity.masked_fill_(table < 0, -torch.inf).argmax(dim=2)
     own, row = (segment[loose // per_frame].unsqueeze(1) == segment[frames]).nonzero(as_tuple=True)
-    return torch.cat([anchors, loose[own]]), torch.cat([anchors, nearest[own, row]])
+    return torch.cat([anchors, loose[own]]), torch.cat([anchors, table[row, best[own, row]]])
 
 
 @hookimpl

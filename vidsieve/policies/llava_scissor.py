@@ -7,10 +7,11 @@ connect what all links above it connect. So a threshold, or a number of componen
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import normalize
 
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.hookspecs import hookimpl
@@ -18,6 +19,7 @@ from vidsieve.framework.plans import Merge
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
 from vidsieve.policies.shared.counting import rank_in_line
+from vidsieve.policies.shared.greedy import on_cpu
 
 STEPS = 6
 """Halvings of the range in which the threshold is sought; what they leave open the strongest links decide."""
@@ -74,50 +76,93 @@ class ScissorMerge(Stage):
         if tokens.token_budget is None:
             assert self.threshold is not None
             parts = _represent(clean, alive, links.first((links.strength > self.threshold).sum()))
-            group = _connected(parts.similarity, self.threshold)
+            group = _connected(parts.direction, self.threshold)
         else:
-            parts = _enough(clean, alive, links, tokens.token_budget)
-            group = _joined_to(parts.similarity, tokens.token_budget)
+            parts, below = _enough(clean, alive, links, tokens.token_budget)
+            group = _joined_to(parts.direction, tokens.token_budget, below)
         return _melted(unit, alive, parts, group)
 
 
 class _Parts(NamedTuple):
-    """What represents the components of all frames, how alike they are, and to which each living token belongs."""
+    """What represents the components of all frames, its direction, and to which each living token belongs."""
 
     mean: Float[Tensor, "means dim"]
-    similarity: Float[Tensor, "means means"]
+    direction: Float[Tensor, "means dim"]
     of: Int[Tensor, " living"]
 
 
 def _represent(clean: Float[Tensor, "frames tokens dim"], alive: Bool[Tensor, "frames tokens"], near: Links) -> _Parts:
     """The components that these links make of all frames."""
-    per_frame = alive.shape[1]
     root = components(torch.arange(alive.numel(), device=alive.device), near.one, near.other)
-    member = one_hot(root.view(alive.shape) % per_frame, per_frame).float() * alive.unsqueeze(-1)
-    mean = member.transpose(1, 2) @ clean / member.sum(dim=1).unsqueeze(-1).clamp(min=1)
-    roots, of = torch.unique(root[alive.flatten()], return_inverse=True)
-    mean = mean.flatten(0, 1)[roots]
-    direction = normalize(mean, dim=-1)
-    return _Parts(mean, direction @ direction.T, of)
+    living = alive.flatten().nonzero().squeeze(1)
+    roots, of = torch.unique(root[living], return_inverse=True)
+    mean = _means(clean.flatten(0, 1).index_select(0, living), of, len(roots))
+    return _Parts(mean, normalize(mean, dim=-1), of)
 
 
-def _connected(similarity: Float[Tensor, "means means"], threshold: float) -> Int[Tensor, " means"]:
+def _means(rows: Float[Tensor, "rows dim"], into: Int[Tensor, " rows"], count: int) -> Float[Tensor, "{count} dim"]:
+    """The mean of the rows that go into each."""
+    total = rows.new_zeros(count, rows.shape[1])
+    if on_cpu(rows):
+        total.index_add_(0, into, rows)
+    else:  # there index_add adds in any order, so that a run might choose otherwise than the one before
+        total.index_put_((into,), rows, accumulate=True)
+    return total / into.bincount(minlength=count).unsqueeze(1)
+
+
+def _connected(direction: Float[Tensor, "means dim"], threshold: float) -> Int[Tensor, " means"]:
     """The component of each mean, as its lowest member."""
-    one, other = (similarity > threshold).triu(diagonal=1).nonzero(as_tuple=True)
-    return components(torch.arange(len(similarity), device=similarity.device), one, other)
+    near = pairs_above(direction, threshold)
+    return components(torch.arange(len(direction), device=direction.device), near.one, near.other)
 
 
-def _joined_to(similarity: Float[Tensor, "means means"], count: int) -> Int[Tensor, " means"]:
-    """The component of each mean after the strongest links have left `count` of them."""
-    every = torch.ones_like(similarity[:1], dtype=torch.bool)
-    links = strongest_links(similarity.unsqueeze(0), every).first(len(similarity) - count)
-    return components(torch.arange(len(similarity), device=similarity.device), links.one, links.other)
+def _joined_to(direction: Float[Tensor, "means dim"], count: int, below: float) -> Int[Tensor, " means"]:
+    """The component of each mean after the strongest links have left `count` of them.
+
+    Looks at the pairs above `below` first, which are few and mostly enough.
+    """
+    means, step = len(direction), 0.01
+    while True:
+        links = forest(means, pairs_above(direction, below))
+        if len(links.one) >= means - count:
+            break
+        below, step = below - step if below > -1 else -torch.inf, 4 * step
+    first = links.first(means - count)
+    return components(torch.arange(means, device=direction.device), first.one, first.other)
+
+
+ROWS = 256
+"""Means that are compared with all others at once."""
+
+
+def pairs_above(direction: Float[Tensor, "points dim"], threshold: float) -> Links:
+    """The pairs of points whose cosine is above the threshold, the lower point as `one`, in order of pairs.
+
+    Never holds the similarities of all pairs: of 16,000 points they would be a gibibyte.
+    """
+    found = []
+    for start in range(0, len(direction), ROWS):
+        part = direction[start : start + ROWS]
+        alike = part @ direction[start:].T
+        one, other = _true(alike.gt(threshold).triu_(diagonal=1))
+        found.append(Links(one + start, other + start, alike[one, other]))
+    return Links(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _true(flags: Bool[Tensor, "rows columns"]) -> tuple[Int[Tensor, " true"], Int[Tensor, " true"]]:
+    """Where flags are set, row by row."""
+    if on_cpu(flags):  # numpy skips what is not set, many times as fast
+        flat = torch.from_numpy(np.flatnonzero(flags.numpy()))
+        return flat // flags.shape[1], flat % flags.shape[1]
+    one, other = flags.nonzero(as_tuple=True)
+    return one, other
 
 
 def _enough(
     clean: Float[Tensor, "frames tokens dim"], alive: Bool[Tensor, "frames tokens"], links: Links, count: int
-) -> _Parts:
-    """The frames at the lowest threshold (to a part in 2^STEPS) that leaves `count` components of the video or more.
+) -> tuple[_Parts, float]:
+    """The frames at the lowest threshold (to a part in 2^STEPS) that leaves `count` components of the video or more;
+    and a threshold below it.
 
     The frames alone must have that many, so the search starts at the first link that would be one too many.
     """
@@ -130,11 +175,11 @@ def _enough(
         near = int((links.strength > middle).sum())
         if near not in tried:  # the last two are kept, as these are large
             tried = {near: _represent(clean, alive, links.first(near))} | {n: tried[n] for n in tried if n == enough}
-        if len(_connected(tried[near].similarity, middle).unique()) >= count:
+        if len(_connected(tried[near].direction, middle).unique()) >= count:
             high, enough = middle, near
         else:
             low = middle
-    return tried.get(enough) or _represent(clean, alive, links.first(enough))
+    return tried.get(enough) or _represent(clean, alive, links.first(enough)), low
 
 
 def _melted(
@@ -146,14 +191,13 @@ def _melted(
     """Every token to its component's representative with its part in it, and to the one it is most like with 1."""
     living = alive.flatten().nonzero().squeeze(1)
     group = torch.unique(group, return_inverse=True)[1]
-    member = one_hot(group).float()
-    in_group = member.sum(dim=0)
-    representative = normalize(member.T @ parts.mean / in_group.unsqueeze(1), dim=-1)
-    similarity = unit.flatten(0, 1)[living] @ representative.T
+    in_group = group.bincount()
+    representative = normalize(_means(parts.mean, group, len(in_group)), dim=-1)
+    similarity = unit.flatten(0, 1).index_select(0, living) @ representative.T
     own = group[parts.of]
     place = rank_in_line(similarity.gather(1, own.unsqueeze(1)).squeeze(1), own, len(in_group)) == 0
     nearest = torch.where(place, own, similarity.argmax(dim=1))
-    target = torch.empty_like(in_group, dtype=torch.int64).scatter_(0, own[place], living[place])
+    target = torch.empty_like(in_group).scatter_(0, own[place], living[place])
     part = 1 / (parts.of.bincount()[parts.of] * in_group[own])
     return Merge(
         torch.cat([living, living]),
@@ -190,11 +234,32 @@ def strongest_links(similarity: Float[Tensor, "rows points points"], alive: Bool
             break
         taken.append(chosen)
         label = components(label, label[chosen // total], label[chosen % total])
-    links = torch.cat(taken) if taken else torch.zeros(0, dtype=torch.int64, device=device)
+    links = torch.cat(taken).sort().values if taken else torch.zeros(0, dtype=torch.int64, device=device)
     one, other = links // total, links % total
     strength = similarity[one // points, one % points, other % points]
     order = torch.argsort(strength, descending=True, stable=True)
     return Links(one[order], other[order], strength[order])
+
+
+def forest(points: int, near: Links) -> Links:
+    """The maximum spanning forest of points with these links, given in order of pairs; as `strongest_links`."""
+    order = torch.argsort(near.strength, descending=True, stable=True)
+    one, other = near.one[order], near.other[order]
+    rank = torch.arange(len(order), device=order.device)
+    label = torch.arange(points, device=order.device)
+    taken: list[Int[Tensor, " links"]] = []
+    while True:
+        ends = label[torch.stack([one[rank], other[rank]])]
+        apart = (ends[0] != ends[1]).nonzero().squeeze(1)
+        if len(apart) == 0:
+            break
+        rank, ends = rank[apart], ends[:, apart]
+        best = torch.full_like(label, len(order)).scatter_reduce(0, ends.flatten(), rank.repeat(2), "amin").unique()
+        best = best[best < len(order)]
+        taken.append(best)
+        label = components(label, label[one[best]], label[other[best]])
+    links = order[torch.cat(taken).sort().values] if taken else order[:0]
+    return Links(*(part[links] for part in near))
 
 
 def components(

@@ -32,6 +32,7 @@ from vidsieve.framework.planning.layer_cut import best
 from vidsieve.framework.plans import Keep, Merge
 from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.stage import Stage, tunable
+from vidsieve.policies.shared.dpc_knn import distances, smallest
 from vidsieve.policies.shared.prune_depth import AFTER, prune_after
 
 Distance = Literal["bounded", "released"]
@@ -167,7 +168,7 @@ def relevance(
     Without raters (no text after the video, or one word) the prompt's last token rates alone. With `distance` and
     `heads` it is that of SparseVLM+.
     """
-    asked = raters(tokens.visual_inputs, tokens.text_inputs)
+    asked = tokens.once(raters)
     rows = asked if asked.numel() else "last"
     attention = tokens.attention(rows, of="previous").float()
     if distance is not None:
@@ -209,7 +210,7 @@ def pruned(
     candidates, clusters = recycled(left)
     order = torch.argsort(scores.masked_fill(stays, -torch.inf), descending=True, stable=True)[:candidates]
     # centres come in the order of their strength; `into` numbers candidates
-    centres, into = density_peaks(tokens.hidden[order].float(), clusters)
+    centres, into = density_peaks(tokens.hidden.index_select(0, order).float(), clusters)
     kept = stays.nonzero().squeeze(1)
     source, target = torch.cat([kept, order]), torch.cat([kept, order[centres][into]])
     equal = torch.ones(len(source), device=scores.device)
@@ -220,9 +221,8 @@ def density_peaks(
     x: Float[Tensor, "points dim"], clusters: int
 ) -> tuple[Int[Tensor, " clusters"], Int[Tensor, " points"]]:
     """The centres, strongest first, and which of them each point joins."""
-    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / x.shape[1] ** 0.5
-    nearest = distance.topk(clusters, dim=-1, largest=False).values
-    density = torch.exp(-nearest.square().mean(dim=-1))
+    distance = distances(x.unsqueeze(0)).squeeze(0)
+    density = torch.exp(-smallest(distance, clusters).square().mean(dim=-1))
     denser = density[None, :] > density[:, None]
     gap = distance.masked_fill(~denser, torch.inf).amin(dim=-1)
     gap = torch.where(gap.isinf(), distance.max(), gap)

@@ -80,7 +80,9 @@ def _alike_to_the_last(
     threshold: float,
 ) -> Bool[Tensor, "segments tokens"]:
     """Whether a place has two tokens at least and each is like the one before it."""
-    earlier = unit.gather(0, before.clamp(min=0).unsqueeze(-1).expand_as(unit))
+    place = torch.arange(unit.shape[1], device=unit.device)
+    flat = before.clamp(min=0).mul(unit.shape[1]).add(place).flatten()
+    earlier = unit.flatten(0, 1).index_select(0, flat).view_as(unit)
     alike = (unit * earlier).sum(dim=-1) > threshold
     pairs, broken = member.T @ (before >= 0).float(), member.T @ ((before >= 0) & ~alike).float()
     return (pairs > 0) & (broken == 0)

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from vidsieve.adapters.attention_taps import AttentionCall, Tapped, ones_rotated, queries_and_keys, scaling_of
 from vidsieve.adapters.decoder.layer_rows import PrefillRow, PrefillVideo, right_aligned
+from vidsieve.adapters.decoder.shown_tokens import ShownTokens
 from vidsieve.adapters.prompt.columns import CachedColumns, gathered
 from vidsieve.adapters.transformers_internals import attention_name, cached_keys, rotary_of, unread_configuration
 from vidsieve.framework.errors import PlanError
@@ -20,7 +21,6 @@ from vidsieve.framework.planning.layer_cut import LayerCut, cut_of
 from vidsieve.framework.planning.pipeline import generator
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.framework.records import LayerTokens
 from vidsieve.framework.report import Stopwatch
 
 
@@ -137,21 +137,23 @@ class Prefill:
         row, bound = self.rows[number], self.policy.stages[point.position]
         offered = video.counts.offered(point)
         stage, count = video.counts.ask(point)
-        first, columns = number * self.times, self._columns(row)
-        tokens = LayerTokens(
-            hidden=_at(hidden, first, columns[video.slots]),
-            hidden_before=_at(self.before, first, row.seen[video.slots]).to(hidden.device),
-            text=_at(hidden, first, columns[row.others[row.text]]),
-            visual_inputs=_at(self.inputs, first, video.entered).to(hidden.device),
-            text_inputs=_at(self.inputs, first, row.text_places).to(hidden.device),
-            frame=video.frame.to(hidden.device),
-            token=video.place.to(hidden.device),
-            weight=video.weight.to(hidden.device),
+        first, columns, device = number * self.times, self._columns(row), hidden.device
+        tokens = ShownTokens(
+            {
+                "hidden": lambda: _at(hidden, first, columns[video.slots]),
+                "hidden_before": lambda: _at(self.before, first, row.seen[video.slots]).to(device),
+                "text": lambda: _at(hidden, first, columns[row.others[row.text]]),
+                "visual_inputs": lambda: _at(self.inputs, first, video.entered).to(device),
+                "text_inputs": lambda: _at(self.inputs, first, row.text_places).to(device),
+                "frame": lambda: video.frame.to(device),
+                "token": lambda: video.place.to(device),
+            },
+            weight=video.weight.to(device),
             layer=point.layer,
             layers=self.layers,
             attention=partial(self._attention, point, number, video, hidden, kwargs, ahead),
-            rotary=partial(self._rotary, number, video, hidden.device),
-            keys=partial(self._keys, number, video, hidden.device),
+            rotary=partial(self._rotary, number, video, device),
+            keys=partial(self._keys, number, video, device),
             final_norm=self._final_norm,
             rng=self._rng(number, video, point),
             turn=point.turn,
@@ -162,6 +164,7 @@ class Prefill:
             budget=video.plan.budget,
             scores=video.plan.scores,
             segments=video.plan.segments,
+            memo=video.memo,
         )
         where = f"policy {self.policy.name!r}, stage {bound.label!r}, prune_layer"
         plan = call_stage(where, stage, "prune_layer", tokens)
@@ -239,6 +242,14 @@ class Prefill:
             return row.places
         return torch.arange(row.width, device=row.places.device) + (self.width - row.width)
 
+    def _asking(self) -> Int[Tensor, "rows asking"]:
+        """The columns that stages may ask the attention of: the text behind the video, and the last one."""
+        found = [
+            torch.cat([columns[row.others[row.text]], columns[-1:]])
+            for row, columns in ((row, self._columns(row)) for row in self.rows)
+        ]
+        return right_aligned(found)[0].repeat_interleave(self.times, dim=0)
+
     def _real(self) -> Bool[Tensor, "prompts new"]:
         return self.mask[:, self.start :] if self.width is None else self.real
 
@@ -257,7 +268,7 @@ class Prefill:
         embeddings = kwargs["position_embeddings"]
         if self.width is not None or self.past[layer] is not None:
             embeddings = self._arguments(layer, hidden, kwargs)[2]
-        call = queries_and_keys(self.decoder.layers[layer], layer, hidden, embeddings)
+        call = queries_and_keys(self.decoder.layers[layer], layer, hidden, embeddings, self._asking())
         key = call.key
         if self.start:
             key = torch.cat([cached_keys(kwargs["past_key_values"], layer), key], dim=2)
@@ -339,7 +350,7 @@ class Prefill:
 
 def _at(values: Float[Tensor, "rows columns dim"], row: int, places: Int[Tensor, " some"]) -> Tensor:
     """Entries of one row, on the device of the values."""
-    return values[row, places.to(values.device)]
+    return values[row].index_select(0, places.to(values.device))
 
 
 def renumbered(decoder: Any, positions: Int[Tensor, "rows new"], hidden: Tensor, mrope: bool) -> tuple[Tensor, ...]:

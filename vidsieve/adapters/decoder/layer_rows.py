@@ -1,7 +1,7 @@
 """The prompts of a batch in prefill: which token is where, as prune points remove more and more of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,10 @@ from vidsieve.framework.policy.policy import Policy
 
 @dataclass(eq=False, kw_only=True)
 class PrefillVideo:
-    """One video: `slots` of its tokens among the row's, their numbers in the video, and how many each stands for."""
+    """One video: `slots` of its tokens among the row's, their numbers in the video, and how many each stands for.
+
+    `memo` is what stages worked out of what entered the first layer.
+    """
 
     plan: TokenPlan
     index: int
@@ -26,6 +29,7 @@ class PrefillVideo:
     tokens: Int[Tensor, " visual"]
     weight: Float[Tensor, " visual"]
     entered: Int[Tensor, " entered"]
+    memo: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def frame(self) -> Int[Tensor, " visual"]:
@@ -98,6 +102,8 @@ def right_aligned(
     parts: Sequence[Int[Tensor, " _"]],
 ) -> tuple[Int[Tensor, "rows width"], Bool[Tensor, "rows width"]]:
     """Rows of different lengths as one tensor, filled up on the left with zeros, and which entries are real."""
+    if len(parts) == 1:
+        return parts[0][None], torch.ones_like(parts[0][None], dtype=torch.bool)
     width = max(part.numel() for part in parts)
     filled = [torch.nn.functional.pad(part, (width - part.numel(), 0)) for part in parts]
     lengths = torch.tensor([part.numel() for part in parts]).to(parts[0].device)

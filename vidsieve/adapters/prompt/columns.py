@@ -289,5 +289,7 @@ def _hidden(mask: Tensor, off: Bool[Tensor, "..."]) -> Tensor:
 def gathered(values: Tensor, index: Int[Tensor, "rows picked"]) -> Tensor:
     """Rows of `values` [... rows columns dim] at `index`; one row of values serves every row of the index."""
     index = index.to(values.device)
+    if len(index) == 1:  # many times as fast as gather
+        return values.index_select(-2, index[0])
     values = values.expand(*values.shape[:-3], len(index), *values.shape[-2:])
     return values.gather(-2, index[..., None].expand(*values.shape[:-2], index.shape[1], values.shape[-1]))

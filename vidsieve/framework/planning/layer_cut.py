@@ -36,7 +36,7 @@ def cut_of(where: str, plan: object, tokens: LayerTokens) -> LayerCut:
     Raises:
         PlanError: a plan of the wrong content, or Scores where nothing says how many stay.
     """
-    alive = torch.ones(tokens.frame.shape, dtype=torch.bool, device=tokens.hidden.device)
+    alive = torch.ones_like(tokens.weight, dtype=torch.bool)
     if isinstance(plan, Merge):
         check_merge(where, plan, alive[None])
         return _melted(plan, tokens)
@@ -58,11 +58,10 @@ def cut_of(where: str, plan: object, tokens: LayerTokens) -> LayerCut:
 
 def best(values: Float[Tensor, " visual"], tokens: LayerTokens, count: int) -> Bool[Tensor, " visual"]:
     """The `count` tokens with the highest values, shared over frames by a live Budget; ties to the earlier."""
-    if tokens.budget is None:
-        line, counts = torch.zeros_like(tokens.frame), torch.full_like(tokens.frame[:1], count)
-    else:
-        line, counts = _lines(tokens.budget, tokens, count)
-    return _best(values, line, counts)
+    if tokens.budget is not None:
+        return _best(values, *_lines(tokens.budget, tokens, count))
+    order = torch.argsort(values, descending=True, stable=True)
+    return torch.zeros_like(values, dtype=torch.bool).index_fill_(0, order[:count], True)
 
 
 def _melted(plan: Merge, tokens: LayerTokens) -> LayerCut:

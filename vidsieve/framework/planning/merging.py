@@ -29,7 +29,8 @@ class MergeStep:
             part.to(rows.device) for part in (self.source, self.target, self.coefficient, self.mixed)
         )
         summed = torch.zeros(flat.shape, dtype=torch.float32, device=rows.device)
-        summed.index_add_(0, target, flat[source].float() * coefficient[:, None])
+        # index_select copies whole rows, several times as fast as an index in brackets
+        summed.index_add_(0, target, flat.index_select(0, source).float() * coefficient[:, None])
         return torch.where(mixed[:, None], summed.to(rows.dtype), flat).reshape(rows.shape)
 
 

@@ -198,8 +198,8 @@ def plan_video(policy: Composition, video: VideoInput) -> TokenPlan:
     with torch.no_grad(), Stopwatch(video.features.device) as watch:
         work.run()
         index = work.keep.flatten().nonzero().squeeze(1)
-        features = work.features.flatten(0, 1)[index]
-        weight = work.weight.flatten()[index]
+        features = work.features.flatten(0, 1).index_select(0, index)
+        weight = work.weight.flatten().index_select(0, index)
     if index.numel() == video.baseline.total:
         work.notes += _refuse_silence(policy, video.shape)
     report = Report(

@@ -19,6 +19,11 @@ WHOLE = 16_384
 """Up to this many tokens (1 GiB of float32) all similarities are made at once; above it, a row a pick."""
 
 
+def on_cpu(values: Tensor) -> bool:
+    """Whether reading a value costs nothing, so that work may depend on what was found."""
+    return values.is_cpu
+
+
 @dataclass(frozen=True, eq=False)
 class Field:
     """The living tokens of a video: flat `index`, the budget `line` of each, `room` in each line, `count` in all."""
