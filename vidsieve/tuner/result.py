@@ -45,6 +45,7 @@ class TrialEvent:
 
     `number` counts from 1. `score` is the mean over `scored` examples, `change_points` the paired difference to the
     uncompressed model in percentage points, `scorer` says of what: "p_gold" or "correct". None: not measured.
+    `composed`: the policy is a composition nobody published.
     """
 
     number: int
@@ -60,6 +61,7 @@ class TrialEvent:
     verdict: Verdict
     reason: str = ""
     eta_s: float | None = None
+    composed: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -20,7 +20,7 @@ from vidsieve.tuner.measure.retention_limits import RetentionSolver
 from vidsieve.tuner.result import TrialEvent, TuneResult
 from vidsieve.tuner.search.structure import Proposals
 from vidsieve.tuner.search.trial import Evaluator
-from vidsieve.tuner.space.candidate import Candidate
+from vidsieve.tuner.space.candidate import COMPOSED, Candidate
 from vidsieve.tuner.study.record import TrialResult
 from vidsieve.tuner.study.storage import storage_errors
 from vidsieve.tuner.study.store import Study, quiet
@@ -338,4 +338,5 @@ def event_of(
         verdict=trial_result.verdict,
         reason=trial_result.reason,
         eta_s=eta_s if left is None or eta_s is None else max(0.0, min(eta_s, left)),
+        composed=candidate is not None and candidate.base == COMPOSED,
     )
