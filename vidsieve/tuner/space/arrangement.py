@@ -20,11 +20,12 @@ RATIO = 0.25
 
 def fitting_order(stages: Sequence[Stage]) -> tuple[int, ...] | None:
     """Find the first order, from house order on, in which `stages` make a policy without faults; None if none does."""
-    for order in _orders(stages):
-        named = [(str(index), stages[index]) for index in order]
-        if not composition_faults(composed(named)):
-            return order
-    return None
+    return next((order for order in _orders(stages) if fit([stages[index] for index in order])), None)
+
+
+def fit(stages: Sequence[Stage]) -> bool:
+    """Whether stages in this order make a policy without faults."""
+    return not composition_faults(composed([(str(index), stage) for index, stage in enumerate(stages)]))
 
 
 def composed(named: Sequence[tuple[str, Stage]]) -> Composition:

@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 from vidsieve.framework.composition import BoundStage, Composition, stage_faults
+from vidsieve.framework.hookspecs import VIDEO_HOOKS
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage, setting_faults
-from vidsieve.tuner.space.arrangement import fitting_order
+from vidsieve.tuner.space.arrangement import fit, fitting_order
 
 
 class Part(NamedTuple):
@@ -52,6 +53,11 @@ class Kind(NamedTuple):
     def of(cls, stage: Stage) -> "Kind":
         """Return the kind of `stage` with its default settings."""
         return cls(stage.hooks(), stage.reads, stage.reads_if_made, stage.solves is not None, stage.data_dependent)
+
+    @property
+    def sees_tokens(self) -> bool:
+        """Whether any of its hooks is shown visual tokens, and so what other stages made of them."""
+        return bool(set(self.hooks) & {*VIDEO_HOOKS, "prune_layer"})
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -113,13 +119,36 @@ class Grammar:
     @cached_property
     def fits(self) -> dict[tuple[Kind | None, ...], tuple[int, ...]]:
         """The kinds that fit together, and the order they stand in: indices of parts."""
-        found = {}
+        found: dict[tuple[Kind | None, ...], tuple[int, ...]] = {}
         for kinds in self._combinations(()):
-            filled = [(index, kind) for index, kind in enumerate(kinds) if kind is not None]
-            order = fitting_order([self.stages[self.members[kind][0]] for _, kind in filled]) if filled else None
-            if order is not None:
-                found[kinds] = tuple(filled[position][0] for position in order)
+            order = self._order(kinds, found)
+            if order:
+                found[kinds] = order
         return found
+
+    def _order(
+        self, kinds: tuple[Kind | None, ...], found: Mapping[tuple[Kind | None, ...], tuple[int, ...]]
+    ) -> tuple[int, ...] | None:
+        """Order kinds, as indices of parts; None where they do not fit.
+
+        Stages that see no visual tokens are asked for once the others fit: they mend nothing.
+        """
+        filled = [index for index, kind in enumerate(kinds) if kind is not None]
+        others = tuple(kind if kind is None or kind.sees_tokens else None for kind in kinds)
+        if others in (kinds, (None,) * len(kinds)):
+            order = fitting_order([self._stand_in(kinds[index]) for index in filled]) if filled else None
+            return None if order is None else tuple(filled[position] for position in order)
+        if others not in found:
+            return None
+        aside = [index for index in filled if others[index] is None]
+        first = [index for index in aside if "reduce_frames" in kinds[index].hooks]  # type: ignore[union-attr]
+        placed = (*first, *found[others], *(index for index in aside if index not in first))
+        return placed if fit([self._stand_in(kinds[index]) for index in placed]) else None
+
+    def _stand_in(self, kind: Kind | None) -> Stage:
+        """Return one stage of a kind: the rules cannot tell it from the others."""
+        assert kind is not None
+        return self.stages[self.members[kind][0]]
 
     def _combinations(self, chosen: tuple[Kind | None, ...]) -> Iterator[tuple[Kind | None, ...]]:
         """Fill the parts that `chosen` leaves open in every way, no part twice."""
