@@ -36,18 +36,24 @@ class Proposals:
         self._drawn: set[Skeleton] = set()
         self._unknown: dict[int, Skeleton] = {}
 
-    def propose(self, number: int, trial_results: Sequence[TrialResult]) -> dict[str, Any]:
-        """Fix the Optuna parameters of trial `number`; only that it is to be a composition where all were tried."""
+    def propose(self, number: int, trial_results: Sequence[TrialResult]) -> dict[str, Any] | None:
+        """Fix the Optuna parameters of trial `number`; None where every composition was tried."""
         self._drawn.update(_skeletons(trial_results))
         seen = observations_of(trial_results)
         seen += [Observation(tuple(use for use in each if use is not None), None) for each in self._unknown.values()]
         rng = np.random.default_rng([self._seed, number])
         skeleton = draw(self._composed.grammar, seen, self._drawn, rng)
         if skeleton is None:
-            return {"policy": COMPOSED}
+            return None
         self._drawn.add(skeleton)
         self._unknown[number] = skeleton
         return self._composed.fixed(skeleton)
+
+    def refine(self, best: TrialResult | None) -> dict[str, Any] | None:
+        """Fix the stages of the best trial, for other settings of them; None where it is no composition or has none."""
+        if best is None or best.candidate is None or not self._composed.searchable(best.policy):
+            return None
+        return next((self._composed.fixed(each, searched=True) for each in _skeletons([best])), None)
 
     def suggested(self, number: int) -> None:
         """Note that trial `number` became a candidate."""

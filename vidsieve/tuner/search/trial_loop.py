@@ -247,9 +247,14 @@ class TrialLoop:
         self._pending[future] = (trial, start)
 
     def _proposed(self) -> dict[str, Any] | None:
-        """Propose a composition for two trials of three; the third, and what is queued, is the sampler's."""
-        if self._proposals is None or self._number % 3 == 0:
+        """Propose a new composition in two trials of three, and in the third other settings of the best one.
+
+        The third is the sampler's while a published policy is the best, and so is what is queued.
+        """
+        if self._proposals is None:
             return None
+        if self._number % 3 == 0:
+            return self._proposals.refine(self._search.best)
         return self._proposals.propose(self._number, self._search.trial_results)
 
     def _tell_how_many(self, queued: int) -> None:

@@ -58,9 +58,9 @@ class ComposedSpace:
         stages = {part.name: use for part, use in zip(PARTS, skeleton, strict=True) if use is not None}
         return Candidate(COMPOSED, policy, settings, stages, searched)
 
-    def fixed(self, skeleton: Skeleton) -> dict[str, Any]:
-        """Return the Optuna parameters that choose these stages, with the settings they declare."""
-        params: dict[str, Any] = {"policy": COMPOSED, f"{COMPOSED}/settings": AS_DECLARED}
+    def fixed(self, skeleton: Skeleton, *, searched: bool = False) -> dict[str, Any]:
+        """Return the Optuna parameters that choose these stages, with the settings they declare or to be searched."""
+        params: dict[str, Any] = {"policy": COMPOSED, f"{COMPOSED}/settings": SEARCHED if searched else AS_DECLARED}
 
         def answer(name: str, choices: list[Any], part: int) -> Any:
             params[name] = skeleton[part] is not None if choices is ON_OR_OFF else skeleton[part]
@@ -87,15 +87,18 @@ class ComposedSpace:
     def _settings(self, trial: Any, policy: Policy, ratio: float) -> dict[str, Any]:
         """Choose what stages leave that do not close; the other settings in a part of the candidates."""
         early = [bound for bound in policy.stages if bound.fixed]
-        counts = {f"{bound.label}.{bound.stage.solves}" for bound in early}
-        knobs = knobs_of(policy)
-        others = [knob for knob in knobs if knob.name not in counts]
+        knobs, others = knobs_of(policy), self.searchable(policy)
         chosen: dict[str, Any] = {}
         for bound in early:
             chosen |= self._count(trial, bound, ratio, len(early), knobs)
         if others and trial.suggest_categorical(f"{COMPOSED}/settings", [AS_DECLARED, SEARCHED]) == SEARCHED:
             chosen |= {knob.name: knob.suggest(trial, COMPOSED) for knob in others}
         return chosen
+
+    def searchable(self, policy: Policy) -> list[Knob]:
+        """List the settings of a composition that may be searched, besides what stages leave that do not close."""
+        counts = {f"{bound.label}.{bound.stage.solves}" for bound in policy.stages if bound.fixed}
+        return [knob for knob in knobs_of(policy) if knob.name not in counts]
 
     def _count(self, trial: Any, bound: BoundStage, ratio: float, early: int, knobs: Sequence[Knob]) -> dict[str, Any]:
         """Choose what one of the `early` stages leaves: its share of the whole cut to `ratio`, which they divide.
