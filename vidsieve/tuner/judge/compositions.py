@@ -74,4 +74,6 @@ def _is_composition(trial_result: TrialResult) -> bool:
 
 def _reversed(difference: Interval) -> Interval:
     """Return the other side's difference."""
-    return Interval(-difference.value, -difference.high, -difference.low, difference.n, difference.level)
+    # from zero, since the negative of zero would be printed with its sign
+    value, low, high = (0.0 - number for number in (difference.value, difference.high, difference.low))
+    return Interval(value, low, high, difference.n, difference.level)
