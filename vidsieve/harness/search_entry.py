@@ -37,11 +37,10 @@ def tune(
         model: a family, a hub id or a folder; or a loaded transformers model.
         data: a JSONL file of labelled questions, or an object with the `Task` protocol.
         videos: a folder of videos without labels; the score is then agreement with the uncompressed model.
-        processor: for a loaded model: its transformers processor or tokenizer, or a folder or hub id to load it from.
-            Left out, it is loaded from where the model came from.
-        policies: names, files or folders to search; `all` for every published one; those not set aside if left out.
-            `composed` searches, beside them, the compositions of all registered stages that nobody published.
-        study: a file that keeps the search, and resumes it in a later call, or the URL of a server; none if left out.
+        processor: for a loaded model: its processor or tokenizer, or where to load it from (where it came from itself).
+        policies: names, files or folders to search; `all` for every published one; those not set aside if left out;
+            `composed` for compositions of registered stages that nobody published, beside the others.
+        study: a file that keeps the search, and resumes it later, or the URL of a server; none if left out.
         devices: several alike devices to search on at once, such as ["cuda:0", "cuda:1"].
         in_process: evaluate a named model in this process instead of a child; a loaded one always is.
         listener: is called with progress and results while it works.
