@@ -117,10 +117,10 @@ def jobs(folder: Path) -> dict[str, Callable[[], object]]:
         policy.plan(noise, token_grid=(8, 6, 6))
 
     def tune() -> None:
-        vidsieve.tune("qwen2-vl", latency_ms=200, trials=2, examples=8, policies=["vidcom2"], in_process=True)
+        vidsieve.tune("qwen2-vl-tiny", latency_ms=200, trials=2, examples=8, policies=["vidcom2"], in_process=True)
 
     def run() -> None:
-        arguments = ["vidsieve", "run", "--model", "qwen2-vl", "--policy", "vidcom2", str(clip), QUESTION]
+        arguments = ["vidsieve", "run", "--model", "qwen2-vl-tiny", "--policy", "vidcom2", str(clip), QUESTION]
         kept, sys.argv = sys.argv, arguments
         try:
             main()

@@ -7,7 +7,7 @@
 Every finished cell goes to scripts/data/policy_table.json at once, and is measured again only if the policy, the
 model, the questions or the rules of timing have changed: Ctrl-C loses nothing but the cells in work. Accuracy runs in
 `--jobs` processes, timing behind it in one, alone. `--write` also stores the Markdown beside the data and in
-docs/explanation/policies-measured.md.
+docs/explanation/policies-measured.md, and draws docs/pictures/policies.svg.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from pathlib import Path
 
 from policy_cells.page import quoted, table_text
+from policy_cells.picture import picture
 from policy_cells.store import Store
 from policy_cells.wanted import MODEL_NAMES, TTFT, Cell, cells, policies
 from policy_cells.worker import ignore_interrupts, measure
@@ -29,6 +30,7 @@ from vidsieve.framework.errors import VidsieveError
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "scripts" / "data" / "policy_table.json"
 PAGE = ROOT / "docs" / "explanation" / "policies-measured.md"
+PICTURE = ROOT / "docs" / "pictures" / "policies.svg"
 
 
 class Pass:
@@ -160,6 +162,8 @@ def main() -> int:
     if asked.write:
         asked.data.with_suffix(".md").write_text(text, encoding="utf-8")
         PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+        PICTURE.parent.mkdir(exist_ok=True)
+        PICTURE.write_bytes(picture(store.cells, sorted(store.measured_on, reverse=True)))
     return status
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 
 STORE = Path(__file__).parent / "data" / "hard_ends.md"
 VIDSIEVE = Path(sys.executable).with_name("vidsieve")
-TINY = ["--model", "qwen2-vl", "--speedup", "1.05", "--examples", "4"]
+TINY = ["--model", "qwen2-vl-tiny", "--speedup", "1.05", "--examples", "4"]
 THREE = ("--policies", "vidcom2", "--trials", "3")
 SIX = ("--policies", "gentle.yaml,harmful.yaml", "--trials", "6", "--plugin", "harmful.py")
 LAST = 8

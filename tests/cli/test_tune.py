@@ -21,7 +21,7 @@ from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.trial_loop import SearchFailedError
 
 SMALL = ("--trials", 2, "--examples", 4, "--policies", "vidcom2", "--frames", 8, "--in-process")
-BUNDLED = ("tune", "--model", "qwen2-vl", *SMALL)
+BUNDLED = ("tune", "--model", "qwen2-vl-tiny", *SMALL)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_a_search_ends_with_a_sound_file_and_how_to_use_it(invoke: Invoke, tmp_p
     measured = policy.provenance["measured_on"]
     assert (measured["checkpoint"], measured["bundled"], measured["frames"]) == ("qwen2-vl-tiny", "yes", "8")
     commands = [line.strip() for line in lines if line.strip().startswith("vidsieve run ")]
-    assert commands == ["vidsieve run --model qwen2-vl --frames 8 --policy policy.yaml"]
+    assert commands == ["vidsieve run --model qwen2-vl-tiny --frames 8 --policy policy.yaml"]
     rerun = invoke(*shlex.split(commands[0])[1:])
     assert rerun.exit_code == 0
     assert "measured elsewhere" not in rerun.stderr
@@ -51,7 +51,7 @@ def test_a_search_ends_with_a_sound_file_and_how_to_use_it(invoke: Invoke, tmp_p
 def test_the_stored_held_out_examples_give_the_identical_accuracy(invoke: Invoke) -> None:
     assert invoke(*BUNDLED, "--latency-ms", 60).exit_code == 0
     stored = yaml.safe_load(Path("policy.yaml").read_text())["provenance"]["accuracy"]
-    for words in ((), ("--heldout",), ("--model", "qwen2-vl")):
+    for words in ((), ("--heldout",), ("--model", "qwen2-vl-tiny")):
         told = json.loads(invoke("eval", "--policy", "policy.yaml", *words, "--json").stdout)
         assert told["accuracy"]["policy"] == stored["policy"]
         assert told["accuracy"]["uncompressed"] == stored["uncompressed"]
@@ -306,7 +306,7 @@ def test_confirm_measures_again_and_says_when_the_target_is_missed(invoke: Invok
 def test_options_that_make_no_sense_are_refused(invoke: Invoke, words: tuple[object, ...], told: str) -> None:
     target = () if "--speedup" in words or words[1:2] == ("vidcom2",) else ("--latency-ms", 60)
     place = () if "--devices" in words or "--in-process" in words else ("--in-process",)
-    result = invoke("tune", "--model", "qwen2-vl", *target, *place, *words)
+    result = invoke("tune", "--model", "qwen2-vl-tiny", *target, *place, *words)
     assert result.exit_code in (1, 2)
     assert told in result.stderr
 

@@ -63,10 +63,10 @@ def test_a_search_prints_nothing_and_restores_the_settings_of_the_process(
     settings_of_the_process: Callable[[], tuple[Any, ...]],
 ) -> None:
     before = settings_of_the_process()
-    vidsieve.tune("qwen2-vl", latency_ms=90, data=dataset, in_process=True, **SEARCH)
+    vidsieve.tune("qwen2-vl-tiny", latency_ms=90, data=dataset, in_process=True, **SEARCH)
     assert settings_of_the_process() == before
     with pytest.raises(TargetUnreachableError):
-        vidsieve.tune("qwen2-vl", latency_ms=5, data=dataset, in_process=True, **SEARCH)
+        vidsieve.tune("qwen2-vl-tiny", latency_ms=5, data=dataset, in_process=True, **SEARCH)
     assert settings_of_the_process() == before
     assert capfd.readouterr() == ("", "")
 
@@ -125,7 +125,7 @@ def test_loading_gives_back_the_verbosity_of_transformers_also_after_an_error(
 ])  # fmt: skip
 def test_errors_name_settings_and_no_command_line_option(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
-        vidsieve.tune("qwen2-vl", **settings)
+        vidsieve.tune("qwen2-vl-tiny", **settings)
     assert said in str(caught.value) and "--" not in str(caught.value)
     assert isinstance(caught.value, UnknownNameError) == ("latency" in settings)
 

@@ -1,0 +1,1 @@
+"""What the card of a bundled model holds besides its tables of accuracy."""
