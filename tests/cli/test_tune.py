@@ -309,3 +309,23 @@ def test_options_that_make_no_sense_are_refused(invoke: Invoke, words: tuple[obj
     result = invoke("tune", "--model", "qwen2-vl-tiny", *target, *place, *words)
     assert result.exit_code in (1, 2)
     assert told in result.stderr
+
+
+def test_compositions_are_searched_beside_a_named_policy_and_the_verdict_says_who_won(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    small = [word if word != "vidcom2" else "vidcom2,composed" for word in BUNDLED]
+    result = invoke(*small, "--latency-ms", 60, "--trials", 4, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"compositions: [\d,]+ of \d+ stages, besides published ones", result.stderr)
+    told = json.loads(result.stdout)["provenance"]["composition"]
+    assert told["trials"] >= 1
+    assert told["beat"] in (True, False)
+    assert vidsieve.load_policy(tmp_path / "policy.yaml").hash
+    assert invoke("show", "policy.yaml").exit_code == 0
+
+
+def test_an_unknown_policy_is_refused_before_a_model_is_loaded_and_composed_is_offered(invoke: Invoke) -> None:
+    refused = invoke("tune", "--model", "qwen2-vl-tiny", "--latency-ms", 60, "--policies", "composd")
+    assert refused.exit_code == 2
+    assert "--policies: no policy named 'composd'. Did you mean 'composed'?" in refused.stderr

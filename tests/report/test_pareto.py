@@ -153,3 +153,10 @@ def test_other_suffixes_and_taken_names_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"picture .*exists already"):
         write_pareto(full(), taken)
     assert taken.read_text() == "mine"
+
+
+def test_compositions_share_one_mark_however_many_they_are() -> None:
+    made = tuple(trial(number, policy=f"a-and-b{number}", composed=True) for number in range(2, 9))
+    labels = legend(replace(full(), controls=(), trials=(trial(1), *made)))
+    assert labels.count("compositions") == 1
+    assert not any(label.startswith("a-and-b") for label in labels)

@@ -9,7 +9,7 @@ from vidsieve.framework.errors import PolicyFileError, UnknownNameError, UsageEr
 from vidsieve.framework.policy.file import load_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import default
-from vidsieve.tuner.space.policy_catalog import expand_policies, split_published
+from vidsieve.tuner.space.policy_catalog import asks_for_compositions, expand_policies, split_published
 
 
 def _names(*words: str | Path) -> list[str]:
@@ -111,3 +111,31 @@ def test_a_folder_called_all_is_that_folder(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "all").mkdir()
     _write(tmp_path / "all" / "a.yaml", "ape")
     assert _names("all") == ["ape"]
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "named"),
+    [
+        (["composed"], True, []),
+        (["vidcom2, composed"], True, ["vidcom2"]),
+        (["vidcom2", "composed", "dycoke"], True, ["vidcom2", "dycoke"]),
+        (["vidcom2"], False, ["vidcom2"]),
+        ([], False, []),
+    ],
+)
+def test_composed_asks_for_compositions_and_names_no_policy(words: list[str], asked: bool, named: list[str]) -> None:
+    assert asks_for_compositions(words, default()) is asked
+    assert _names(*words) == named
+
+
+def test_a_folder_called_composed_is_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "composed").mkdir()
+    _write(tmp_path / "composed" / "a.yaml", "ape")
+    assert _names("composed") == ["ape"]
+    assert not asks_for_compositions(["composed"], default())
+
+
+def test_an_unknown_name_is_offered_the_words_that_are_no_policy_too() -> None:
+    with pytest.raises(UnknownNameError, match=r"Did you mean 'composed'\? Known: all, .*composed, .*vidcom2"):
+        _names("compose")

@@ -14,7 +14,7 @@ from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.scoring import Score, Scorer
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import Listener
-from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.space.candidate import Candidate
 from vidsieve.tuner.study.record import TrialResult
 
 TRUSTED = Proxy(n=10, r=0.9, slope=1.0, intercept=0.0, bias_points=0.0, trusted=True)

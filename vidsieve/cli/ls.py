@@ -52,6 +52,8 @@ def ls(
             continue
         head = list(rows[0]) if rows else ["none"]
         table(name, head, [[_cell(value) for value in row.values()] for row in rows])
+        if name == Kind.policies:
+            say("What nobody published: `vidsieve tune --policies composed` searches compositions of all stages.")
         say()
     if kind is None:
         say("More: vidsieve ls stages, vidsieve show NAME")

@@ -35,7 +35,8 @@ def tune(
             "--policies",
             "Search",
             "Search only these: names, files or folders, with commas between or repeated; `all` for every published "
-            "one.  (default: the published ones that are not set aside)",
+            "one; `composed` for compositions of stages that nobody published, beside the others.  (default: the "
+            "published ones that are not set aside)",
         ),
     ] = None,
     confirm: Annotated[

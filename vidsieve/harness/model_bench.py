@@ -59,6 +59,7 @@ class Workbench:
         self._timer = Timer(runners, clip_examples, rows, self.max_new_tokens)
         self.clips = self._timer.clips
         self.offers: frozenset[str] = loaded.adapter.offers
+        self.hooks: frozenset[str] = frozenset(loaded.adapter.runs)
         self.smaller: frozenset[str] = runners.kinds
         self.shape = self._shape()
         counts = self._timer.frame_counts()

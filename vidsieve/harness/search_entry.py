@@ -22,7 +22,7 @@ def tune(
     data: Any = None,
     videos: str | Path | None = None,
     processor: Any = None,
-    policies: Sequence[str | Path] | None = None,
+    policies: str | Path | Sequence[str | Path] | None = None,
     study: str | Path | None = None,
     devices: Sequence[str] | None = None,
     in_process: bool = False,
@@ -37,10 +37,10 @@ def tune(
         model: a family, a hub id or a folder; or a loaded transformers model.
         data: a JSONL file of labelled questions, or an object with the `Task` protocol.
         videos: a folder of videos without labels; the score is then agreement with the uncompressed model.
-        processor: for a loaded model: its transformers processor or tokenizer, or a folder or hub id to load it from.
-            Left out, it is loaded from where the model came from.
-        policies: names, files or folders to search; `all` for every published one; those not set aside if left out.
-        study: a file that keeps the search, and resumes it in a later call, or the URL of a server; none if left out.
+        processor: for a loaded model: its processor or tokenizer, or where to load it from (where it came from itself).
+        policies: names, files or folders to search; `all` for every published one; those not set aside if left out;
+            `composed` for compositions of registered stages that nobody published, beside the others.
+        study: a file that keeps the search, and resumes it later, or the URL of a server; none if left out.
         devices: several alike devices to search on at once, such as ["cuda:0", "cuda:1"].
         in_process: evaluate a named model in this process instead of a child; a loaded one always is.
         listener: is called with progress and results while it works.
@@ -116,25 +116,47 @@ def search(
     request: "TuneRequest",
     registry: "Registry",
     *,
-    names: Sequence[str | Path] | None = None,
+    names: str | Path | Sequence[str | Path] | None = None,
     listener: "Listener | None" = None,
 ) -> "TuneResult":
-    """Run the tuner over `names`, or over the published policies that are for all, with the controls."""
+    """Run the tuner over `names`, or over the published policies that are for all, with the controls.
+
+    Where `names` ask for compositions alone, the published policies that are for all are searched beside them.
+    """
     from vidsieve.framework.policy.file import load_policy
-    from vidsieve.tuner.space.policy_catalog import expand_policies, split_published
+    from vidsieve.tuner.space.policy_catalog import (
+        asks_for_compositions,
+        expand_policies,
+        grammar_of,
+        split_published,
+    )
     from vidsieve.tuner.tuning import tune as run
 
+    words = [names] if isinstance(names, str | Path) else list(names or ())
     published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
     searched, more, controls = split_published(published)
-    if not names and more and listener is not None:
+    named = expand_policies(words, registry)
+    if not named and more and listener is not None:
         listener.notice(f"{len(more)} more published policies are not searched; `policies` all takes them too")
-    if names:
-        searched = expand_policies(names, registry)
-        taken = {policy.name for policy in searched}
+    if named:
+        searched = named
+        taken = {policy.name for policy in named}
         controls = [control for control in controls if control.name not in taken]
+    compositions = None
+    if asks_for_compositions(words, registry):
+        compositions = grammar_of(registry, opened.bench, request.metric)
+        if listener is not None:
+            listener.notice(compositions.sentence())
     others = getattr(opened, "others", ())
     return run(
-        opened.bench, opened.task, request, policies=searched, controls=controls, others=others, listener=listener
+        opened.bench,
+        opened.task,
+        request,
+        policies=searched,
+        controls=controls,
+        others=others,
+        compositions=compositions,
+        listener=listener,
     )
 
 

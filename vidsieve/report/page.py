@@ -32,7 +32,7 @@ LONGEST_YAML = 20_000
 # shown above them, or of no use to a reader: the ids are in the policy file
 NOT_PROVENANCE = (
     *("latency", "accuracy", "controls", "search", "warnings", "heldout_ids", "bounds", "target", "schema"),
-    *("breakdown_ms", "rerank"),
+    *("breakdown_ms", "rerank", "composition"),
 )
 
 

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from vidsieve.tuner.result import TrialEvent, TuneResult
 
+COMPOSITIONS = "compositions"
 Kind = Literal["fits", "misses", "pruned", "unscored"]
 """fits: may win; misses: too slow or inaccurate, scored; pruned: scored in part; unscored: too slow to be scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A trial where the picture shows it. `change_points` is None for `unscored`."""
+    """A trial where the picture shows it. `change_points` is None for `unscored`; compositions share one name."""
 
     number: int
     policy: str
@@ -26,7 +27,7 @@ def points_of(trials: Sequence[TrialEvent]) -> list[Point]:
     return [
         Point(
             number=trial.number,
-            policy=trial.policy,
+            policy=_shown_as(trial),
             latency_ms=trial.latency.value,
             change_points=trial.change_points,
             kind=_kind(trial),
@@ -34,6 +35,11 @@ def points_of(trials: Sequence[TrialEvent]) -> list[Point]:
         for trial in trials
         if trial.latency is not None
     ]
+
+
+def _shown_as(trial: TrialEvent) -> str:
+    """Name a trial in the legend, which has no room for a name of its own for every composition."""
+    return COMPOSITIONS if trial.composed else trial.policy
 
 
 def _kind(trial: TrialEvent) -> Kind:
@@ -123,6 +129,7 @@ class Mark:
 def marks_of(result: TuneResult) -> dict[str, Mark]:
     """Assign a mark to each policy with a trial. Colours and markers cycle at different lengths: 42 differ."""
     searched: Iterable[str] = result.search.get("policies", ())
-    names = dict.fromkeys([*searched, *(trial.policy for trial in result.trials)])
+    shown = [_shown_as(trial) for trial in result.trials]
+    names = dict.fromkeys([*searched, *shown])
     marks = {name: Mark(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
-    return {name: marks[name] for name in names if any(trial.policy == name for trial in result.trials)}
+    return {name: marks[name] for name in names if name in shown}

@@ -182,3 +182,57 @@ class Control:
         }
         more = {"kind": self.kind, "input_ratio": self.input_ratio, "reason": self.reason or None}
         return numbers | {name: value for name, value in more.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositionVerdict:
+    """Whether the best composition beats the best published policy, on held-out examples at equal latency.
+
+    `difference` is composition minus published policy; None where there is none, for the `reason` given. The latency
+    ratios are those that both were measured at, ÷ uncompressed. `tried` counts the trials of compositions.
+    """
+
+    tried: int
+    composition: str | None = None
+    published: str | None = None
+    difference: Interval | None = None
+    composition_latency_ratio: float | None = None
+    published_latency_ratio: float | None = None
+    reason: str = ""
+
+    @property
+    def beat(self) -> bool:
+        """Whether the composition is better beyond the interval."""
+        return self.difference is not None and self.difference.low > 0
+
+    @property
+    def sentence(self) -> str:
+        """Write the verdict as a sentence, whichever way it came out."""
+        if self.difference is None and self.composition is not None and self.published is None:
+            return f"the composition {self.composition} stands alone: {self.reason}"
+        if self.difference is None:
+            return f"no composition beat the best published policy: {self.reason}"
+        points = self.difference.scaled(100)
+        by = f"{points.value:+.1f} points [{points.low:+.1f}, {points.high:+.1f}] on held-out examples, {self._pace}"
+        rival = f"the best published policy, {self.published}"
+        if points.value <= 0:
+            return f"no composition beat {rival}; the best, {self.composition}: {by}"
+        return f"the composition {self.composition} {'beat' if self.beat else 'did not clearly beat'} {rival}: {by}"
+
+    @property
+    def _pace(self) -> str:
+        return (
+            f"at {self.composition_latency_ratio:.1%} and {self.published_latency_ratio:.1%} of the uncompressed time"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and text, for provenance."""
+        return {
+            "trials": self.tried,
+            "composition": self.composition,
+            "published": self.published,
+            "beat": self.beat,
+            "composition_minus_published_points": self.difference.scaled(100).to_dict() if self.difference else None,
+            "composition_latency_ratio": self.composition_latency_ratio,
+            "published_latency_ratio": self.published_latency_ratio,
+        } | ({"reason": self.reason} if self.reason else {})

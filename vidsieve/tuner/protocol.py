@@ -87,6 +87,7 @@ class Bench(Protocol):
       offers  inputs and signals the adapter can give; a policy that needs more is set aside with that reason
       clips   how many different clips latency is measured on in turn; eight or more where there are as many
       smaller kinds of smaller input it can give, of "frames" and "pixels"; empty where sizes are fixed
+      hooks   (optional) stage hooks that the model's adapter carries out; where it does not say, all of them
       notices (optional) sentences for the user, such as on what makes its timings doubtful
       encoding (optional) the `EncodingWork` of scoring so far, or None
     """

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.atomic_files import write_atomically
-from vidsieve.tuner.measured import Accuracy, Control, Latency
+from vidsieve.tuner.measured import Accuracy, CompositionVerdict, Control, Latency
 from vidsieve.tuner.request import Metric
 from vidsieve.tuner.statistics import Interval, in_points, ms
 
@@ -45,6 +45,7 @@ class TrialEvent:
 
     `number` counts from 1. `score` is the mean over `scored` examples, `change_points` the paired difference to the
     uncompressed model in percentage points, `scorer` says of what: "p_gold" or "correct". None: not measured.
+    `composed`: the policy is a composition nobody published.
     """
 
     number: int
@@ -60,6 +61,7 @@ class TrialEvent:
     verdict: Verdict
     reason: str = ""
     eta_s: float | None = None
+    composed: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,7 +72,8 @@ class TuneResult:
     for the policy that removes nothing, which is the uncompressed model itself. `trials` are all trials in order.
     `breakdown` holds, for "uncompressed" and for "policy", the median milliseconds of each part of a whole request:
     video_ms, preprocess_ms, vision_ms, compress_ms, prefill_ms, decode_step_ms, and their sum as e2e_ms.
-    `importance` says how much of the score each searched setting explains, as fractions.
+    `importance` says how much of the score each searched setting explains, as fractions. `composition` is there where
+    compositions were searched: the best of them against the best published policy.
     """
 
     policy: Policy
@@ -80,6 +83,7 @@ class TuneResult:
     accuracy: Accuracy | None
     confirmed: bool
     controls: tuple[Control, ...] = ()
+    composition: CompositionVerdict | None = None
     warnings: tuple[str, ...] = ()
     search: Mapping[str, Any] = field(default_factory=dict)
     trials: tuple[TrialEvent, ...] = ()
@@ -105,8 +109,9 @@ class TuneResult:
         return self.policy.to_dict()
 
     def sentences(self) -> list[str]:
-        """Write the verdict in sentences: target, latency, accuracy, certificate, then each warning."""
+        """Write the verdict in sentences: target, latency, accuracy, certificate, compositions, then each warning."""
         lines = [self._target_sentence(), self._latency_sentence(), *self._accuracy_sentences()]
+        lines += [self.composition.sentence] if self.composition is not None else []
         return [line for line in lines if line] + [f"warning: {text}" for text in self.warnings]
 
     def _target_sentence(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Outcome
 from vidsieve.tuner.examples import Data
+from vidsieve.tuner.judge.compositions import judge_compositions
 from vidsieve.tuner.judge.finals import Finals
 from vidsieve.tuner.judge.matched_controls import controls_for, run_control
 from vidsieve.tuner.judge.paired_accuracy import Heldout
@@ -14,12 +15,14 @@ from vidsieve.tuner.judge.rerank import Fresh, Proxy, proxy_of
 from vidsieve.tuner.measure.bounds import Explored, explore
 from vidsieve.tuner.measure.measurement import DevicePool, Measurement, measure_breakdown
 from vidsieve.tuner.measure.scoring import Score, choose_scorer, run_examples
-from vidsieve.tuner.measured import Accuracy, Control, Latency
+from vidsieve.tuner.measured import Accuracy, CompositionVerdict, Control, Latency
 from vidsieve.tuner.protocol import Bench, EncodingWork, Intervention
 from vidsieve.tuner.provenance import importance_of, provenance, rounded, search_summary
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.trial import Evaluator
 from vidsieve.tuner.search.trial_loop import Search, Stop, TrialLoop, event_of
+from vidsieve.tuner.space.candidate import COMPOSED
+from vidsieve.tuner.space.grammar import Grammar
 from vidsieve.tuner.study.record import explored_from_dict, explored_to_dict
 from vidsieve.tuner.study.resume import CachingBench
 from vidsieve.tuner.study.store import SPACE, Study
@@ -51,17 +54,20 @@ class Run:
         )
         self.finals: Finals | None = None
         self.controls: list[Control] = []
+        self.composition: CompositionVerdict | None = None
         self.proxy: Proxy | None = None
         self.breakdown: dict[str, dict[str, float]] = {}
 
-    def all(self, policies: Sequence[Policy], controls: Sequence[Policy]) -> TuneResult:
+    def all(
+        self, policies: Sequence[Policy], controls: Sequence[Policy], compositions: Grammar | None = None
+    ) -> TuneResult:
         """Run every phase in turn; what the study holds already is taken from there."""
-        self.explored = self._explore(policies)
+        self.explored = self._explore(policies, compositions)
         self.measurement.listener.started(self.explored.bounds)
         self.evaluator, per_example_s = self._score_uncompressed()
         self._take_up()
         interventions = controls_for(self.measurement.bench, controls)
-        reserve_s = self._reserve(per_example_s, len(interventions))
+        reserve_s = self._reserve(per_example_s, len(interventions) + (compositions is not None))
         self._run_trials(reserve_s)
         if (encoding := self.encoding) is not None:
             self.measurement.listener.notice(encoding.sentence())
@@ -70,15 +76,15 @@ class Run:
                 "joined: the tuner that started this search confirms its result and writes the policy"
             )
             return self.result(confirmed=False)
-        self._conclude(interventions, per_example_s, reserve_s)
+        self._conclude(interventions, per_example_s, reserve_s, composed=compositions is not None)
         return self.result(confirmed=True)
 
-    def _explore(self, policies: Sequence[Policy]) -> Explored:
+    def _explore(self, policies: Sequence[Policy], compositions: Grammar | None) -> Explored:
         """Measure bounds and space, or read them from the study: a resumed search keeps the space it began with."""
         stored = self.study.get(SPACE)
         if stored is not None:
-            return explored_from_dict(self.measurement, policies, stored)
-        explored = explore(self.measurement, policies)
+            return explored_from_dict(self.measurement, policies, stored, compositions)
+        explored = explore(self.measurement, policies, compositions)
         self.study.put(SPACE, explored_to_dict(self.measurement, explored))
         return explored
 
@@ -117,7 +123,9 @@ class Run:
         finally:
             pool.shutdown()
 
-    def _conclude(self, controls: Sequence[Intervention], per_example_s: float, reserve_s: float) -> None:
+    def _conclude(
+        self, controls: Sequence[Intervention], per_example_s: float, reserve_s: float, *, composed: bool
+    ) -> None:
         """Rank the leaders anew, confirm, judge once on held-out examples, then measure parts and controls."""
         assert self.explored is not None and self.evaluator is not None
         self.proxy = proxy_of(self.search.trial_results, self.evaluator.baseline)
@@ -136,14 +144,28 @@ class Run:
             self.finals.fastest_accurate() if self.measurement.target.already_met else self.finals.most_accurate()
         )
         self._allow_for_looks(outcomes)
+        # whatever follows is another look at the held-out examples, but chooses nothing
+        self._caching.counting = False
+        if composed:
+            self.composition = self._judged_compositions(outcomes)
         if self.finals.chosen is None:
             return
         chosen = self.finals.chosen
         self.breakdown = measure_breakdown(self.measurement, chosen.policy)
-        # a control is another look at the held-out examples, but chooses nothing
-        self._caching.counting = False
         for control in controls:
             self.controls.append(run_control(self.measurement, self.heldout, control, chosen.latency, outcomes))
+
+    def _judged_compositions(self, outcomes: Sequence[Outcome]) -> CompositionVerdict:
+        """Compare the best composition with the best published policy, or say why there is nothing to compare."""
+        assert self.explored is not None and self.finals is not None
+        set_aside = self.explored.bounds.set_aside.get(COMPOSED)
+        if set_aside is not None:
+            return CompositionVerdict(tried=0, reason=set_aside)
+        chosen, finals = self.finals.chosen, self.finals
+        winner = (chosen, outcomes) if chosen is not None else None
+        return judge_compositions(
+            self.measurement, self.heldout, winner, finals.leaders, self.search.trial_results, finals.rejected
+        )
 
     def _allow_for_looks(self, outcomes: Sequence[Outcome]) -> None:
         """Widen the interval for policies judged in earlier sessions: each was a chance to be lucky."""
@@ -203,6 +225,7 @@ class Run:
             section["latency"] |= {"fresh_process": self.finals.chosen.fresh}
         section |= {"rerank": self.finals.rerank if self.finals is not None else {"skipped": "not reached"}}
         section |= {"breakdown_ms": rounded(self.breakdown)}
+        section |= {"composition": self.composition.to_dict()} if self.composition is not None else {}
         # the ids are long, and what is long comes last
         section["heldout_ids"] = section.pop("heldout_ids")
         return TuneResult(
@@ -213,6 +236,7 @@ class Run:
             accuracy=self.accuracy,
             confirmed=confirmed,
             controls=tuple(self.controls),
+            composition=self.composition,
             warnings=tuple(warnings),
             search=summary,
             trials=tuple(

@@ -19,6 +19,8 @@ from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import Listener, TuneResult
 from vidsieve.tuner.search.trial_loop import Interrupted, SearchFailedError, Stop
 from vidsieve.tuner.search_run import Run
+from vidsieve.tuner.space.candidate import COMPOSED
+from vidsieve.tuner.space.grammar import Grammar
 from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.study.resume import claim
 from vidsieve.tuner.study.store import Study
@@ -33,6 +35,7 @@ def tune(
     policies: Sequence[Policy],
     controls: Sequence[Policy] = (),
     others: Sequence[Bench] = (),
+    compositions: Grammar | None = None,
     listener: Listener | None = None,
     timings: Timings | None = None,
     clock: Callable[[], float] = time.perf_counter,
@@ -40,8 +43,9 @@ def tune(
     """Find the policy that keeps the most accuracy within the latency target, confirmed on examples it never saw.
 
     `controls` (those not searched) are measured at the winner's latency and reported. `others` are benches of the same
-    model on further devices of the same kind; trials run on all at once. `clock` gives seconds. A study that
-    `request.storage` holds already is resumed.
+    model on further devices of the same kind; trials run on all at once. `compositions` are searched beside `policies`,
+    and the best of either side is judged against the other's. `clock` gives seconds. A study that `request.storage`
+    holds already is resumed.
 
     Raises:
         TargetUnreachableError: the floor lies above the target.
@@ -51,7 +55,7 @@ def tune(
         DataError, UsageError: examples or request that cannot be used; a study that belongs to another search.
         TuneError: nothing to search, no policy works on this model, or the study's storage failed.
     """
-    _check_names(policies)
+    _check_names(policies, compositions)
     _check_devices(bench, others)
     controls = [control for control in controls if control.name not in {policy.name for policy in policies}]
     listener = listener or Listener()
@@ -60,12 +64,12 @@ def tune(
     data = choose_examples(task, request)
     study = Study(request)
     try:
-        data = claim(study, measurement, task, data, policies)
+        data = claim(study, measurement, task, data, policies, compositions)
         stop = Stop(listener.stopping)
         run = Run(measurement, data, study, stop, others)
         try:
             with stop.handling_signals():
-                result = run.all(policies, controls)
+                result = run.all(policies, controls, compositions)
         except KeyboardInterrupt:
             best = run.best_so_far("interrupted")
             listener.interrupted(best)
@@ -95,9 +99,13 @@ def _give_best(run: Run, listener: Listener, error: Exception) -> None:
         raise SearchFailedError(best, error) from error
 
 
-def _check_names(policies: Sequence[Policy]) -> None:
+def _check_names(policies: Sequence[Policy], compositions: Grammar | None) -> None:
     """Refuse two policies of one name, as names address settings in the study. Raises UsageError."""
     names = [policy.name for policy in policies]
+    if compositions is not None and COMPOSED in names:
+        raise UsageError(
+            f"policies: one is named {COMPOSED!r}, as compositions are; rename it (the `name:` in its file)."
+        )
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"policies: two are named {name!r}; rename one (the `name:` in its file).")

@@ -41,6 +41,7 @@ class Facts:
     smaller: frozenset[str]
     described: dict[str, str]
     frames_taken: tuple[int, int] | None = None
+    hooks: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class RemoteBench:
     clips = _Fact[int]()
     smaller = _Fact[frozenset[str]]()
     frames_taken = _Fact[tuple[int, int]]()
+    hooks = _Fact["frozenset[str] | None"]()
 
     def __init__(self, factory: str, options: Any, *, name: str = "") -> None:
         """Raises UsageError for options that cannot travel to another process."""

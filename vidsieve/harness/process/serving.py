@@ -83,6 +83,7 @@ class Server:
             smaller=frozenset(bench.smaller),
             described={**bench.describe()},
             frames_taken=getattr(bench, "frames_taken", None),
+            hooks=getattr(bench, "hooks", None),
         )
         self._reply("value", facts)
 

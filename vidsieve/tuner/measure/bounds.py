@@ -1,14 +1,19 @@
 """Measure, before the search, the uncompressed model, the floor, and for each policy where the target lies."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vidsieve.framework.errors import TargetUnreachableError, TuneError
+from vidsieve.framework.errors import TargetUnreachableError, TuneError, VidsieveError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.measurement import Measurement, Target
-from vidsieve.tuner.measure.retention_limits import find_retention
+from vidsieve.tuner.measure.retention_limits import find_composed_retention, find_retention
 from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import Bounds
+from vidsieve.tuner.space.candidate import COMPOSED
+from vidsieve.tuner.space.composed_policy import policy_of
+from vidsieve.tuner.space.composed_space import ComposedSpace
+from vidsieve.tuner.space.grammar import Grammar
 from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
 from vidsieve.tuner.space.knobs import retention_window
 from vidsieve.tuner.space.search_space import PolicySpace, Space
@@ -16,6 +21,8 @@ from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 NO_TIME = "time budget used up"
+MOST_EXAMPLES = 12
+"""Compositions that are timed where no published policy can be, to know what is possible."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,11 @@ class Explored:
     floor: Policy
 
 
-def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
+def explore(measurement: Measurement, policies: Sequence[Policy], grammar: Grammar | None = None) -> Explored:
     """Measure baseline and floor, set the target, and find what retention ratio of each policy meets it.
 
-    Once the time budget is used up, policies not yet measured are set aside; one is always measured.
+    Once the time budget is used up, policies not yet measured are set aside; one is always measured. Compositions of
+    `grammar` are a choice beside them, and measured here only where no policy can be.
 
     Raises:
         TargetUnreachableError: the floor lies above the target; the message gives both.
@@ -38,14 +46,19 @@ def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
     """
     set_aside: dict[str, str] = {}
     lowest = _lowest(measurement, policies, set_aside)
-    if not lowest:
+    examples = [] if lowest or grammar is None else _lowest(measurement, list(_some(grammar)), {})
+    if not lowest and not examples:
+        if grammar is not None:
+            set_aside[COMPOSED] = _nothing_fits(grammar)
         raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
-    floor_policy = min(lowest, key=lambda entry: entry[2].ratio.value)[1]
+    floor_policy = min(lowest or examples, key=lambda entry: entry[2].ratio.value)[1]
     floor = measurement.probe(floor_policy, measurement.timings.final)
     measurement.set_target(_target(measurement, floor))
     _refuse_unreachable(measurement, floor, floor_policy)
-    space = _space(measurement, lowest, set_aside)
-    if not space.entries:
+    entries = _entries(measurement, lowest, set_aside)
+    composed = _compositions(measurement, grammar, (floor_policy, floor), set_aside)
+    space = Space(entries, composed)
+    if not space.choices:
         raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
     curves = [measurement.curves[policy.name] for policy, _, _ in lowest if policy.name in measurement.curves]
     bounds = Bounds(
@@ -55,7 +68,7 @@ def explore(measurement: Measurement, policies: Sequence[Policy]) -> Explored:
         floor=floor.policy_ms,
         floor_policy=_described(floor_policy),
         already_met=measurement.target.already_met,
-        policies=tuple(space.entries),
+        policies=tuple(space.choices),
         limits={name: entry.retention[1] for name, entry in space.entries.items() if entry.retention},
         set_aside=set_aside,
         warnings=tuple(measurement.warnings),
@@ -117,10 +130,47 @@ def _refuse_unreachable(measurement: Measurement, floor: Latency, policy: Policy
         measurement.warnings.append(f"the target of {ms(target)} ms is within noise of what is possible: {floor_text}")
 
 
-def _space(
+def _some(grammar: Grammar) -> Iterator[Policy]:
+    """Give a few compositions to measure where no published policy can be; those that cannot be made are passed."""
+    for skeleton in itertools.islice(grammar.skeletons(), MOST_EXAMPLES):
+        try:
+            yield policy_of(grammar, skeleton)
+        except VidsieveError:
+            continue
+
+
+def _nothing_fits(grammar: Grammar) -> str:
+    """Say why no composition can be searched."""
+    left_out = "; ".join(f"{name}: {why}" for name, why in grammar.left_out.items())
+    if grammar.count():
+        return "none that was tried could be measured"
+    return "no stages fit together into a policy that is not published" + (
+        f" (left out: {left_out})" if left_out else ""
+    )
+
+
+def _compositions(
+    measurement: Measurement, grammar: Grammar | None, floor: tuple[Policy, Latency], set_aside: dict[str, str]
+) -> ComposedSpace | None:
+    """Build the space of compositions; None where nothing fits, with the reason."""
+    if grammar is None:
+        return None
+    if not grammar.count():
+        set_aside[COMPOSED] = _nothing_fits(grammar)
+        return None
+    try:
+        found = find_composed_retention(measurement, *floor)
+    except POLICY_FAULTS as error:
+        set_aside[COMPOSED] = fault_reason(error)
+        return None
+    bench = measurement.bench
+    return ComposedSpace(grammar, (found.low, found.high), solved=found.solved, offers=bench.offers, shape=bench.shape)
+
+
+def _entries(
     measurement: Measurement, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]
-) -> Space:
-    """Build the space of the policies that can meet the target, and set the others aside with a reason."""
+) -> dict[str, PolicySpace]:
+    """Build the spaces of the policies that can meet the target, and set the others aside with a reason."""
     entries: dict[str, PolicySpace] = {}
     for index, (policy, _, latency) in enumerate(lowest):
         try:
@@ -148,7 +198,7 @@ def _space(
         measurement.listener.step("find each policy's range", index + 1, len(lowest))
     for entry in entries.values():
         _warn_left_out(measurement, entry)
-    return Space(entries)
+    return entries
 
 
 def _warn_left_out(measurement: Measurement, entry: PolicySpace) -> None:

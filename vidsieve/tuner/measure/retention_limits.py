@@ -7,10 +7,10 @@ from vidsieve.framework.errors import TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
-from vidsieve.tuner.measure.retention_curve import RetentionCurve
+from vidsieve.tuner.measure.retention_curve import Point, RetentionCurve
 from vidsieve.tuner.measured import Latency
+from vidsieve.tuner.space.candidate import COMPOSED, RETENTION_DIGITS, Candidate
 from vidsieve.tuner.space.knobs import has_free_retention, retention_window
-from vidsieve.tuner.space.search_space import RETENTION_DIGITS
 
 AIM = 0.975
 """Retention ratios are solved for this share of the target: room for noise to confirm in."""
@@ -19,6 +19,8 @@ CLOSE = 0.01
 """A prediction this near to what is then measured needs no second round."""
 CAREFUL = 4
 """Retention is solved from few configurations, so each is timed with this many times the quick rules' pairs."""
+SETTLED = 0.03
+"""A composition whose retention ratio moves by less than this share is settled."""
 LEAST = 0.01
 """The lowest retention ratio searched where the uncompressed model meets the target."""
 
@@ -80,6 +82,26 @@ def careful(quick: TimingRules) -> TimingRules:
     return replace(quick, **more, half_width_ratio=quick.half_width_ratio / 2)
 
 
+def find_composed_retention(measurement: Measurement, floor: Policy, latency: Latency) -> Retention:
+    """Find the retention of compositions on the whole, from what published policies were timed at.
+
+    Their points together make the curve that each composition's is like, until it is timed itself. Where none was
+    timed at more than one retention ratio, the curve is a line from `floor`, which took `latency`, to all tokens.
+    """
+    if measurement.target.already_met:
+        return Retention(LEAST, 1.0, solved=False)
+    curves = [curve for curve in measurement.curves.values() if curve.like is None and len(curve.measured) > 1]
+    points = [point for curve in curves for point in curve.points]
+    if not points:
+        lowest = floor.attainable(measurement.bench.shape)[0]
+        points = [Point(min(lowest, LEAST), latency.ratio.value, 0.0), Point(1.0, 1.0, 0.0)]
+    pooled = RetentionCurve(points)
+    measurement.curves[COMPOSED] = pooled
+    solved = pooled.solve(AIM * measurement.target.ratio)
+    limit = pooled.measured[0] if solved is None else solved
+    return Retention(limit, limit, solved=True)
+
+
 def _within(policy: Policy, lowest: float, low: float, high: float, *, solved: bool) -> Retention:
     """Clip a range to what the policy's `search:` section allows and what it can reach."""
     allowed_low, allowed_high = retention_window(policy)
@@ -119,6 +141,28 @@ class RetentionSolver:
                 f"least, and {wanted:.3g} is the most predicted to meet the target"
             )
         return round_down(min(wanted, high, retention_window(candidate)[1]), low)
+
+    def settle(self, candidate: Candidate) -> Candidate:
+        """Solve a composition once more, after timing it shortly: what its stages cost, no other policy's curve knows.
+
+        Only where its stages were never timed together, and where retention is solved.
+
+        Raises:
+            TuneError: as a call does.
+        """
+        policy = candidate.policy
+        solved = candidate.base == COMPOSED and candidate.searched_ratio is None and has_free_retention(policy)
+        if not solved or self._curve(COMPOSED, policy.name).points:
+            return candidate
+        for _ in range(ROUNDS):
+            before = policy.retention_ratio
+            assert before is not None
+            latency = self._measurement.timer.measure(policy, self._measurement.timings.quick)
+            self.learn(COMPOSED, policy, latency)
+            policy = policy.with_(retention_ratio=self(COMPOSED, policy))
+            if abs((policy.retention_ratio or before) / before - 1) <= SETTLED:
+                break
+        return replace(candidate, policy=policy)
 
     def learn(self, base: str, candidate: Policy, latency: Latency) -> None:
         """Add a timed candidate to its curve."""

@@ -9,10 +9,11 @@ import numpy as np
 from vidsieve.framework.task import Example
 from vidsieve.tuner.examples import Data
 from vidsieve.tuner.measure.measurement import Measurement
+from vidsieve.tuner.measure.retention_limits import RetentionSolver
 from vidsieve.tuner.measure.scoring import Score, Scorer, race
 from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import Verdict
-from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.space.candidate import Candidate
 from vidsieve.tuner.study.record import REPEATS, TrialResult
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
@@ -63,6 +64,7 @@ class Evaluator:
             verdict: Verdict = "feasible" if repeated.verdict == "new best" else repeated.verdict
             return replace(repeated, number=number, reason=reason, verdict=verdict)
         try:
+            candidate = RetentionSolver(self._measurement).settle(candidate)
             trial_result = self._evaluate(number, candidate, best)
         except POLICY_FAULTS as error:
             return self.failed(number, candidate, fault_reason(error))

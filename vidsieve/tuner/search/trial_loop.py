@@ -3,6 +3,7 @@
 Every trial is recorded whatever its outcome; Ctrl-C, SIGTERM and errors leave the best policy so far.
 """
 
+import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.measurement import DevicePool, Measurement
 from vidsieve.tuner.measure.retention_limits import RetentionSolver
 from vidsieve.tuner.result import TrialEvent, TuneResult
+from vidsieve.tuner.search.structure import Proposals
 from vidsieve.tuner.search.trial import Evaluator
-from vidsieve.tuner.space.search_space import Candidate
+from vidsieve.tuner.space.candidate import COMPOSED, Candidate
 from vidsieve.tuner.study.record import TrialResult
 from vidsieve.tuner.study.storage import storage_errors
 from vidsieve.tuner.study.store import Study, quiet
@@ -151,6 +153,9 @@ class TrialLoop:
         self._durations: list[float] = []
         self._pending: dict[Future[TrialResult], tuple[Any, float]] = {}
         self._number = len(search.trial_results)
+        self._first = 0  # the trials that published policies take before any composition
+        composed = explored.space.composed
+        self._proposals = Proposals(composed, measurement.request.seed) if composed is not None else None
         self._solver = RetentionSolver(measurement)
         for trial_result in search.trial_results:
             self._learn(trial_result)
@@ -161,7 +166,10 @@ class TrialLoop:
         The first trial runs whatever the budget. An interruption passes through; `search` keeps what was found, and
         the trials that ran are queued again when the search is resumed.
         """
-        enqueue_presets(self._study, self._measurement, self._explored)
+        queued = enqueue_presets(self._study, self._measurement, self._explored)
+        if self._proposals is not None:
+            self._first = queued
+            self._tell_how_many(queued)
         try:
             while True:
                 ended = self._ended(reserve_s)
@@ -193,7 +201,9 @@ class TrialLoop:
         request, search = self._measurement.request, self._search
         if len(search.trial_results) + len(self._pending) >= request.trials:
             return "trials"
-        if search.since_best >= request.patience + len(self._pending):
+        # compositions come after published policies, and are not given up before they were tried
+        waited = min(search.since_best, max(0, len(search.trial_results) - self._first))
+        if waited >= request.patience + len(self._pending):
             return "patience"
         last = search.trial_results[-MOST_REPEATS:]
         if len(last) == MOST_REPEATS and all(trial_result.repeats for trial_result in last):
@@ -215,8 +225,8 @@ class TrialLoop:
     def _start(self, pool: DevicePool) -> None:
         """Ask the sampler for a candidate and submit it to an idle device."""
         self._stop.busy = True
-        trial = self._study.ask()
         self._number += 1
+        trial = self._study.ask(self._proposed)
         number, best = self._number, self._search.best
         start = self._measurement.clock()
         try:
@@ -225,6 +235,8 @@ class TrialLoop:
             future: Future[TrialResult] = Future()
             future.set_result(self._evaluator.failed(number, None, fault_reason(error)))
         else:
+            if self._proposals is not None:
+                self._proposals.suggested(number)
             # registered first: an interruption in a trial that runs right here must find it
             placeholder: Future[TrialResult] = Future()
             self._pending[placeholder] = (trial, start)
@@ -233,6 +245,26 @@ class TrialLoop:
             )
             del self._pending[placeholder]
         self._pending[future] = (trial, start)
+
+    def _proposed(self) -> dict[str, Any] | None:
+        """Propose a new composition in two trials of three, and in the third other settings of the best one.
+
+        The third is the sampler's while a published policy is the best, and so is what is queued.
+        """
+        if self._proposals is None:
+            return None
+        if self._number % 3 == 0:
+            return self._proposals.refine(self._search.best)
+        return self._proposals.propose(self._number, self._search.trial_results)
+
+    def _tell_how_many(self, queued: int) -> None:
+        """Say how many of the trials are left for compositions."""
+        trials = self._measurement.request.trials
+        left = max(0, trials - queued)
+        few = "" if left >= queued else "; ask for more trials, or name fewer policies beside `composed`"
+        self._measurement.listener.notice(
+            f"{min(queued, trials)} of {trials} trials go to published policies, {left} are for compositions{few}"
+        )
 
     def _suggest(self, trial: Any) -> Candidate:
         with storage_errors(self._study.place), quiet():
@@ -266,14 +298,16 @@ class TrialLoop:
         self._pending.clear()
 
 
-def enqueue_presets(study: Study, measurement: Measurement, explored: Explored) -> None:
+def enqueue_presets(study: Study, measurement: Measurement, explored: Explored) -> int:
     """Queue the published policies: each at its limit, then at its published retention ratio, if that is allowed.
 
     Where the uncompressed model meets the target there is no limit: at the published ratio, half-way from there to all
-    tokens, then at half of it.
+    tokens, then at half of it. Returns how many different trials that makes.
     """
-    for params in presets(measurement, explored):
+    different = {json.dumps(params, sort_keys=True): params for params in presets(measurement, explored)}
+    for params in different.values():
         study.enqueue(params)
+    return len(different)
 
 
 def presets(measurement: Measurement, explored: Explored) -> Iterator[dict[str, Any]]:
@@ -309,4 +343,5 @@ def event_of(
         verdict=trial_result.verdict,
         reason=trial_result.reason,
         eta_s=eta_s if left is None or eta_s is None else max(0.0, min(eta_s, left)),
+        composed=candidate is not None and candidate.base == COMPOSED,
     )

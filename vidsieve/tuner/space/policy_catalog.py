@@ -1,15 +1,20 @@
-"""The policies of a search: those requested, or the published ones, with controls."""
+"""The policies of a search: those requested, or the published ones, with controls; and compositions of their stages."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vidsieve.framework.errors import UsageError
+from vidsieve.framework.errors import UnknownNameError, UsageError
 from vidsieve.framework.policy.file import load_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import Registry
+from vidsieve.tuner.protocol import Bench
+from vidsieve.tuner.request import Metric
+from vidsieve.tuner.space.candidate import COMPOSED
+from vidsieve.tuner.space.grammar import Grammar
 from vidsieve.tuner.space.knobs import searched_by_default
+from vidsieve.tuner.space.search_space import PolicySpace
 
 ALL = "all"
 """The word for every published policy that is no control and no released form."""
@@ -47,7 +52,7 @@ def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Pol
     """Load the policies that `words` name, in their order: published names, YAML files, folders, comma lists.
 
     A word that is a name, a file or a folder as it stands is taken so, commas and all. `all` is every published policy
-    that can be searched. The same policy twice is once.
+    that can be searched; `composed` names no policy (see `asks_for_compositions`). The same policy twice is once.
 
     Raises:
         UsageError: nothing is named, a folder holds no policy file, two different policies share a name.
@@ -56,7 +61,7 @@ def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Pol
     """
     found: dict[str, tuple[Policy, str]] = {}
     for source in _sources(words, registry):
-        policy, origin = load_policy(source, registry=registry), str(source)
+        policy, origin = _loaded(source, registry), str(source)
         first, where = found.setdefault(policy.name, (policy, origin))
         if first.hash != policy.hash:
             raise UsageError(
@@ -66,18 +71,81 @@ def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Pol
     return [policy for policy, _ in found.values()]
 
 
+def asks_for_compositions(words: Sequence[str | Path], registry: Registry) -> bool:
+    """Whether one of `words` is `composed`, where that is no policy, file or folder.
+
+    Raises:
+        UsageError: an empty name in a list.
+    """
+    return any(_means_compositions(word, registry) for word in _split(words, registry))
+
+
+def _means_compositions(word: str | Path, registry: Registry) -> bool:
+    return word == COMPOSED and word not in registry.policies and not os.path.exists(word)
+
+
+def grammar_of(registry: Registry, bench: Bench, metric: Metric) -> Grammar:
+    """Make the grammar of all registered stages that the model of `bench` can run, without what is published.
+
+    A published policy with a stage left out or exchanged, as its search would, counts as published. Stages that work
+    in decode alone take no part where `metric` ends at the first token.
+    """
+    published = [load_policy(name, registry=registry) for name in sorted(registry.policies)]
+    return Grammar(
+        registry.stages,
+        published=[variant for policy in published for variant in _variants(policy)],
+        offers=bench.offers,
+        hooks=getattr(bench, "hooks", None),
+        decode=metric == "e2e",
+        packages={name: source for name in registry.stages if (source := _package(registry.origin("stage", name)))},
+    )
+
+
+def _variants(policy: Policy) -> list[Policy]:
+    """List a policy and what a search makes of it; itself alone where its `search:` section is faulty."""
+    try:
+        return [policy, *(variant.policy for variant in PolicySpace.of(policy, None).variants.values())]
+    except UsageError:
+        return [policy]
+
+
+def _package(origin: str) -> str:
+    """Name what a reader of a policy must have for a stage; empty where the library has it or nobody can tell."""
+    if origin.endswith(".py"):
+        return os.path.basename(origin)
+    module = origin.partition(":")[0].partition(".")[0]
+    return module if module.isidentifier() and module not in ("vidsieve", "unknown") else ""
+
+
+def _loaded(source: str | Path, registry: Registry) -> Policy:
+    """Load a policy; where there is none of that name, the words that are no name are offered too."""
+    try:
+        return load_policy(source, registry=registry)
+    except UnknownNameError as error:
+        if error.kind != "policy":
+            raise
+        raise UnknownNameError("`policies`", "policy", error.name, {*error.known, ALL, COMPOSED}) from None
+
+
 def _sources(words: Sequence[str | Path], registry: Registry) -> Iterator[str | Path]:
     """Expand folders and comma lists to names and files."""
+    for word in _split(words, registry):
+        if not _means_compositions(word, registry):
+            yield from _files(word, registry)
+
+
+def _split(words: Sequence[str | Path], registry: Registry) -> Iterator[str | Path]:
+    """Split comma lists."""
     for word in words:
         if isinstance(word, Path) or word in registry.policies or os.path.exists(os.path.expanduser(word)):
-            yield from _files(word, registry)
+            yield word
             continue
         for part in word.split(","):
             if not part.strip():
                 raise UsageError(
                     f"`policies`: {word!r} has an empty name; give NAME, FILE or FOLDER, joined by commas."
                 )
-            yield from _files(part.strip(), registry)
+            yield part.strip()
 
 
 def _files(word: str | Path, registry: Registry) -> list[str | Path]:

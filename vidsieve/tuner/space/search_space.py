@@ -1,40 +1,18 @@
 """The search space: which policy, how many tokens, which settings; conditional and defined by running through it."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.request import Metric
+from vidsieve.tuner.space.candidate import COMPOSED, RETENTION_DIGITS, Candidate, Solve
+from vidsieve.tuner.space.composed_space import ComposedSpace
 from vidsieve.tuner.space.knobs import RETENTION, STAGES, has_free_retention
 from vidsieve.tuner.space.stage_variants import Place, Variant, decode_only, places_of, variants_of
-
-RETENTION_DIGITS = 4
-Solve = Callable[[str, Policy], float]
-"""(name of the published policy, candidate) -> the retention ratio the candidate is to have; it may raise."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A point of the space: the policy it makes, and what was chosen.
-
-    `stages` gives, by label, what stands there; `searched_ratio` is None where retention is not searched.
-    """
-
-    base: str
-    policy: Policy
-    settings: Mapping[str, Any]
-    stages: Mapping[str, str] = field(default_factory=dict)
-    searched_ratio: float | None = None
-
-    @property
-    def key(self) -> str:
-        """The choices as text. Two candidates of one key differ at most in a retention ratio that was solved."""
-        return json.dumps([self.base, dict(self.stages), dict(self.settings), self.searched_ratio], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -184,20 +162,27 @@ class PolicySpace:
 
 
 class Space:
-    """All policies of a search, by name."""
+    """All policies of a search, by name, and perhaps the compositions of their stages and of all others."""
 
-    def __init__(self, entries: Mapping[str, PolicySpace]) -> None:
+    def __init__(self, entries: Mapping[str, PolicySpace], composed: ComposedSpace | None = None) -> None:
         self.entries = dict(entries)
+        self.composed = composed
+
+    @property
+    def choices(self) -> dict[str, PolicySpace | ComposedSpace]:
+        """What a candidate is made of: the policies in their order, then compositions."""
+        return {**self.entries, **({COMPOSED: self.composed} if self.composed is not None else {})}
 
     def suggest(self, trial: Any, solve: Solve | None = None) -> Candidate:
         """Choose a policy, then what depends on it; `solve` gives the retention ratio where it is not searched."""
-        return self.entries[trial.suggest_categorical("policy", list(self.entries))].suggest(trial, solve)
+        choices = self.choices
+        return choices[trial.suggest_categorical("policy", list(choices))].suggest(trial, solve)
 
     def size(self) -> int | None:
         """Count the distinct candidates; None for endlessly many."""
-        sizes = [entry.size() for entry in self.entries.values()]
+        sizes = [entry.size() for entry in self.choices.values()]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the ranges, for reports and to identify a study."""
-        return {name: entry.to_dict() for name, entry in self.entries.items()}
+        return {name: entry.to_dict() for name, entry in self.choices.items()}

@@ -16,7 +16,11 @@ from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.measure.scoring import Score
 from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import Bounds, Verdict
-from vidsieve.tuner.space.search_space import Candidate, PolicySpace, Space
+from vidsieve.tuner.space.candidate import Candidate
+from vidsieve.tuner.space.composed_policy import policy_of
+from vidsieve.tuner.space.composed_space import ComposedSpace
+from vidsieve.tuner.space.grammar import Grammar
+from vidsieve.tuner.space.search_space import PolicySpace, Space
 from vidsieve.tuner.statistics import Interval
 
 LATENCY = TypeAdapter(Latency)
@@ -161,7 +165,12 @@ def explored_to_dict(measurement: Measurement, explored: Explored) -> dict[str, 
             }
             for name, entry in explored.space.entries.items()
         ],
-        "floor": {"policy": explored.floor.name, "retention_ratio": explored.floor.retention_ratio},
+        "composed": explored.space.composed.to_dict() if explored.space.composed is not None else None,
+        "floor": {
+            "policy": explored.floor.name,
+            "retention_ratio": explored.floor.retention_ratio,
+            "stages": [bound.use for bound in explored.floor.stages],
+        },
         "target": asdict(measurement.target),
         "warnings": list(measurement.warnings),
         "curves": [
@@ -175,12 +184,16 @@ def explored_to_dict(measurement: Measurement, explored: Explored) -> dict[str, 
     }
 
 
-def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], data: Mapping[str, Any]) -> Explored:
+def explored_from_dict(
+    measurement: Measurement, policies: Sequence[Policy], data: Mapping[str, Any], grammar: Grammar | None = None
+) -> Explored:
     """Rebuild `Explored`; sets the measurement's target, curves and warnings as they were.
 
     Raises:
-        TuneError: a policy of the study is not among `policies`, or is another one under that name.
+        TuneError: a policy of the study is not among `policies`, or is another one under that name; the stages that it
+            composes are not those of `grammar`.
     """
+    composed = _composed(measurement, data.get("composed"), grammar)
     by_name = {policy.name: policy for policy in policies}
     entries = {}
     for entry in data["space"]:
@@ -194,15 +207,36 @@ def explored_from_dict(measurement: Measurement, policies: Sequence[Policy], dat
         entries[policy.name] = PolicySpace.of(
             policy, retention, solved=entry["solved"], bench=measurement.bench, metric=measurement.request.metric
         )
-    floor = _policy(by_name, data["floor"]["policy"])
+    floor = _floor(by_name, data["floor"], grammar)
     plain = dict(data["bounds"])
     plain |= {"baseline": Interval(**plain["baseline"]), "floor": Interval(**plain["floor"])}
     plain |= {"policies": tuple(plain["policies"]), "warnings": tuple(plain["warnings"])}
     measurement.set_target(Target(**data["target"]))
     measurement.warnings[:] = dict.fromkeys([*data["warnings"], *measurement.warnings])
     measurement.curves = _curves(data["curves"])
-    floor = floor.with_(retention_ratio=data["floor"]["retention_ratio"])
-    return Explored(Bounds(**plain), Space(entries), floor)
+    return Explored(Bounds(**plain), Space(entries, composed), floor)
+
+
+def _floor(by_name: Mapping[str, Policy], stored: Mapping[str, Any], grammar: Grammar | None) -> Policy:
+    """Rebuild the policy that the floor was measured with; where none could be, it was a composition."""
+    skeleton = None
+    if grammar is not None and stored["policy"] not in by_name:
+        skeleton = grammar.skeleton(stored["stages"])
+    policy = _policy(by_name, stored["policy"]) if grammar is None or skeleton is None else policy_of(grammar, skeleton)
+    return policy.with_(retention_ratio=stored["retention_ratio"])
+
+
+def _composed(
+    measurement: Measurement, stored: Mapping[str, Any] | None, grammar: Grammar | None
+) -> ComposedSpace | None:
+    """Rebuild the space of compositions; None where the search had none."""
+    if stored is None:
+        return None
+    if grammar is None or grammar.declarations() != stored["stages"] or grammar.count() != stored["compositions"]:
+        raise TuneError("study: it searches compositions of other stages than there are now; start a new study.")
+    low, high = stored["retention_ratio"]
+    bench = measurement.bench
+    return ComposedSpace(grammar, (low, high), solved=stored["solved"], offers=bench.offers, shape=bench.shape)
 
 
 def _policy(by_name: Mapping[str, Policy], name: str) -> Policy:

@@ -3,7 +3,7 @@
 import hashlib
 import importlib.metadata
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,20 @@ from vidsieve.framework.task import Example, Outcome, Task
 from vidsieve.tuner.examples import Data, digests, ids_hash, list_name, remaining_examples
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.protocol import Bench, Intervention
+from vidsieve.tuner.space.grammar import Grammar
 from vidsieve.tuner.study.record import outcomes_from_json, outcomes_to_json
 from vidsieve.tuner.study.store import Study, StudyMismatchError
 
 STUDY_FORMAT = 2
 
 
-def fingerprint(measurement: Measurement, data: Data, policies: Sequence[Policy]) -> dict[str, str]:
-    """State model, machine, data, target and policies as flat text; budgets (trials, patience, time) are left out."""
+def fingerprint(
+    measurement: Measurement, data: Data, policies: Sequence[Policy], grammar: Grammar | None = None
+) -> dict[str, str]:
+    """State model, machine, data, target and policies as flat text; budgets (trials, patience, time) are left out.
+
+    Where compositions are searched, each stage that may take part is stated too.
+    """
     request = measurement.request
     target = f"{request.latency_ms:g} ms" if request.latency_ms is not None else f"{request.speedup:g} times faster"
     fields = {
@@ -38,18 +44,18 @@ def fingerprint(measurement: Measurement, data: Data, policies: Sequence[Policy]
     for split, examples in data.splits.items():
         fields[f"data: {split} examples"] = f"{len(examples)}, {ids_hash([e.id for e in examples])[:16]}"
     for policy in policies:
-        fields[f"policy: {policy.name}"] = " ".join([policy.hash, *_foreign_code(policy)])
+        fields[f"policy: {policy.name}"] = " ".join([policy.hash, *_foreign_code(b.stage for b in policy.stages)])
+    if grammar is not None:
+        fields["compositions"] = str(grammar.count())
+        for name, digest in grammar.declarations().items():
+            fields[f"stage: {name}"] = " ".join([digest, *_foreign_code([grammar.stages[name]])])
     return fields
 
 
-def _foreign_code(policy: Policy) -> list[str]:
+def _foreign_code(stages: Iterable[Stage]) -> list[str]:
     """Hash the files of stages outside the package: their code is no part of the policy's hash."""
-    files = set()
-    for bound in policy.stages:
-        if type(bound.stage).__module__.startswith("vidsieve."):
-            continue
-        files.add(_source(type(bound.stage)))
-    return sorted(files)
+    foreign = {type(stage) for stage in stages if not type(stage).__module__.startswith("vidsieve.")}
+    return sorted({_source(stage) for stage in foreign})
 
 
 def _source(stage: type[Stage]) -> str:
@@ -59,7 +65,14 @@ def _source(stage: type[Stage]) -> str:
         return stage.__qualname__
 
 
-def claim(study: Study, measurement: Measurement, task: Task, data: Data, policies: Sequence[Policy]) -> Data:
+def claim(
+    study: Study,
+    measurement: Measurement,
+    task: Task,
+    data: Data,
+    policies: Sequence[Policy],
+    grammar: Grammar | None = None,
+) -> Data:
     """Make `study` the study of this search, or check that it is, and return the examples that it continues with.
 
     With `skip_bad` a study continues where the data alone differs, by examples taken away: those it had and that are
@@ -72,7 +85,7 @@ def claim(study: Study, measurement: Measurement, task: Task, data: Data, polici
     """
     request = measurement.request
     try:
-        study.claim(fingerprint(measurement, data, policies))
+        study.claim(fingerprint(measurement, data, policies, grammar))
     except StudyMismatchError as mismatch:
         kept = study.example_digests()
         if kept is None or study.shared or not all(field.startswith("  data: ") for field in mismatch.fields):
@@ -83,7 +96,7 @@ def claim(study: Study, measurement: Measurement, task: Task, data: Data, polici
             raise mismatch from None
         if not request.skip_bad:
             raise StudyMismatchError(study.place, mismatch.fields, _gone(kept, left) or "all of them") from None
-        study.claim(fingerprint(measurement, left, policies), anew=True)
+        study.claim(fingerprint(measurement, left, policies, grammar), anew=True)
         if gone := _gone(kept, left):
             measurement.warn(f"the data lost files since the search began: {gone}")
         data = left

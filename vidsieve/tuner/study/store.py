@@ -4,7 +4,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from vidsieve.framework.errors import TuneError, UsageError
 from vidsieve.framework.task import Example
 from vidsieve.tuner.examples import list_name
 from vidsieve.tuner.request import TuneRequest
-from vidsieve.tuner.space.search_space import Candidate, Space
+from vidsieve.tuner.space.candidate import Candidate
+from vidsieve.tuner.space.search_space import Space
 from vidsieve.tuner.study.record import TrialResult, trial_result_from_json, trial_result_to_json
 from vidsieve.tuner.study.storage import (
     StudyLock,
@@ -224,9 +225,14 @@ class Study:
         with storage_errors(self.place), quiet():
             with_retries(lambda: self.optuna.enqueue_trial(dict(params), skip_if_exists=True))
 
-    def ask(self) -> Any:
-        """Ask the sampler for the next trial."""
+    def ask(self, propose: Callable[[], Mapping[str, Any] | None] = lambda: None) -> Any:
+        """Ask for the next trial: one that is queued, else the sampler's, with the parameters that `propose` fixes."""
         with storage_errors(self.place), quiet():
+            waiting = (_state("WAITING"),)
+            if not with_retries(lambda: self.optuna.get_trials(deepcopy=False, states=waiting)):
+                fixed = propose()
+                if fixed:
+                    with_retries(lambda: self.optuna.enqueue_trial(dict(fixed)))
             return with_retries(self.optuna.ask)
 
     def tell(self, trial: Any, trial_result: TrialResult) -> None:
