@@ -126,7 +126,7 @@ def test_what_encoding_once_has_spared_is_told_and_kept() -> None:
 
     result = search(bench, Hears())
     assert [text for text in said if "encoded once" in text] == [
-        "clips encoded once: 40 passes of the vision tower with reading in 12.3 s; 900 more were spared, 277.0 s"
+        "clips encoded once: 40 in 12.3 s; 900 further passes of the vision tower were spared, 277.0 s with reading"
     ]
     told = {"passes": 40, "seconds": 12.3, "saved_passes": 900, "saved_seconds": 277.0}
     assert result.search["encoding"] == result.policy.provenance["search"]["encoding"] == told

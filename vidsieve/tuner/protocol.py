@@ -64,8 +64,8 @@ class EncodingWork:
     def sentence(self) -> str:
         """Write it in one line."""
         return (
-            f"clips encoded once: {self.passes} passes of the vision tower with reading in {self.seconds:.1f} s; "
-            f"{self.saved_passes} more were spared, {self.saved_seconds:.1f} s"
+            f"clips encoded once: {self.passes} in {self.seconds:.1f} s; {self.saved_passes} further passes of the "
+            f"vision tower were spared, {self.saved_seconds:.1f} s with reading"
         )
 
     def to_dict(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vidsieve import load_policy
-from vidsieve.framework.errors import InputError, UsageError
+from vidsieve.framework.errors import InputError, MediaError, UsageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example
@@ -24,6 +24,7 @@ from vidsieve.harness.model_loading import adopt, load
 from vidsieve.harness.session import Session
 from vidsieve.harness.setup import Setup
 from vidsieve.media import video as video_files
+from vidsieve.media import write_video
 from vidsieve.tuner.protocol import SmallerInput
 
 MakeBench = Callable[..., Workbench]
@@ -324,6 +325,22 @@ def test_a_clip_beyond_the_models_positions_is_refused_before_the_tower_runs(
     with pytest.raises(InputError, match=rf"{asked[0].video}: the prompt reaches position .* end at 39"):
         list(bench.score(None, asked))
     assert counts.passes == 0
+
+
+@pytest.mark.parametrize("store", ["off", None])
+def test_what_is_refused_is_named_by_its_file(
+    make_bench: MakeBench, examples: tuple[Example, ...], tmp_path: Path, store: str | None
+) -> None:
+    bench, clip = make_bench(feature_store=store), examples[0].video
+    twice = f"{2 * bench.runner.processor.prompter.video_token} yes or no ?"
+    forged = Example(id="f", group="f", question=twice, answer="yes", video=clip)
+    with pytest.raises(MediaError, match=f"{clip}: prompt: "):
+        list(bench.score(None, [examples[-1], forged]))
+    thin = tmp_path / "thin.mp4"  # no model takes a side more than 200 times the other
+    write_video(thin, torch.zeros(4, 3, 2, 512, dtype=torch.uint8), 4.0)
+    odd = Example(id="t", group="t", question="yes or no ?", options=("yes", "no"), answer="yes", video=thin)
+    with pytest.raises(MediaError, match=f"{thin}: "):
+        list(bench.score(None, [examples[-1], odd]))
 
 
 def test_eval_tells_what_was_spared(make_bench: MakeBench, examples: tuple[Example, ...], fake_time: None) -> None:

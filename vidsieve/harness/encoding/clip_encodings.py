@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vidsieve.adapters.vision.encoded_videos import EncodedClip, EncodedVideos
 from vidsieve.adapters.vision.signals import take
+from vidsieve.framework.errors import MediaError, VidsieveError
 from vidsieve.framework.records import SIGNALS
 from vidsieve.framework.task import Example
 from vidsieve.harness.data.clip_reader import ClipReader, FrameCache
@@ -63,8 +64,7 @@ class ClipEncodings:
         for key, example in zip(keys, examples, strict=True):
             found[key] = found.get(key) or self._known(example) or self._read(example)
         clips = [found[key].clip for key in keys]
-        videos = Encoded.join([found[key].inputs.without_pixels() for key in keys])
-        inputs = self._processor.build_around(questions, [[clip] for clip in clips], videos)
+        inputs = self._around(questions, [found[key] for key in keys])
         check(inputs, clips)
         records = [self._record(found, key) for key in keys]
         source = _Examples(self, list(zip(examples, records, strict=True)))
@@ -121,6 +121,20 @@ class ClipEncodings:
         key = self._key(example)
         return None if key is None else self._store.get(key, str(example.video or example.id))
 
+    def _around(self, questions: Sequence[str], parts: "Sequence[ClipRecord | _Read]") -> dict[str, Tensor]:
+        """Write prompts around the clips. What one of them alone is refused for is said of its file."""
+        build = self._processor.build_around
+        videos = [part.inputs.without_pixels() for part in parts]
+        try:
+            return build(questions, [[part.clip] for part in parts], Encoded.join(videos))
+        except (VidsieveError, ValueError):
+            for question, part, video in zip(questions, parts, videos, strict=True):
+                try:
+                    build([question], [[part.clip]], video)
+                except (VidsieveError, ValueError) as error:
+                    raise MediaError(f"{part.clip.source}: {error}") from error
+            raise  # each alone is well: it is the batch that is refused
+
     def _record(self, found: dict[Any, "ClipRecord | _Read"], key: Any) -> ClipRecord:
         """Return a clip's record; the first question about a clip that has none has it encoded."""
         one = found[key]
@@ -136,7 +150,10 @@ class ClipEncodings:
         """Read and preprocess, without the reader's own memory, which knows a file by its name alone."""
         start, key = time.perf_counter(), self._key(example)
         clip = self._reader.clip(example, fresh=True)
-        inputs = self._processor.encoder.encode([clip])
+        try:
+            inputs = self._processor.encoder.encode([clip])
+        except (VidsieveError, ValueError) as error:
+            raise MediaError(f"{clip.source}: {error}") from error
         return _Read(example, key, clip, inputs, time.perf_counter() - start)
 
     @torch.no_grad()
