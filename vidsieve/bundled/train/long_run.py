@@ -25,7 +25,7 @@ WARMUP_STEPS, FLOOR = 100, 0.02
 FALL_FROM = 0.7
 """From this share of the steps on the rates fall linearly."""
 MARK_WEIGHT = 0.25
-HARD_WEIGHTS = {"first_color": 1.5, "last_color": 1.5}
+HARD_WEIGHTS = {"first_color": 1.5, "last_color": 1.5, "first_direction": 3.0, "last_direction": 3.0}
 WATCHED = ("full", "random-25", "random-10", "unlike-25", "unlike-10")
 WATCH_VIDEOS, LAYER_VIDEOS = 24, 12
 WATCH_STAGES = 1
