@@ -53,7 +53,7 @@ class Marks(torch.nn.Module):
         super().__init__()
         self.layers = shape.layers
         self.early, self.late = shape.layers // 3 - 1, 2 * shape.layers // 3 - 1
-        self.half = shape.layers // 2 - 1
+        self.middle = shape.layers // 2 - 1
         self.role = torch.nn.Linear(WIDTH, ROLES)
         self.moment = torch.nn.Linear(WIDTH, shape.groups)
         self.rank = torch.nn.Linear(WIDTH, RANKS)
@@ -84,7 +84,7 @@ class Marks(torch.nn.Module):
         """What a pass must give back for `losses`."""
         empty = torch.empty(0)
         wanted = dict.fromkeys(range(1, self.layers), empty) if batch.guided else {}
-        looking = {self.half: empty} if batch.guided else {}
+        looking = {self.middle: empty} if batch.guided else {}
         spread = (torch.arange(batch.role.shape[1]) * GOLDEN) % 1 / 2
         order = (batch.role == FLASH) + spread
         rows = order.topk(min(ROWS, order.shape[1]), dim=1).indices
@@ -128,5 +128,5 @@ class Marks(torch.nn.Module):
         role, group = batch.role.gather(1, rows), batch.group.gather(1, rows)
         seen = (batch.role[:, None] == FLASH) & (batch.group[:, None] < group[..., None])
         asked = (role == FLASH) & seen.any(-1)
-        share = (probe.looking[self.half][:, LOOK_BACK_HEAD] * seen).sum(-1)
+        share = (probe.looking[self.middle][:, LOOK_BACK_HEAD] * seen).sum(-1)
         return -(share + 1e-4).log()[asked].mean() if asked.any() else torch.zeros(())
