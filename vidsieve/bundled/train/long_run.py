@@ -24,9 +24,8 @@ MATRIX_RATE, OTHER_RATE, DECAY = 0.02, 1.5e-3, 0.02
 WARMUP_STEPS, FLOOR = 100, 0.02
 FALL_FROM = 0.7
 """From this share of the steps on the rates fall linearly."""
-MARK_WEIGHTS = {"heading": 0.75}
-OTHER_MARK_WEIGHT = 0.25
-HARD_WEIGHTS = {"first_color": 1.5, "last_color": 1.5}
+MARK_WEIGHT = 0.25
+HARD_WEIGHTS = {"first_color": 1.5, "last_color": 1.5, "first_direction": 3.0, "last_direction": 3.0}
 WATCHED = ("full", "random-25", "random-10", "unlike-25", "unlike-10")
 WATCH_VIDEOS, LAYER_VIDEOS = 24, 12
 WATCH_STAGES = 1
@@ -111,10 +110,7 @@ class LongRun(Run):
         by_kind = torch.tensor([HARD_WEIGHTS.get(name, 1.0) for name in lines.names])[lines.kinds][..., None]
         weights = (lines.weights * by_kind)[asked]
         each = cross_entropy(logits[asked], lines.targets[asked], reduction="none")
-        marks = {
-            name: MARK_WEIGHTS.get(name, OTHER_MARK_WEIGHT) * loss
-            for name, loss in self.marks.losses(probe, batch).items()
-        }
+        marks = {name: MARK_WEIGHT * loss for name, loss in self.marks.losses(probe, batch).items()}
         return {"loss": (each * weights).sum() / weights.sum(), **marks}, accuracy_by_kind(logits.detach(), lines)
 
     @property

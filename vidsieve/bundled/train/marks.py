@@ -6,8 +6,7 @@ what takes a comparison over time half-way, so that the later layers have someth
 Two attention heads of one layer are also shown the tokens that an answer can be read from, and no head of another layer
 is to look there: each kind of question is read in a layer of its own. Without the first, binding a colour to its thing
 takes many times the steps; without the second, two or three layers read everything and the others stay idle. Half-way
-up, from a token of the disc a head is shown those of the disc shortly before, and from an event one is shown the events
-before: where the disc is heading, and an event's rank, take such a look back, which is found by chance only late.
+up a head is shown, from an event, the events before it: an event's rank takes such a look back.
 """
 
 import torch
@@ -38,9 +37,10 @@ READ_IN_ORDER = (
     "last_direction",
 )
 """Kinds of question by the layer that reads them: what single frames show first, what takes long watching last."""
-LOOK_BACK = {DISC: 2, FLASH: 3}
-"""Role of a token → the head that looks back from it to tokens of its role."""
-ROWS, GOLDEN = 48, 0.618
+LOOK_BACK_HEAD = 3
+LEG_ENDS = {"first_direction": ((0.0, 0.15), (0.2, 0.35)), "last_direction": ((0.65, 0.8), (0.85, 1.0))}
+"""The parts of a clip in which each of two heads is shown the disc; it turns between 0.35 and 0.65."""
+ROWS, GOLDEN = 16, 0.618
 """Tokens of a clip from which looks back are asked, and a step that spreads them."""
 GLANCE = 0.2
 """Attention to the evidence that a head of another layer may have: what stays is seen in many tokens, by chance too."""
@@ -53,7 +53,7 @@ class Marks(torch.nn.Module):
         super().__init__()
         self.layers = shape.layers
         self.early, self.late = shape.layers // 3 - 1, 2 * shape.layers // 3 - 1
-        self.half = shape.layers // 2 - 1
+        self.middle = shape.layers // 2 - 1
         self.role = torch.nn.Linear(WIDTH, ROLES)
         self.moment = torch.nn.Linear(WIDTH, shape.groups)
         self.rank = torch.nn.Linear(WIDTH, RANKS)
@@ -84,9 +84,9 @@ class Marks(torch.nn.Module):
         """What a pass must give back for `losses`."""
         empty = torch.empty(0)
         wanted = dict.fromkeys(range(1, self.layers), empty) if batch.guided else {}
-        looking = {self.half: empty} if batch.guided else {}
+        looking = {self.middle: empty} if batch.guided else {}
         spread = (torch.arange(batch.role.shape[1]) * GOLDEN) % 1 / 2
-        order = ((batch.role == DISC) | (batch.role == FLASH)) + spread
+        order = (batch.role == FLASH) + spread
         rows = order.topk(min(ROWS, order.shape[1]), dim=1).indices
         return Probe({self.early: empty, self.late: empty}, wanted, looking, batch.lines.first_asked, rows)
 
@@ -98,7 +98,7 @@ class Marks(torch.nn.Module):
     def _guide(self, probe: Probe, batch: LongBatch) -> Tensor:
         """How little a line's own layer looks at what its answer can be read from, and how much the others do.
 
-        Of two things each head is shown one.
+        Of two things, or of the disc in two parts of the clip, each head is shown one.
         """
         names, kinds = batch.lines.names, batch.lines.kinds
         about = batch.lines.about.transpose(1, 2)
@@ -106,6 +106,11 @@ class Marks(torch.nn.Module):
         evidence = (batch.shown[:, None, None] == about[..., None]) & (about[..., None] > 0)
         any_disc = (batch.role == DISC)[:, None, None] & (kinds == names.index("disc_color"))[:, None, :, None]
         evidence = evidence | any_disc
+        time = batch.group / batch.sort.groups
+        for kind, parts in LEG_ENDS.items():
+            ends = torch.stack([(batch.role == DISC) & (time >= start) & (time < end) for start, end in parts], dim=1)
+            asked = (kinds == names.index(kind))[:, None, :, None]
+            evidence = torch.where(asked, ends[:, :, None], evidence)
         can = evidence.any(-1).all(1)
         own = torch.tensor([self.read_in(name) for name in names])[kinds]
         here, elsewhere = [], torch.zeros(())
@@ -118,14 +123,10 @@ class Marks(torch.nn.Module):
         return torch.cat(here).mean() + elsewhere
 
     def _back(self, probe: Probe, batch: LongBatch) -> Tensor:
-        """How little the tokens of the disc look at those shortly before, and events at earlier ones."""
-        rows, looking = probe.rows, probe.looking[self.half]
+        """How little the tokens of events look at those of earlier ones."""
+        rows = probe.rows
         role, group = batch.role.gather(1, rows), batch.group.gather(1, rows)
-        since = group[..., None] - batch.group[:, None]
-        losses = []
-        for kind, head in LOOK_BACK.items():
-            span = max(1, batch.sort.groups // 4) if kind == DISC else batch.sort.groups
-            seen = (batch.role[:, None] == kind) & (since >= 1) & (since <= span)
-            asked = (role == kind) & seen.any(-1)
-            losses.append(-((looking[:, head] * seen).sum(-1) + 1e-4).log()[asked])
-        return torch.cat(losses).mean() if any(map(len, losses)) else torch.zeros(())
+        seen = (batch.role[:, None] == FLASH) & (batch.group[:, None] < group[..., None])
+        asked = (role == FLASH) & seen.any(-1)
+        share = (probe.looking[self.middle][:, LOOK_BACK_HEAD] * seen).sum(-1)
+        return -(share + 1e-4).log()[asked].mean() if asked.any() else torch.zeros(())

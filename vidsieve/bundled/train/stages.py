@@ -66,7 +66,7 @@ STAGES: Final = (
     Stage(Sort(8, 4), (Sort(4, 8),), _STATIC, 500, guided=True),
     Stage(Sort(12, 4), (Sort(4, 4), Sort(8, 8)), _NO_CUTS, 400, drop=0.2, fewest=0.3, guided=True),
     Stage(Sort(20, 4), (Sort(8, 4), Sort(8, 8)), _ALL, 400, drop=0.3, fewest=0.3, guided=True),
-    Stage(Sort(32, 4), _SHORT, _ALL, 1000, other_share=0.5, drop=0.4, fewest=0.2, tokens=4000, guided=True),
+    Stage(Sort(32, 4), _SHORT, _ALL, 1150, other_share=0.5, drop=0.4, fewest=0.2, tokens=4000, guided=True),
     Stage(
         Sort(32, 8),
         (*_SHORT, Sort(32, 4), Sort(20, 8)),
