@@ -1,5 +1,6 @@
 """Every test checks the axes: jaxtyping annotations of the package are enforced by beartype."""
 
+import itertools
 import os
 import signal
 
@@ -21,12 +22,19 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = ["checkpoint_fixtures"]
 
 KIT = "vidsieve.testing.adapter_"
+_CACHES = itertools.count()
 DECODER_LAWS = (f"{KIT}kv", f"{KIT}layer", f"{KIT}both")
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts without encoded clips, and leaves none in the cache of who runs it."""
+    monkeypatch.setenv("VIDSIEVE_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(_CACHES)}"))
 
 
 @pytest.hookimpl(tryfirst=True)

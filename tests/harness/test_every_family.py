@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pytest
@@ -14,6 +15,8 @@ from media.checkpoints import SPECIAL, write_checkpoint
 from safetensors.torch import save_file
 
 from vidsieve import load_policy
+from vidsieve.adapters.adapter import Adapter
+from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import default
 from vidsieve.harness.asked import OnePrefix
 from vidsieve.harness.data.clip_reader import ClipReader
@@ -106,6 +109,36 @@ def test_a_family_scores_the_questions_about_a_video_as_one_by_one(checkpoint: P
         for one, other in zip(shared.score(policy, asked), whole.score(policy, asked), strict=True):
             assert replace(one, p_gold=None) == replace(other, p_gold=None)
             assert one.p_gold == pytest.approx(other.p_gold, abs=1e-5)
+
+
+ENCODED = ("gemma4", "qwen3-vl", "smolvlm2")
+"""The laws of adapters say the rest of all families in less time."""
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [n if n in ENCODED else pytest.param(n, marks=pytest.mark.slow) for n in sorted(SPECIAL)],
+    indirect=True,
+)
+def test_a_family_scores_the_same_with_clips_encoded_once(checkpoint: Path, dataset: Path) -> None:
+    cap = 768 if checkpoint.name in CAPS else None
+    whole: dict[str, Any] = {"batch_size": 2, "whole_prompts": True}  # which take features once a question
+    words = Setup(model=str(checkpoint), frames=4, max_new_tokens=2, max_pixels=cap, **whole)
+    examples = [*LabelledData(dataset).all[:2], LabelledData(dataset).all[-1]]  # one clip twice, then another
+    loaded = load(choose(words.model, None, default()), words, default())
+    every = Workbench(loaded, replace(words, feature_store="off"), "accuracy", examples)
+    policies = [load_policy("vidcom2", retention_ratio=0.5)]
+    policies += [load_policy(name) for name in ("visionzip", "pixel-change") if fits(loaded.adapter, load_policy(name))]
+    for _ in range(2):  # the second bench reads what the first has left on disk
+        once = Workbench(loaded, words, "accuracy", examples)
+        for policy in (None, *policies):
+            assert list(once.score(policy, examples)) == list(every.score(policy, examples)), policy
+    assert once.encoding is not None
+    assert (once.encoding.passes, once.encoding.saved_passes) == (0, len(examples) * (1 + len(policies)))
+
+
+def fits(adapter: Adapter, policy: Policy) -> bool:
+    return policy.hooks <= adapter.runs and policy.needs() <= adapter.offers
 
 
 TUNED = ("internvl3", "smolvlm2")  # whose frames are images; the others are slow cases

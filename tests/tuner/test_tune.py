@@ -6,6 +6,7 @@ from tuner.searching import Recorder, quality, search
 
 from vidsieve.framework.errors import TargetUnreachableError
 from vidsieve.framework.policy.policy import Policy
+from vidsieve.tuner.protocol import EncodingWork
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -113,3 +114,20 @@ def test_where_speed_is_what_counts_the_published_ratio_a_milder_one_and_half_of
     listener = Recorder()
     search(FakeBench(quality), listener, latency_ms=10_000.0, trials=6)
     assert [event.retention_ratio for event in listener.trials] == [0.3, 0.3, 0.65, 0.65, 0.15, 0.15]
+
+
+def test_what_encoding_once_has_spared_is_told_and_kept() -> None:
+    bench, said = FakeBench(quality), list[str]()
+    bench.encoding = EncodingWork(passes=40, seconds=12.34, saved_passes=900, saved_seconds=277.0)  # type: ignore[attr-defined]
+
+    class Hears(Recorder):
+        def notice(self, text: str) -> None:
+            said.append(text)
+
+    result = search(bench, Hears())
+    assert [text for text in said if "encoded once" in text] == [
+        "clips encoded once: 40 passes of the vision tower with reading in 12.3 s; 900 more were spared, 277.0 s"
+    ]
+    told = {"passes": 40, "seconds": 12.3, "saved_passes": 900, "saved_seconds": 277.0}
+    assert result.search["encoding"] == result.policy.provenance["search"]["encoding"] == told
+    assert "encoding" not in search(FakeBench(quality)).search

@@ -90,6 +90,10 @@ def _print(result: dict[str, Any]) -> None:
         f"{interval(latency['baseline_ms'], digits=2)} uncompressed · "
         f"ratio {interval(latency['ratio'], digits=3)} ({latency['ratio']['n']} pairs)"
     )
+    if "encoding" in result:
+        from vidsieve.tuner.protocol import EncodingWork
+
+        say(EncodingWork(**result["encoding"]).sentence())
     stored = result["stored"]
     if stored is not None:
         same = "identical" if stored == accuracy["policy"]["value"] else "different"

@@ -24,7 +24,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a policy and the uncompressed model on the examples, then time them in turn.
 
-    Gives plain types: `accuracy` (see `PairedAccuracy`), `latency` (milliseconds) and what they were measured on.
+    Gives plain types: `accuracy` (see `PairedAccuracy`), `latency` (milliseconds), what they were measured on, and the
+    work of encoding clips (see `EncodingWork`).
     `warn` is called with what makes the timings doubtful.
     """
     from vidsieve.tuner.judge.paired_accuracy import paired_accuracy, rates_by_kind
@@ -49,7 +50,7 @@ def evaluate(
         "accuracy": paired_accuracy(session.task.metric, ours, base).to_dict() | {"kinds": kinds},
         "latency": latency.to_dict(),
         "measured_on": {**bench.describe(), "frames_taken": list(bench.frames_taken)},
-    }
+    } | ({} if bench.encoding is None else {"encoding": bench.encoding.to_dict()})
 
 
 def answer_both(bench: "Workbench", policy: "Policy", example: "Example") -> dict[str, Any]:

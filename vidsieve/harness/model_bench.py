@@ -2,8 +2,6 @@
 
 import platform
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidsieve import __version__
@@ -13,14 +11,15 @@ from vidsieve.framework.records import VideoShape
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import SPLITS, Example, Outcome, Task
 from vidsieve.harness.data.clip_reader import ClipReader
+from vidsieve.harness.encoding.feature_store import FeatureStore
 from vidsieve.harness.example_scoring import Scorer
-from vidsieve.harness.model_loading import Loaded, fingerprint, used_threads
-from vidsieve.harness.request_timing import MOST_CLIPS, Clocks, Timer
+from vidsieve.harness.model_loading import Loaded, device_name, fingerprint, used_threads
+from vidsieve.harness.request_timing import MOST_CLIPS, NEIGHBOUR, Clocks, Timer
 from vidsieve.harness.runner import Runner, Runners
 from vidsieve.harness.setup import Setup
 
 if TYPE_CHECKING:
-    from vidsieve.tuner.protocol import Intervention, Metric
+    from vidsieve.tuner.protocol import EncodingWork, Intervention, Metric
 
 BUNDLED_BATCH = 16
 MOST_ROUNDS = 128
@@ -29,8 +28,8 @@ MOST_ROUNDS = 128
 class Workbench:
     """Implements the tuner's `Bench`. `clip_examples` are what latency is measured on; the first gives the shape.
 
-    `notices` fills with what makes its timings doubtful, in words. `frames_taken` is the least and the most that these
-    clips give: a short video gives fewer frames than `frames`.
+    `notices` fills with what the user should know, in words. `frames_taken` is the least and the most that these
+    clips give: a short video gives fewer frames than `frames`. Scoring encodes each clip once; timing knows no store.
     """
 
     def __init__(self, loaded: Loaded, setup: Setup, metric: str, clip_examples: Sequence[Example]) -> None:
@@ -48,9 +47,13 @@ class Workbench:
         self.loaded = loaded
         self.runner = Runner(loaded, reader)
         runners = Runners(self.runner, self._frame_pixels)
+        self._store = FeatureStore.of(setup, loaded)
+        scored = runners
+        if self._store is not None:
+            scored = Runners(Runner(loaded, reader, store=self._store), self._frame_pixels)
         score_rows = max(rows, BUNDLED_BATCH) if bundled else rows
         share = not setup.whole_prompts
-        self._scorer = Scorer(runners, metric, score_rows, self.max_new_tokens, share_prefix=share)
+        self._scorer = Scorer(scored, metric, score_rows, self.max_new_tokens, share_prefix=share)
         self._clocks = Clocks.of(self.runner.device)
         self.notices: list[str] = []
         self._timer = Timer(runners, clip_examples, rows, self.max_new_tokens)
@@ -81,6 +84,11 @@ class Workbench:
         assert token_pixels is not None
         return token_pixels * max(height * width for _, height, width in (video.grid for video in found))
 
+    @property
+    def encoding(self) -> "EncodingWork | None":
+        """The clips encoded and not encoded for scoring so far; None where each is encoded every time."""
+        return None if self._store is None else self._store.work
+
     def renew(self) -> bool:
         """Do nothing: the model stays in this process."""
         return False
@@ -103,7 +111,7 @@ class Workbench:
     def _watched(self, clocks: Clocks) -> dict[str, float]:
         """Return `clock_ratio` where it is known; neighbours go into the notices, once."""
         ratio = clocks.ratio()
-        if not self.notices and (neighbours := clocks.neighbours()):
+        if NEIGHBOUR not in self.notices and (neighbours := clocks.neighbours()):
             self.notices.append(neighbours)
         return {} if ratio is None else {"clock_ratio": ratio}
 
@@ -122,8 +130,11 @@ class Workbench:
             with used_threads(self.loaded.threads):
                 outcome = next(outcomes, None)
             if outcome is None:
-                return
+                break
             yield outcome
+        fault = None if self._store is None else self._store.fault
+        if fault is not None and fault not in self.notices:
+            self.notices.append(fault)
 
 
 def timed_examples(task: Task, setup: Setup, seed: int = 0) -> list[Example]:
@@ -170,18 +181,3 @@ def facts(loaded: Loaded, workload: Mapping[str, object]) -> dict[str, str]:
     }
     # plain str, for YAML: torch's version is a subclass of it
     return {name: str(value) for name, value in (described | dict(workload)).items() if value is not None}
-
-
-@cache
-def device_name(device: str) -> str:
-    """Read the GPU's or the processor's own name."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,17 @@ EDGE_BYTES = 1 << 20
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Loaded:
-    """A model ready to answer. `choice` says where it came from, `threads` on how many it computes (None: torch's)."""
+    """A model ready to answer. `choice` says where it came from, `threads` on how many it computes (None: torch's).
+
+    `adopted`: the caller loaded it, and may have changed it since.
+    """
 
     model: "PreTrainedModel"
     processor: "Processor"
     adapter: Any
     choice: Choice
     threads: int | None = None
+    adopted: bool = False
 
     @property
     def is_bundled(self) -> bool:
@@ -144,6 +150,21 @@ def _dtype(name: str, device: Any) -> Any:
     return getattr(torch, name)
 
 
+@cache
+def device_name(device: str) -> str:
+    """Read the GPU's or the processor's own name."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def fingerprint(folder: Path) -> str:
     """Hash config and weights (sizes and both edges of each file), to say that two copies are the same."""
     digest = hashlib.sha256()
@@ -195,6 +216,7 @@ def adopt(model: Any, processor: Any, setup: Setup) -> Loaded:
         adapter=adapter,
         choice=choice,
         threads=setup.threads,
+        adopted=True,
     )
 
 

@@ -1,7 +1,7 @@
 """A model with a workload: inputs of a batch, `generate` with or without a policy, and the same on less video."""
 
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,16 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidsieve.framework.errors import MediaError, UsageError, VidsieveError
+from vidsieve.framework.errors import InputError, MediaError, UsageError, VidsieveError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example
 from vidsieve.harness.answer_options import ScoredPrompt, scored_prompt
 from vidsieve.harness.data.clip_reader import ClipReader, FrameCache
+from vidsieve.harness.encoding.clip_encodings import encodings_of
 from vidsieve.harness.model_loading import Loaded
 from vidsieve.tuner.protocol import Kind, SmallerInput
 
 if TYPE_CHECKING:
+    from vidsieve.harness.encoding.feature_store import FeatureStore
     from vidsieve.media.clip import Clip
     from vidsieve.media.processor import Processor
     from vidsieve.tuner.protocol import Intervention
@@ -30,15 +32,24 @@ TYPES = "mm_token_type_ids"
 class Runner:
     """Builds inputs and generates, greedily. Processed inputs are kept on the CPU while memory allows.
 
-    `processor` stands in for the one that was loaded with the model.
+    `processor` stands in for the one that was loaded with the model. With a `store`, inputs hold features in place of
+    pixels, and each clip is encoded once: not for timing.
     """
 
-    def __init__(self, loaded: Loaded, reader: ClipReader, processor: "Processor | None" = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        reader: ClipReader,
+        processor: "Processor | None" = None,
+        store: "FeatureStore | None" = None,
+    ) -> None:
         self.loaded, self.reader = loaded, reader
         self.model, self.processor = loaded.model, processor or loaded.processor
+        self._store = store
+        self._encodings = None if store is None else encodings_of(loaded, reader, self.processor, store)
         self._inputs = FrameCache()
         self._visual_tokens: dict[str, int] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._shapes: dict[str, Hashable] = {}
         self._compresses = False
 
     @property
@@ -56,8 +67,17 @@ class Runner:
         ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in string.ascii_uppercase]
         return all(found and tokenizer.unk_token_id not in found for found in ids)
 
-    def inputs(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+    def alike(self, *, reader: ClipReader | None = None, processor: "Processor | None" = None) -> "Runner":
+        """Make a runner of the same model, with caches of its own."""
+        return Runner(self.loaded, reader or self.reader, processor or self.processor, self._store)
+
+    def inputs(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Make what `generate` takes for a batch, on the device."""
+        if self._encodings is not None:
+            questions = [self.prompt(example).question for example in examples]
+            made = self._typed(self._encodings.inputs(questions, examples, self._check_positions))
+            self._count(examples, made)
+            return made
         key = tuple(example.id for example in examples)
         built = self._inputs.get(key)
         if built is None:
@@ -67,26 +87,38 @@ class Runner:
 
     def _keep(self, examples: Sequence[Example], built: dict[str, Tensor]) -> None:
         self._inputs.put(tuple(one.id for one in examples), built, sum(tensor.nbytes for tensor in built.values()))
-        layouts = self.loaded.adapter.layouts(self.model.config, built)  # one for each row
-        for example, layout in zip(examples, layouts, strict=True):
-            self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
+        self._count(examples, built)
 
     def prompt_ids(self, examples: Sequence[Example]) -> list[Int[Tensor, " _"]]:
         """Make the ids of each prompt, for examples about one clip, which is preprocessed once; on the CPU."""
         key = ("prompts", *(example.id for example in examples))
         ids = self._inputs.get(key)
         if ids is None:
-            inputs, ids = self._build_shared(examples, self.reader.clip(examples[0]))
-            self._keep(examples[:1], inputs)
+            questions = [self.prompt(example).question for example in examples]
+            if self._encodings is not None:
+                ids = self._encodings.prompt_ids(questions, examples[0], self._check_positions)
+            else:
+                ids = self._build_shared(questions, examples[0])
             self._inputs.put(key, ids, sum(tensor.nbytes for tensor in ids))
-            self._visual_tokens |= dict.fromkeys((one.id for one in examples), self._visual_tokens[examples[0].id])
         return ids
 
-    def clip_shape(self, example: Example) -> tuple[int, ...]:
-        """Return the sizes of the example's clip, which decide those of its inputs."""
+    def clip_shape(self, example: Example) -> Hashable:
+        """Return what decides the sizes of the example's inputs, but for its question."""
         if example.id not in self._shapes:
-            self._shapes[example.id] = tuple(self.reader.clip(example).frames.shape)
+            if self._encodings is not None:
+                question = self.prompt(example).question
+                self._shapes[example.id] = self._encodings.shape(question, example, self._check_positions)
+            else:
+                self._shapes[example.id] = tuple(self.reader.clip(example).frames.shape)
         return self._shapes[example.id]
+
+    def _count(self, examples: Sequence[Example], inputs: Mapping[str, Any]) -> None:
+        """Note how many visual tokens each example's video has."""
+        if all(example.id in self._visual_tokens for example in examples):
+            return
+        layouts = self.loaded.adapter.layouts(self.model.config, inputs)  # one for each row
+        for example, layout in zip(examples, layouts, strict=True):
+            self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
         """Count the visual tokens of each example's video in the prompt; structural ones are not counted."""
@@ -104,25 +136,49 @@ class Runner:
             for question, clip in zip(questions, clips, strict=True):
                 build_named(self.processor, question, clip)
             raise  # each alone is well: it is the batch that is refused
-        return inputs | self._types(inputs)
+        self._check_positions(inputs, clips)
+        return self._typed(inputs)
 
-    def _build_shared(
-        self, examples: Sequence[Example], clip: "Clip"
-    ) -> tuple[dict[str, Tensor], list[Int[Tensor, " _"]]]:
-        questions = [self.prompt(example).question for example in examples]
+    def _build_shared(self, questions: Sequence[str], first: Example) -> list[Int[Tensor, " _"]]:
+        """Make the ids of each question about the clip of the `first` example, and keep its inputs."""
+        clip = self.reader.clip(first)
         try:
             inputs, ids = self.processor.build_shared(questions, [clip])
         except (VidsieveError, ValueError) as error:
             raise MediaError(f"{clip.source}: {error}") from error
-        return inputs | self._types(inputs), ids
+        self._check_positions(inputs, [clip], ids)
+        self._keep([first], self._typed(inputs))
+        return ids
 
-    def _types(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Make the input that says which placeholders are a video's, where the processor makes none."""
-        if not self._says_video:
-            return {}
-        from vidsieve.adapters.prompt.reading import placeholders_of
+    def _check_positions(
+        self,
+        inputs: Mapping[str, Tensor],
+        clips: "Sequence[Clip]",
+        prompts: Sequence[Int[Tensor, " _"]] | None = None,
+    ) -> None:
+        """Refuse clips that are too long for the model, before its vision tower runs; `prompts` are all about one.
 
-        return {TYPES: 2 * placeholders_of(self.loaded.adapter, self.model.config, inputs["input_ids"]).long()}
+        Raises:
+            InputError: naming the clip.
+        """
+        from vidsieve.adapters.prompt.shortening import beyond_positions
+
+        if prompts is not None:
+            longest = max(prompts, key=len)[None]
+            inputs = {name: tensor for name, tensor in inputs.items() if not name.endswith("token_type_ids")}
+            inputs = {**inputs, "input_ids": longest, "attention_mask": torch.ones_like(longest)}
+        fault = beyond_positions(self.loaded.adapter, self.model, inputs)
+        if fault is not None:
+            row, why = fault
+            raise InputError(f"{clips[row].source}: {why}")
+
+    def _typed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Say what is a video where nothing else does."""
+        if self._says_video:
+            from vidsieve.adapters.prompt.reading import placeholders_of
+
+            inputs[TYPES] = 2 * placeholders_of(self.loaded.adapter, self.model.config, inputs["input_ids"]).long()
+        return inputs
 
     @property
     def _says_video(self) -> bool:
@@ -150,7 +206,7 @@ class Runner:
         finally:
             self._compresses = False
 
-    def generate(self, inputs: dict[str, Tensor], max_new_tokens: int, **options: Any) -> Any:
+    def generate(self, inputs: dict[str, Any], max_new_tokens: int, **options: Any) -> Any:
         """Decode greedily, whatever the checkpoint's settings; the output has `sequences`, and `logits` if scored."""
         settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
         model: Any = self.model
@@ -166,7 +222,7 @@ class Runner:
                 **options,
             )
 
-    def answers(self, inputs: dict[str, Tensor], sequences: Int[Tensor, "rows all"]) -> list[str]:
+    def answers(self, inputs: dict[str, Any], sequences: Int[Tensor, "rows all"]) -> list[str]:
         """Decode what was generated after the prompt."""
         new = sequences[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in self.processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
@@ -255,11 +311,11 @@ class Runners:
         reader = self.full.reader
         if reader.frames is None:
             fps = None if reader.fps is None else reader.fps * ratio
-            return Runner(self.full.loaded, ClipReader(None, fps))
+            return self.full.alike(reader=ClipReader(None, fps))
         units = -(-reader.frames // self._frames_per_unit)
         frames = max(1, round(units * ratio)) * self._frames_per_unit
-        return Runner(self.full.loaded, ClipReader(min(frames, reader.frames), None))
+        return self.full.alike(reader=ClipReader(min(frames, reader.frames), None))
 
     def _fewer_pixels(self, ratio: float) -> Runner:
         processor = self.full.processor.capped(max(1, int(self._frame_pixels() * ratio + 1e-6)))
-        return Runner(self.full.loaded, self.full.reader, processor)
+        return self.full.alike(processor=processor)

@@ -66,11 +66,19 @@ class Setup:
         _WORK,
         "Score every prompt whole, also where questions could share their video's prefill: to measure what that saves.",
     )
+    feature_store: str | None = setting(
+        None,
+        _WORK,
+        "Where encoded videos are kept for scoring: a folder, `memory` for this run only, or `off` to encode them "
+        "every time.  (default: a folder in the user's cache)",
+        metavar="DIR",
+    )
+    feature_store_gb: float = setting(10.0, _WORK, "Most gigabytes of that folder; what was used longest ago goes.")
 
     def __post_init__(self) -> None:
         self._refuse_both("frames", "fps")
         self._refuse_both("data", "videos")
-        for name in ("frames", "max_pixels", "batch_size", "max_new_tokens", "threads", "fps"):
+        for name in ("frames", "max_pixels", "batch_size", "max_new_tokens", "threads", "fps", "feature_store_gb"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UsageError(f"`{name}`: must be above 0, got {value}.")

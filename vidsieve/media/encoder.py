@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from vidsieve.framework.errors import UsageError
@@ -23,6 +24,23 @@ class Encoded:
     runs: Sequence[Sequence[int]]
     run_frames: int = 1
 
+    @classmethod
+    def join(cls, parts: "Sequence[Encoded]") -> "Encoded":
+        """Put several calls' videos behind one another; pixels of one shape, or none."""
+        names = parts[0].tensors
+        tensors = {name: torch.cat([part.tensors[name] for part in parts]) for name in names}
+        return cls(tensors, [run for part in parts for run in part.runs], parts[0].run_frames)
+
+    @property
+    def pixels(self) -> dict[str, Tensor]:
+        """The tensors that only the vision tower reads."""
+        return {name: tensor for name, tensor in self.tensors.items() if name.startswith("pixel_")}
+
+    def without_pixels(self) -> "Encoded":
+        """The same for a model that is given features in place of pixels."""
+        rest = {name: tensor for name, tensor in self.tensors.items() if not name.startswith("pixel_")}
+        return Encoded(rest, self.runs, self.run_frames)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder(ABC):
@@ -37,6 +55,9 @@ class Encoder(ABC):
     @abstractmethod
     def encode(self, clips: Sequence[Clip]) -> Encoded:
         """Make the tensors of `clips`, of which there is at least one."""
+
+    def check_together(self, clips: Sequence[Clip]) -> None:  # noqa: B027  # most families take any
+        """Refuse clips that the model cannot take in one call. Raises InputError."""
 
     @abstractmethod
     def describe(self) -> str:

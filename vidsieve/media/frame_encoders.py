@@ -70,15 +70,18 @@ class LlavaOnevisionEncoder(FrameEncoder):
 
     def encode(self, clips: Sequence[Clip]) -> Encoded:
         """Make `pixel_values_videos` [videos frames 3 height width]; InputError unless all have as many frames."""
+        self.check_together(clips)
+        pixels = torch.stack([self._pixels(clip) for clip in clips])
+        runs = [[len(clip.frames) * self.tokens_per_frame + self.newlines] for clip in clips]
+        return Encoded({"pixel_values_videos": pixels}, runs)
+
+    def check_together(self, clips: Sequence[Clip]) -> None:
         counts = sorted({len(clip.frames) for clip in clips})
         if len(counts) > 1:
             raise InputError(
                 f"clips: LLaVA takes videos of equal frame count in one call, got {counts}; "
                 "run them one at a time, or sample longer videos by count"
             )
-        pixels = torch.stack([self._pixels(clip) for clip in clips])
-        runs = [[len(clip.frames) * self.tokens_per_frame + self.newlines] for clip in clips]
-        return Encoded({"pixel_values_videos": pixels}, runs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,13 +38,16 @@ class Processor(ABC):
         that take it; the others' `generate` refuses it.
         Raises InputError where prompts, clips and placeholders do not fit together.
         """
+        return self._build(self._texts(prompts, clips), clips)
+
+    def _texts(self, prompts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> list[str]:
+        """Write the finished prompts."""
         if len(prompts) != len(clips) or not prompts:
             raise InputError(
                 f"build_inputs: one list of clips for each prompt, got {len(prompts)} prompts and "
                 f"{len(clips)} lists; give an empty list to a prompt without video"
             )
-        texts = [self.prompter.text(p, len(c)) for p, c in zip(prompts, clips, strict=True)]
-        return self._build(texts, clips)
+        return [self.prompter.text(p, len(c)) for p, c in zip(prompts, clips, strict=True)]
 
     def build_shared(
         self, prompts: Sequence[str], clips: Sequence[Clip]
@@ -103,9 +106,20 @@ class VidsieveProcessor(Processor):
         rows = [self.prompter.expand(text, clips, encoded, 0) for text in texts]
         return self._inputs(rows[:1], encoded), rows
 
+    def build_around(
+        self, prompts: Sequence[str], clips: Sequence[Sequence[Clip]], encoded: Encoded
+    ) -> dict[str, Tensor]:
+        """Do as `build_inputs`, around videos that `encoder` made tensors of before; the clips may have no pixels."""
+        self.encoder.check_together([clip for row in clips for clip in row])
+        return self._around(self._texts(prompts, clips), clips, encoded)
+
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
         videos = [clip for row in clips for clip in row]
-        encoded = self.encoder.encode(videos) if videos else None
+        return self._around(texts, clips, self.encoder.encode(videos) if videos else None)
+
+    def _around(
+        self, texts: Sequence[str], clips: Sequence[Sequence[Clip]], encoded: Encoded | None
+    ) -> dict[str, Tensor]:
         rows, first = [], 0
         for text, row in zip(texts, clips, strict=True):
             rows.append(self.prompter.expand(text, row, encoded, first))

@@ -24,6 +24,7 @@ from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.testing.adapter_calls import CallLaws
 from vidsieve.testing.adapter_compile import CompileLaws, flash_attention
+from vidsieve.testing.adapter_encoded import EncodedLaws
 from vidsieve.testing.adapter_frames import FrameLaws
 from vidsieve.testing.adapter_kit import (
     ALL,
@@ -284,6 +285,16 @@ class InputLaws(ModelKit):
 
 
 class AdapterContract(
-    CompactionLaws, CallLaws, InputLaws, PrefixLaws, FrameLaws, SignalLaws, LayerLaws, KVLaws, BothLaws, CompileLaws
+    CompactionLaws,
+    CallLaws,
+    InputLaws,
+    PrefixLaws,
+    FrameLaws,
+    SignalLaws,
+    EncodedLaws,
+    LayerLaws,
+    KVLaws,
+    BothLaws,
+    CompileLaws,
 ):
     """All laws of an adapter."""

@@ -120,9 +120,6 @@ class FrameLaws(ModelKit):
         with pytest.raises(InputError, match="reduce_frames"):
             run(model, policy_of(SomeUnits()), inputs)
 
-    lead_rows: bool = False
-    """Whether each frame has rows in front that are no visual tokens."""
-
     def _watched(self, model: Any) -> tuple[str, list[Tensor]]:
         """The vision side, replaced on the instance by one that writes down the pixels it is given."""
         name, calls = "get_video_features", []

@@ -324,6 +324,8 @@ class ModelKit(PromptKit):
 
     tolerance: float = 2e-5
     bit_equal: bool = True
+    lead_rows: bool = False
+    """Whether each frame has rows in front that are no visual tokens."""
     unpatched_beams_work: bool = True
     cannot: frozenset[str] = frozenset()
 

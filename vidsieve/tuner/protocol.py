@@ -41,6 +41,43 @@ Intervention = Policy | SmallerInput
 """What is done to a request: a policy, or a smaller input as a control."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncodingWork:
+    """Clips that were read and encoded for scoring, and those that were known and so were not, with seconds.
+
+    `saved_seconds` is what those had taken when they were encoded, perhaps in an earlier run.
+    """
+
+    passes: int = 0
+    seconds: float = 0.0
+    saved_passes: int = 0
+    saved_seconds: float = 0.0
+
+    def __add__(self, other: "EncodingWork") -> "EncodingWork":
+        return EncodingWork(
+            passes=self.passes + other.passes,
+            seconds=self.seconds + other.seconds,
+            saved_passes=self.saved_passes + other.saved_passes,
+            saved_seconds=self.saved_seconds + other.saved_seconds,
+        )
+
+    def sentence(self) -> str:
+        """Write it in one line."""
+        return (
+            f"clips encoded once: {self.passes} passes of the vision tower with reading in {self.seconds:.1f} s; "
+            f"{self.saved_passes} more were spared, {self.saved_seconds:.1f} s"
+        )
+
+    def to_dict(self) -> dict[str, float]:
+        """Return plain numbers, seconds rounded to tenths."""
+        return {
+            "passes": self.passes,
+            "seconds": round(self.seconds, 1),
+            "saved_passes": self.saved_passes,
+            "saved_seconds": round(self.saved_seconds, 1),
+        }
+
+
 @runtime_checkable
 class Bench(Protocol):
     """A model on a device with a workload, as callables. Everywhere `policy=None` is the uncompressed model.
@@ -50,7 +87,8 @@ class Bench(Protocol):
       offers  inputs and signals the adapter can give; a policy that needs more is set aside with that reason
       clips   how many different clips latency is measured on in turn; eight or more where there are as many
       smaller kinds of smaller input it can give, of "frames" and "pixels"; empty where sizes are fixed
-      notices (optional) sentences on what makes its timings doubtful, such as another process on the GPU
+      notices (optional) sentences for the user, such as on what makes its timings doubtful
+      encoding (optional) the `EncodingWork` of scoring so far, or None
     """
 
     shape: VideoShape

@@ -15,7 +15,7 @@ from vidsieve.tuner.measure.bounds import Explored, explore
 from vidsieve.tuner.measure.measurement import DevicePool, Measurement, measure_breakdown
 from vidsieve.tuner.measure.scoring import Score, choose_scorer, run_examples
 from vidsieve.tuner.measured import Accuracy, Control, Latency
-from vidsieve.tuner.protocol import Bench, Intervention
+from vidsieve.tuner.protocol import Bench, EncodingWork, Intervention
 from vidsieve.tuner.provenance import importance_of, provenance, rounded, search_summary
 from vidsieve.tuner.result import TuneResult
 from vidsieve.tuner.search.trial import Evaluator
@@ -63,6 +63,8 @@ class Run:
         interventions = controls_for(self.measurement.bench, controls)
         reserve_s = self._reserve(per_example_s, len(interventions))
         self._run_trials(reserve_s)
+        if (encoding := self.encoding) is not None:
+            self.measurement.listener.notice(encoding.sentence())
         if self.measurement.request.join:
             self.measurement.warn(
                 "joined: the tuner that started this search confirms its result and writes the policy"
@@ -193,6 +195,7 @@ class Run:
             warnings.append(f"{ended}: latency as in the search, held-out examples not scored")
         bounds = self.explored.bounds
         summary = search_summary(self.measurement, bounds, self.evaluator, self.search, self.proxy)
+        summary |= {} if self.encoding is None else {"encoding": self.encoding.to_dict()}
         section = provenance(
             self.measurement, self.data, bounds, summary, latency, self.accuracy, self.controls, warnings, confirmed
         )
@@ -218,6 +221,13 @@ class Run:
             breakdown=self.breakdown,
             importance=importance_of(self.study.optuna),
         )
+
+    @property
+    def encoding(self) -> EncodingWork | None:
+        """The work of encoding clips on all devices; None where no bench tells."""
+        found = [getattr(bench, "encoding", None) for bench in (self.measurement.bench, *self._others)]
+        told = [work for work in found if work is not None]
+        return sum(told, EncodingWork()) if told else None
 
     def _policy(self) -> tuple[Policy, Latency | None]:
         """Return the policy and its latency: the confirmed one, the best so far, or the empty one."""

@@ -17,6 +17,7 @@ from vidsieve.framework.errors import DataError, ModelError, PolicyFileError, Un
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example, Outcome
+from vidsieve.tuner.protocol import EncodingWork
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Harmful(FakeBench):
         super().__init__(quality)
         self.folder = options.folder
         self.notices: list[str] = []
+        self.encoding = EncodingWork()
 
     def timed(self, policy: Any, clip_index: int, metric: str) -> Mapping[str, float]:
         name = policy.name if policy is not None else ""
@@ -65,6 +67,7 @@ class Harmful(FakeBench):
             if count == 3 and name:
                 self.harm(name)
             self.mark("scored")
+            self.encoding += EncodingWork(passes=1, seconds=0.5)
             yield outcome
 
     def mark(self, name: str) -> int:

@@ -18,7 +18,7 @@ from vidsieve.harness.process.failures import OutOfMemory, WorkerCannotStart, Wo
 from vidsieve.harness.process.messages import pack, unpack
 from vidsieve.harness.process.remote_bench import RemoteBench
 from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
-from vidsieve.tuner.protocol import Bench, SmallerInput
+from vidsieve.tuner.protocol import Bench, EncodingWork, SmallerInput
 from vidsieve.tuner.trial_failure import reason_of
 
 HARMFUL = "harness.process.benches:harmful"
@@ -44,6 +44,17 @@ def bench(shared: RemoteBench, folder: Path) -> RemoteBench:
 
 def examples(count: int = 20) -> list[Example]:
     return list(FakeTask().examples("search", count))
+
+
+def test_the_work_of_all_children_is_summed_up(folder: Path) -> None:
+    with RemoteBench(HARMFUL, Options(folder), name="cpu") as bench:
+        bench.start()
+        assert bench.encoding == EncodingWork()
+        list(bench.score(None, examples(4)))
+        assert bench.encoding == EncodingWork(passes=4, seconds=2.0)
+        bench.renew()
+        list(bench.score(None, examples(2)))
+        assert bench.encoding == EncodingWork(passes=6, seconds=3.0)
 
 
 def test_answers_as_the_bench_does(bench: RemoteBench) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
@@ -74,6 +74,49 @@ def _axes_of(given: Tensor, mrope: bool) -> Tensor:
     if mrope and given.dim() == 2:
         return given.expand(3, *given.shape)
     return given[1:] if mrope and given.shape[0] == 4 else given
+
+
+_BOUNDED = ("default", "mrope", "proportional", "linear", "yarn", "longrope", "llama3")
+"""Kinds of rotary positions that have an end; "dynamic" ones stretch as far as asked, and others are unknown."""
+
+
+def position_limit(config: Any) -> int | None:
+    """How many positions the language model has: `max_position_embeddings`, times what its scaling promises.
+
+    Some configurations give the number before scaling, some the one after it; the larger reading is taken, so that only
+    what is surely too long counts as such. None where nothing is said, or a scaling without an end is in use.
+    """
+    text = config.get_text_config()
+    limit, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None) or {}
+    if not isinstance(limit, int) or limit < 1:
+        return None
+    by_kind = [part for part in rope.values() if isinstance(part, Mapping)] or [rope]  # one a kind of layer, or one
+    kinds = {str(part.get("rope_type", "default")) for part in by_kind}
+    if not kinds.issubset(_BOUNDED):
+        return None
+    return int(limit * max(float(part.get("factor") or 1.0) for part in by_kind))
+
+
+def beyond(
+    config: Any, positions: Int[Tensor, "*axes rows columns"], real: Bool[Tensor, "rows columns"]
+) -> tuple[int, str] | None:
+    """The row that reaches furthest and why, where that is beyond the model's positions; None where all fit.
+
+    Positions are what counts, not tokens: those of the uncompressed prompt stay, however few tokens are kept, and with
+    M-RoPE a frame of many tokens takes few of them.
+    """
+    limit = position_limit(config)
+    if limit is None:
+        return None
+    reached = positions.masked_fill(~real, 0).amax(dim=-1)
+    reached = reached.amax(dim=0) if reached.dim() == 2 else reached
+    highest = int(reached.max())
+    if highest < limit:
+        return None
+    return int(reached.argmax()), (
+        f"the prompt reaches position {highest}, but the model's end at {limit - 1} (max_position_embeddings). Give "
+        "fewer or smaller frames, or a model for longer prompts."
+    )
 
 
 def misreads_gaps(model: VideoModel, use_cache: Any) -> bool:

@@ -16,12 +16,14 @@ from torch import Tensor
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns, kept_order
-from vidsieve.adapters.prompt.positions import original_positions, reads_types, text_positions
+from vidsieve.adapters.prompt.positions import beyond, original_positions, reads_types, text_positions
 from vidsieve.adapters.prompt.reading import placeholders_of, question_ids, videos_by_row
 from vidsieve.adapters.towers import require_pixels
 from vidsieve.adapters.transformers_internals import rope_index
+from vidsieve.adapters.vision.encoded_videos import of_units, with_pixels
 from vidsieve.adapters.vision.encoding import Vision, repack, rows_of
 from vidsieve.adapters.vision.signals import encode_all, signals_by_picture
+from vidsieve.framework.errors import InputError
 from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.framework.planning.pipeline import TokenPlan
 from vidsieve.framework.policy.policy import Policy
@@ -115,36 +117,45 @@ def shorten(request: Request) -> Shortened:
     """Apply steps 3 to 8.
 
     Raises:
-        InputError: placeholders and videos do not fit; raised before the vision tower runs.
+        InputError: placeholders and videos do not fit, or the prompt reaches beyond the model's positions; raised
+            before the vision tower runs.
         PolicyError: as `Policy.plan`.
     """
-    model, inputs = request.model, request.inputs
-    layouts = videos_by_row(request.adapter, model.config, inputs, request.ids, request.placeholders)
+    model, policy = request.model, request.policy
+    if policy.frame_stages:
+        request = replace(request, inputs=with_pixels(request.adapter, request.inputs))
+    layouts = videos_by_row(request.adapter, model.config, request.inputs, request.ids, request.placeholders)
     with torch.no_grad():
+        with Stopwatch(model.device) as reading:
+            whole = _columns(request, layouts)
+            if any(layouts):
+                _refuse_beyond(request, whole)
         units = _units(request, layouts)
-        calls = [inputs] if units is None else _tower_inputs(request, units)
-        outputs, signals = encode_all(model, request.adapter, calls, request.policy)
+        outputs, signals = _encode(request, layouts, units)
         vision = Vision.of(outputs)
         pictures = _plan_all(request, layouts, units, vision, signals)
         with Stopwatch(model.device) as gathering:
-            columns = _columns(request, pictures)
-            columns, removed = _drop(request, columns, pictures)
+            columns, removed = _drop(request, whole, pictures)
             features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
-    gapped = removed and request.policy.positions == "original" and columns.positions.dim() == 2
+    if policy.positions == "compact" and any(layouts):
+        _refuse_beyond(request, columns, certain=True)
+    gapped = removed and policy.positions == "original" and columns.positions.dim() == 2
     return Shortened(
         columns=columns,
         features=features,
-        report=_report(request, pictures, gathering),
+        report=_report(request, pictures, (reading, gathering)),
         gapped=gapped,
         plans=[[picture.plan for picture in row if picture.plan is not None] for row in pictures],
     )
 
 
-def _report(request: Request, pictures: Sequence[Sequence[PlannedVideo]], gathering: Stopwatch) -> Report:
+def _report(
+    request: Request, pictures: Sequence[Sequence[PlannedVideo]], watches: tuple[Stopwatch, Stopwatch]
+) -> Report:
     """What was done to all videos together."""
     plans = [picture.plan for picture in chain(*pictures) if picture.plan is not None]
     report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)
-    report.stopwatches = (*report.stopwatches, gathering)
+    report.stopwatches = (*report.stopwatches, *watches)
     if plans:
         later = ("prune_layer", "prune_kv")
         ran = {bound.label for bound in request.policy.frame_stages if not bound.runs(*later)}
@@ -172,10 +183,16 @@ def _units(request: Request, layouts: Sequence[Sequence[VideoLayout]]) -> list[T
     ]
 
 
-def _tower_inputs(request: Request, units: Sequence[Tensor]) -> Sequence[Mapping[str, Any]]:
-    """What the vision tower is given when it sees only these units."""
-    assert request.adapter.units is not None
-    return request.adapter.units.without(request.inputs, units)
+def _encode(
+    request: Request, layouts: Sequence[Sequence[VideoLayout]], units: Sequence[Tensor] | None
+) -> tuple[list[Any], dict[str, Tensor]]:
+    """The vision side's output and the signals: of these units of each video, or of everything."""
+    adapter, inputs = request.adapter, request.inputs
+    if units is None:
+        return encode_all(request.model, adapter, [inputs], request.policy)
+    assert adapter.units is not None
+    given = of_units(adapter, inputs, list(chain(*layouts)), units)
+    return encode_all(request.model, adapter, adapter.units.without(inputs, units), request.policy, given)
 
 
 def _seconds(layout: VideoLayout, device: torch.device) -> Tensor | None:
@@ -271,21 +288,53 @@ def _question(request: Request, row: int) -> Tensor | None:
     return embed(words.to(embed.weight.device)) if words.numel() else None
 
 
-def _columns(request: Request, pictures: Sequence[Sequence[PlannedVideo]]) -> Columns:
-    """The full prompt's columns. Fills in `mm_token_type_ids`, without which M-RoPE silently sees only text."""
-    ids, mask, model = request.ids, request.mask, request.model
-    names = [name for name in PER_TOKEN if name not in request.adapter.spent]
-    others = {name: request.inputs[name] for name in names if request.inputs.get(name) is not None}
+def _columns(request: Request, layouts: Sequence[Sequence[VideoLayout]]) -> Columns:
+    """The full prompt's columns."""
+    ids, mask = request.ids, request.mask
+    others, positions = _numbered(request.adapter, request.model, request.inputs, ids, mask, request.placeholders)
+    if request.start is not None:
+        positions = positions + request.start
+    visual = [visual_placeholders(layout, ids.device) for layout in chain(*layouts)]
+    return Columns(ids=ids, mask=mask, positions=positions, visual=_spread(request.placeholders, visual), others=others)
+
+
+def _numbered(
+    adapter: Adapter, model: VideoModel, inputs: Mapping[str, Any], ids: Tensor, mask: Tensor, placeholders: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Further inputs with one entry a token, and positions counted from 0.
+
+    Fills in `mm_token_type_ids`, without which M-RoPE silently sees only text.
+    """
+    names = [name for name in PER_TOKEN if name not in adapter.spent]
+    others = {name: inputs[name] for name in names if inputs.get(name) is not None}
     others = {name: values[:, -ids.shape[1] :] for name, values in others.items()}
     number = rope_index(model)
     if reads_types(number) and "mm_token_type_ids" not in others:
-        image = ids.eq(model.config.image_token_id) & ~request.placeholders
-        others["mm_token_type_ids"] = image.to(torch.int32) + 2 * request.placeholders.to(torch.int32)
-    positions = original_positions(number, {**request.inputs, **others}, ids, mask)
-    if request.start is not None:
-        positions = positions + request.start
-    visual = [visual_placeholders(picture.layout, ids.device) for picture in chain(*pictures)]
-    return Columns(ids=ids, mask=mask, positions=positions, visual=_spread(request.placeholders, visual), others=others)
+        image = ids.eq(model.config.image_token_id) & ~placeholders
+        others["mm_token_type_ids"] = image.to(torch.int32) + 2 * placeholders.to(torch.int32)
+    return others, original_positions(number, {**inputs, **others}, ids, mask)
+
+
+def beyond_positions(adapter: Adapter, model: VideoModel, inputs: Mapping[str, Any]) -> tuple[int, str] | None:
+    """The row of an uncompressed prompt that reaches beyond the model's positions, and why; None where all fit."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    places = placeholders_of(adapter, model.config, ids)
+    return beyond(model.config, _numbered(adapter, model, inputs, ids, mask, places)[1], mask.bool())
+
+
+def _refuse_beyond(request: Request, columns: Columns, *, certain: bool = False) -> None:
+    """Refuse prompts that reach beyond the model's positions.
+
+    Where they will be counted anew over what is kept (positions: compact), only the text is `certain` to be counted.
+    """
+    real, positions = columns.mask.bool(), columns.positions
+    if request.policy.positions == "compact" and request.policy.stages and not certain:
+        real = real & ~columns.visual
+        positions = text_positions(real)
+    fault = beyond(request.model.config, positions, real)
+    if fault is not None:
+        row, why = fault
+        raise InputError(f"model inputs, row {row}: {why}")
 
 
 def _spread(places: Bool[Tensor, "rows columns"], flags: Sequence[Tensor]) -> Bool[Tensor, "rows columns"]:

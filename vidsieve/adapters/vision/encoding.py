@@ -78,18 +78,25 @@ def rows_of(features: Sequence[Tensor] | Tensor, layouts: Sequence[VideoLayout])
 
 
 def repack(output: Any, features: Sequence[Tensor], deepstack: Sequence[Sequence[Tensor]] | None) -> Any:
-    """A fresh output of the same kind that holds these features, one tensor a video.
+    """A fresh output of the same kind that holds these features, one tensor a video."""
+    joined, framed = isinstance(output.pooler_output, Tensor), output.pooler_output[0].dim() == 3
+    return packed(type(output), features, deepstack, joined=joined, framed=framed)
 
-    A model that makes one tensor for all videos gets one again. Its first axis is what `generate` regroups for beams,
-    so its slices must not cross a video: their length is a common divisor of the videos' lengths. Parts with a frame
-    axis keep one, of single rows, because `generate` counts a part's rows by its first axis.
+
+def packed(
+    kind: type, features: Sequence[Tensor], deepstack: Sequence[Sequence[Tensor]] | None, *, joined: bool, framed: bool
+) -> Any:
+    """An output of a class of transformers' that holds these features, one tensor a video.
+
+    A model that makes one tensor for all videos (`joined`) gets one again. Its first axis is what `generate` regroups
+    for beams, so its slices must not cross a video: their length is a common divisor of the videos' lengths. Parts
+    with a frame axis (`framed`) keep one, of single rows, because `generate` counts a part's rows by its first axis.
     """
-    framed = output.pooler_output[0].dim() == 3
     pooled: Any = [rows[:, None] for rows in features] if framed else list(features)
-    if isinstance(output.pooler_output, Tensor):
+    if joined:
         length = math.gcd(*(len(rows) for rows in features))
         pooled = torch.cat(pooled).unflatten(0, (-1, length))
     fields: dict[str, Any] = {"pooler_output": pooled}
     if deepstack is not None:
         fields["deepstack_features"] = [list(level) for level in deepstack]
-    return type(output)(**fields)
+    return kind(**fields)

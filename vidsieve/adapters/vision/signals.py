@@ -30,6 +30,7 @@ from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.adapters.towers import Tower
 from vidsieve.adapters.transformers_internals import broken
 from vidsieve.adapters.uncompiled import uncompiled
+from vidsieve.adapters.vision.encoded_videos import EncodedVideos, VideoSource
 from vidsieve.adapters.vision.encoding import PIXELS, encode
 from vidsieve.framework.errors import InputError
 from vidsieve.framework.policy.policy import Policy
@@ -40,15 +41,55 @@ _WEIGHTS_AT_ONCE = 2**24
 
 
 def encode_all(
-    model: VideoModel, adapter: Adapter, calls: Sequence[Mapping[str, Any]], policy: Policy
+    model: VideoModel,
+    adapter: Adapter,
+    calls: Sequence[Mapping[str, Any]],
+    policy: Policy,
+    given: EncodedVideos | None = None,
 ) -> tuple[list[Any], dict[str, Tensor]]:
     """The vision side's output for each of `calls`, and a row of each declared signal for every token it makes.
+
+    `given` is what came encoded of these calls together; then no tower runs.
 
     Raises:
         InputError: a stage needs a signal, but the caller computed the features, so that no tower runs.
     """
     needed, offered = policy.needs().intersection(SIGNALS), adapter.offers.intersection(SIGNALS)
     asked = (needed | policy.wants()) & offered
+    if given is None and len(calls) == 1:
+        given = (calls[0].get("mm_encoder_outputs") or {}).get(adapter.modality)
+    if given is None:
+        outputs, signals = take(model, adapter, calls, asked)
+    else:
+        outputs, signals = [given], _without_tower(model, adapter, calls, asked, getattr(given, "source", None))
+    if any(output is not None for output in outputs):
+        _refuse_missing(adapter, needed - signals.keys())
+    return outputs, signals
+
+
+def _without_tower(
+    model: VideoModel,
+    adapter: Adapter,
+    calls: Sequence[Mapping[str, Any]],
+    asked: Collection[str],
+    source: VideoSource | None,
+) -> dict[str, Tensor]:
+    """The signals of videos that came encoded. The change of pixels is that between the units of these calls."""
+    seen = "pixel_difference" in asked and all(call.get("pixel_values_videos") is not None for call in calls)
+    rest = set(asked) - ({"pixel_difference"} if seen else set())
+    signals = {} if source is None or not rest else dict(source.signals(rest))
+    if seen:
+        signals["pixel_difference"] = torch.cat([c for call in calls for c in _pixel_difference(model, adapter, call)])
+    return signals
+
+
+def take(
+    model: VideoModel, adapter: Adapter, calls: Sequence[Mapping[str, Any]], asked: Collection[str]
+) -> tuple[list[Any], dict[str, Tensor]]:
+    """The vision side's output for each of `calls`, and a row of each signal that is `asked` for every token.
+
+    A signal is missing where no call has a video.
+    """
     outputs, found = [], defaultdict[str, list[Tensor]](list)
     for call in calls:
         parts = defaultdict[str, list[Tensor]](list)
@@ -56,14 +97,11 @@ def encode_all(
             outputs.append(encode(model, adapter.modality, call))
         for name, heard in parts.items():
             assert adapter.tower is not None
-            ran = outputs[-1] is not None and adapter.modality not in (call.get("mm_encoder_outputs") or {})
-            if ran and not heard:
+            if outputs[-1] is not None and not heard:
                 raise broken(f"the vision tower of {type(model).__name__} runs past the module that shows {name}")
             found[name] += [adapter.tower.tokens(model, call, heard)] if heard else []
         if "pixel_difference" in asked and call.get("pixel_values_videos") is not None:
             found["pixel_difference"] += _pixel_difference(model, adapter, call)
-    if any(output is not None for output in outputs):
-        _refuse_missing(adapter, {name for name in needed if not found[name]})
     tokens = {name: torch.cat(parts) for name, parts in found.items() if parts}
     return outputs, {name: rows.squeeze(-1) if name == "vision_attention" else rows for name, rows in tokens.items()}
 

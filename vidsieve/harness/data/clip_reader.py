@@ -39,6 +39,11 @@ class FrameCache:
         while self._bytes > self._most_bytes:
             self._bytes -= self._items.popitem(last=False)[1][1]
 
+    def drop(self, key: Hashable) -> None:
+        """Forget an item, if it is here."""
+        if key in self._items:
+            self._bytes -= self._items.pop(key)[1]
+
 
 class ClipReader:
     """Clips of `frames` frames, or of `fps` frames a second; in-memory frames are thinned the same way."""

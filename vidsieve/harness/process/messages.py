@@ -18,6 +18,7 @@ import torch
 
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example
+from vidsieve.tuner.protocol import EncodingWork
 
 STOP = ("stop",)
 
@@ -54,12 +55,16 @@ class Warned:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer of the child, with the warnings and the bench's notices that came up before it."""
+    """One answer of the child, with the warnings and the bench's notices that came up before it.
+
+    `encoding` is the child's work so far.
+    """
 
     kind: Literal["value", "item", "end", "failure"]
     content: Any = None
     warnings: tuple[Warned, ...] = ()
     notices: tuple[str, ...] = ()
+    encoding: EncodingWork | None = None
 
 
 @dataclass(frozen=True, eq=False)

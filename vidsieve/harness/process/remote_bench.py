@@ -14,7 +14,7 @@ from vidsieve.harness.process.child import Child
 from vidsieve.harness.process.failures import Failure, OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
 from vidsieve.harness.process.interventions import to_document
 from vidsieve.harness.process.messages import STOP, Facts, Hello, Reply, SentExamples, pack
-from vidsieve.tuner.protocol import Intervention, Metric
+from vidsieve.tuner.protocol import EncodingWork, Intervention, Metric
 
 MOST_STARTS = 3
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class RemoteBench:
         OutOfMemory: memory ran out, then once more in a fresh child.
         WorkerCannotStart: three starts in a row ended in a death, or a fresh child is another bench.
 
-    `notices` collects what the child's bench notices, over all children.
+    `notices` collects what the child's bench notices, and `encoding` sums up its work, over all children.
 
     Not for several threads at once, but `close` may come from any thread.
     """
@@ -78,6 +78,7 @@ class RemoteBench:
         self._sent = SentExamples()
         self._warned: dict[Any, Any] = {}
         self.notices: list[str] = []
+        self._encoding: dict[int, EncodingWork] = {}  # by child
         self._lock = threading.RLock()
 
     def __enter__(self) -> "RemoteBench":
@@ -127,6 +128,11 @@ class RemoteBench:
             raise WorkerCannotStart(f"{self._where}: came back as another bench (other {', '.join(names)}).")
         self._facts, self._ready = facts, True
         self._pass_on(reply)
+
+    @property
+    def encoding(self) -> EncodingWork | None:
+        """The clips encoded and not encoded for scoring so far; None where each is encoded every time."""
+        return sum(self._encoding.values(), EncodingWork()) if self._encoding else None
 
     def close(self) -> None:
         """End the child for good. A call that another thread is waiting on raises WorkerError."""
@@ -269,6 +275,8 @@ class RemoteBench:
         """Keep the child's notices, and issue its warnings as if they had come up in this process."""
         # a fresh child notices the same things again
         self.notices += [notice for notice in reply.notices if notice not in self.notices]
+        if reply.encoding is not None:
+            self._encoding[self.starts] = reply.encoding
         for warned in reply.warnings:
             warnings.warn_explicit(warned.text, warned.category, warned.file, warned.line, registry=self._warned)
 

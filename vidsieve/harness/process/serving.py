@@ -114,8 +114,9 @@ class Server:
         return item.example
 
     def _reply(self, kind: Any, content: Any = None) -> None:
-        notices = getattr(getattr(self, "bench", None), "notices", ())
-        payload = pack(Reply(kind, content, tuple(self._warned), tuple(notices[self._notices_sent :])))
+        bench = getattr(self, "bench", None)
+        notices, encoding = getattr(bench, "notices", ()), getattr(bench, "encoding", None)
+        payload = pack(Reply(kind, content, tuple(self._warned), tuple(notices[self._notices_sent :]), encoding))
         self._warned.clear()
         self._notices_sent = len(notices)
         self._connection.send_bytes(payload)
