@@ -7,8 +7,8 @@ Clips are encoded every time, once, or once in an earlier run, with every prompt
 video, as `vidsieve tune` does it. Each way runs the same search: latencies are a formula of the retention ratio, so
 that all try the same candidates whatever the machine does meanwhile; everything else is what `vidsieve tune` does, in
 this process. Printed are the seconds in which examples were scored, passes of the vision tower, clips decoded,
-prefills, their rows and tokens meanwhile, and whether the values of the trials are equal to those of the first way (scores within
-1e-5).
+prefills, their rows and tokens meanwhile, and whether the values of the trials are equal to those of the first way
+(scores within 1e-5).
 """
 
 import argparse
