@@ -1,15 +1,18 @@
-"""Time the scoring of a search with clips encoded every time, once, and once in an earlier run; compare trial values.
+"""Time the scoring of a search in four ways that must find the same: what each clip and each prompt costs in them.
 
     python scripts/time_search.py                                   a bundled model on clips that are written for it
     python scripts/time_search.py --model qwen2-vl --trials 20 --examples 60
 
-Each way runs the same search: latencies are a formula of the retention ratio, so that all three try the same candidates
-whatever the machine does meanwhile; everything else is what `vidsieve tune` does, in this process. Printed are the
-seconds in which examples were scored, passes of the vision tower, clips decoded and prompts prefilled meanwhile, and
-whether the values of the trials are equal to those of the first way.
+Clips are encoded every time, once, or once in an earlier run, with every prompt run whole; then with one prefill a
+video, as `vidsieve tune` does it. Each way runs the same search: latencies are a formula of the retention ratio, so
+that all try the same candidates whatever the machine does meanwhile; everything else is what `vidsieve tune` does, in
+this process. Printed are the seconds in which examples were scored, passes of the vision tower, clips decoded,
+prefills, their rows and tokens meanwhile, and whether the values of the trials are equal to those of the first way
+(scores within 1e-5).
 """
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -57,7 +60,8 @@ class CountingBench(Workbench):
         embedded = kwargs["inputs_embeds"]
         if embedded.shape[1] > 1:
             self.counted["prefills"] += 1
-            self.counted["prompts"] += embedded.shape[0]
+            self.counted["rows"] += embedded.shape[0]
+            self.counted["tokens"] += embedded.shape[0] * embedded.shape[1]
 
     def timed(self, policy: Any, clip_index: int, metric: Any) -> dict[str, float]:
         """Return the milliseconds of the formula."""
@@ -98,7 +102,15 @@ def run(loaded: Loaded, setup: Setup, task: LabelledData, request: TuneRequest) 
 
 def values(result: TuneResult) -> list[Any]:
     """What the trials found, without latencies."""
-    return [(t.policy, t.retention_ratio, dict(t.settings), t.score, t.scored, t.verdict) for t in result.trials]
+    return [(t.score, t.policy, t.retention_ratio, dict(t.settings), t.scored, t.verdict) for t in result.trials]
+
+
+def alike(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether trials found the same; a batch rounds otherwise than a prompt alone."""
+    rows = list(zip(some, others, strict=False))
+    scores = [(one[0], other[0]) for one, other in rows if None not in (one[0], other[0])]
+    same = len(some) == len(others) and all(one[1:] == other[1:] for one, other in rows)
+    return same and all(math.isclose(*pair, abs_tol=1e-5) for pair in scores)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -120,18 +132,24 @@ def main(words: Sequence[str] | None = None) -> int:
             write_dataset(task, "heldout", 6 * given.examples, folder, write_video=write_video)
         data = LabelledData(given.data or Path(folder) / "examples.jsonl")
         setup = Setup(model=given.model, batch_size=given.batch_size, feature_store=f"{folder}/store")
-        ways = {"every time": replace(setup, feature_store="off"), "once": setup, "once, in an earlier run": setup}
-        print("| clips encoded | scoring, s | tower passes | decoded | prefills | prompts | trial values |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
+        whole = replace(setup, whole_prompts=True)
+        ways = {
+            "every time": replace(whole, feature_store="off"),
+            "once": whole,
+            "once, in an earlier run": whole,
+            "the same, with one prefill a video": setup,
+        }
+        print("| clips encoded | scoring, s | tower passes | decoded | prefills | rows | tokens | trial values |")
+        print("| --- | --- | --- | --- | --- | --- | --- | --- |")
         first: list[Any] | None = None
         differs = False
         for way, chosen in ways.items():
             bench, result = run(load(choice, chosen, default()), chosen, data, request)
             found, counted = values(result), bench.counted
-            same = "" if first is None else "equal" if found == first else "DIFFERENT"
+            same = "" if first is None else "equal" if alike(found, first) else "DIFFERENT"
             differs |= same == "DIFFERENT"
             first = found if first is None else first
-            shown = [counted[name] for name in ("tower passes", "decoded", "prefills", "prompts")]
+            shown = [counted[name] for name in ("tower passes", "decoded", "prefills", "rows", "tokens")]
             cells = [way, f"{bench.scoring_s:.1f}", *map(str, shown), same or f"{len(found)} trials"]
             print(f"| {' | '.join(cells)} |", flush=True)
     return int(differs)

@@ -12,11 +12,12 @@ from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness import example_batches
 from vidsieve.harness.data.user_data import LabelledData
+from vidsieve.harness.example_batches import ExampleBatches
 from vidsieve.harness.example_scoring import Scorer
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load
-from vidsieve.harness.runner import Runner, Runners
+from vidsieve.harness.runner import Runners
 from vidsieve.harness.setup import Setup
 from vidsieve.tuner.protocol import Intervention, SmallerInput
 
@@ -249,17 +250,10 @@ def test_a_batch_holds_clips_of_one_shape(llava: Path, dataset: Path) -> None:
         for number, (one, count) in enumerate(zip(examples[:6], (8, 6, 8, 6, 16, 8), strict=True))
     ]
     bench = Workbench(load(choose(setup.model, None, default()), setup, default()), setup, "accuracy", asked[:1])
-    seen: list[int] = []
-    build = Runner.build
-
-    def counted(self: Runner, examples: Sequence[Example], clips: Sequence[object]) -> dict[str, torch.Tensor]:
-        seen.append(len(examples))
-        return build(self, examples, clips)  # type: ignore[arg-type]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runner, "build", counted)
-        together = list(bench.score(load_policy("vidcom2"), asked))
-        assert seen == [3, 2, 1]
-    assert_same(together, one_by_one(bench, load_policy("vidcom2"), asked, "accuracy"))
+    policy, runners = load_policy("vidcom2"), Runners(bench.runner, lambda: 96 * 96)
+    batches = ExampleBatches(runners, 8, lambda example: "first token").of(policy, asked)
+    assert [len(batch.examples) for batch in batches] == [3, 2, 1]
+    together = list(bench.score(policy, asked))
+    assert_same(together, one_by_one(bench, policy, asked, "accuracy"))
     half = SmallerInput(kind="frames", ratio=0.5)
     assert [one.retention_ratio for one in bench.score(half, asked)] == pytest.approx([0.5] * 6)

@@ -38,6 +38,10 @@ class Asked(ABC):
     def ratios(self) -> list[float | None]:
         """The attained retention ratio of each row, once it has been run."""
 
+    def visual_tokens(self, runner: Runner) -> list[int]:
+        """Count the visual tokens of each row's video as `runner` reads it."""
+        return runner.visual_tokens(self.examples)
+
 
 class WholePrompts(Asked):
     """Every prompt is run whole, with a video of its own."""
@@ -65,8 +69,8 @@ class WholePrompts(Asked):
 class VideoPrefix:
     """What the prompts about one video share, run once under a policy, when it is first needed."""
 
-    def __init__(self, runner: Runner, policy: Policy, inputs: dict[str, Any]) -> None:
-        self.runner, self.policy = runner, policy
+    def __init__(self, runner: Runner, policy: Policy, example: Example, inputs: dict[str, Any]) -> None:
+        self.runner, self.policy, self.example = runner, policy, example
         self.reports: Sequence[Report] = ()
         self.ids: Int[Tensor, " shared"] = inputs["input_ids"][0].cpu()
         self._inputs: dict[str, Any] | None = inputs
@@ -78,7 +82,7 @@ class VideoPrefix:
         """Find what `prompts` share, that of the `first` example among them. None where it is not the whole video."""
         inputs = runner.inputs([first])
         count = shared_columns(runner.loaded.adapter, runner.model, inputs, prompts)
-        return cls(runner, policy, first_columns(inputs, count)) if count else None
+        return cls(runner, policy, first, first_columns(inputs, count)) if count else None
 
     def is_of(self, runner: Runner, policy: Policy) -> bool:
         """Whether it is what `policy` leaves of a video that `runner` reads."""
@@ -128,6 +132,9 @@ class OnePrefix(Asked):
     @property
     def ratios(self) -> list[float | None]:
         return _attained(self.reports, 1) * len(self.examples)
+
+    def visual_tokens(self, runner: Runner) -> list[int]:
+        return runner.visual_tokens([self._prefix.example]) * len(self.examples)
 
 
 def _attained(reports: Sequence[Report], rows: int) -> list[float | None]:

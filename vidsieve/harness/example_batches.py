@@ -46,14 +46,14 @@ class ExampleBatches:
     ) -> None:
         self._runners, self._rows, self._way = runners, rows, way
         self._share = share_prefix and shares_prefixes(runners.full.model)
-        self._last: tuple[Example, VideoPrefix] | None = None
+        self._last: VideoPrefix | None = None
 
     def of(self, intervention: Intervention | None, examples: Sequence[Example]) -> Iterator[Asked]:
         """Yield batches that hold each example once; the next one has the first example that none has held yet."""
         runner = self._runners.of(intervention)
         under, ways = self._shared_under(intervention)
         turn = _Turn(runner, intervention, under, self._groups(examples, ways))
-        if self._last is not None and not self._last[1].is_of(runner, under):
+        if self._last is not None and not self._last.is_of(runner, under):
             self._last = None
         for place, example in enumerate(examples):
             if example.id in turn.held:
@@ -93,7 +93,7 @@ class ExampleBatches:
         if group is not None:
             prompts = self._prompts(turn, group)
             if self._last is not None:
-                yield from self._behind(self._last[1], group, prompts)
+                yield from self._behind(self._last, group, prompts)
                 return
             for example in group:
                 del turn.groups[example.id]
@@ -104,11 +104,10 @@ class ExampleBatches:
         """The ids of each prompt about one video; `_last` is then what they share, or None."""
         prompts = turn.runner.prompt_ids(group)
         last, self._last = self._last, None  # freed before another one is filled
-        if last is not None and len(_by_video([last[0], group[0]])) == 1 and last[1].begins(prompts):
+        if last is not None and len(_by_video([last.example, group[0]])) == 1 and last.begins(prompts):
             self._last = last
         else:
-            prefix = VideoPrefix.of(turn.runner, turn.under, group[0], prompts)
-            self._last = None if prefix is None else (group[0], prefix)
+            self._last = VideoPrefix.of(turn.runner, turn.under, group[0], prompts)
         return prompts
 
     def _behind(

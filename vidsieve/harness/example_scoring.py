@@ -113,7 +113,7 @@ class Scorer:
         """Compute visual tokens of each row ÷ those of the uncompressed model."""
         if not isinstance(policy, SmallerInput):
             return asked.ratios
-        counts = [runner.visual_tokens(asked.examples) for runner in (asked.runner, self._runners.full)]
+        counts = [asked.visual_tokens(runner) for runner in (asked.runner, self._runners.full)]
         return [smaller / full for smaller, full in zip(*counts, strict=True)]
 
 

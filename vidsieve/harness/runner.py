@@ -82,9 +82,35 @@ class Runner:
         built = self._inputs.get(key)
         if built is None:
             built = self.build(examples, [self.reader.clip(example) for example in examples])
-            self._inputs.put(key, built, sum(tensor.nbytes for tensor in built.values()))
-            self._count(examples, built)
+            self._keep(examples, built)
         return self.on_device(built)
+
+    def _keep(self, examples: Sequence[Example], built: dict[str, Tensor]) -> None:
+        self._inputs.put(tuple(one.id for one in examples), built, sum(tensor.nbytes for tensor in built.values()))
+        self._count(examples, built)
+
+    def prompt_ids(self, examples: Sequence[Example]) -> list[Int[Tensor, " _"]]:
+        """Make the ids of each prompt, for examples about one clip, which is preprocessed once; on the CPU."""
+        key = ("prompts", *(example.id for example in examples))
+        ids = self._inputs.get(key)
+        if ids is None:
+            questions = [self.prompt(example).question for example in examples]
+            if self._encodings is not None:
+                ids = self._encodings.prompt_ids(questions, examples[0], self._check_positions)
+            else:
+                ids = self._build_shared(questions, examples[0])
+            self._inputs.put(key, ids, sum(tensor.nbytes for tensor in ids))
+        return ids
+
+    def clip_shape(self, example: Example) -> Hashable:
+        """Return what decides the sizes of the example's inputs, but for its question."""
+        if example.id not in self._shapes:
+            if self._encodings is not None:
+                question = self.prompt(example).question
+                self._shapes[example.id] = self._encodings.shape(question, example, self._check_positions)
+            else:
+                self._shapes[example.id] = tuple(self.reader.clip(example).frames.shape)
+        return self._shapes[example.id]
 
     def _count(self, examples: Sequence[Example], inputs: Mapping[str, Any]) -> None:
         """Note how many visual tokens each example's video has."""
@@ -93,41 +119,6 @@ class Runner:
         layouts = self.loaded.adapter.layouts(self.model.config, inputs)  # one for each row
         for example, layout in zip(examples, layouts, strict=True):
             self._visual_tokens[example.id] = layout.placeholders - (layout.rows - layout.visual)
-
-    def prompt_ids(self, examples: Sequence[Example]) -> list[Int[Tensor, " _"]]:
-        """Make the ids of each prompt, for examples about one clip, which is preprocessed once; on the CPU."""
-        key = ("prompts", *(example.id for example in examples))
-        ids = self._inputs.get(key)
-        if ids is None:
-            ids = self._prompt_ids(examples)
-            self._inputs.put(key, ids, sum(tensor.nbytes for tensor in ids))
-        return ids
-
-    def _prompt_ids(self, examples: Sequence[Example]) -> list[Int[Tensor, " _"]]:
-        questions = [self.prompt(example).question for example in examples]
-        if self._encodings is not None:
-            return self._encodings.prompt_ids(questions, examples[0], self._check_positions)
-        clip = self.reader.clip(examples[0])
-        try:
-            inputs, ids = self.processor.build_shared(questions, [clip])
-        except (VidsieveError, ValueError) as error:
-            raise MediaError(f"{clip.source}: {error}") from error
-        self._check_positions(inputs, [clip])
-        inputs = self._typed(inputs)
-        self._inputs.put((examples[0].id,), inputs, sum(tensor.nbytes for tensor in inputs.values()))
-        self._count(examples[:1], inputs)
-        self._visual_tokens |= dict.fromkeys((one.id for one in examples), self._visual_tokens[examples[0].id])
-        return ids
-
-    def clip_shape(self, example: Example) -> Hashable:
-        """Return the sizes of the example's clip, which decide those of its inputs."""
-        if example.id not in self._shapes:
-            if self._encodings is None:
-                self._shapes[example.id] = tuple(self.reader.clip(example).frames.shape)
-            else:
-                question = self.prompt(example).question
-                self._shapes[example.id] = self._encodings.runs(question, example, self._check_positions)
-        return self._shapes[example.id]
 
     def visual_tokens(self, examples: Sequence[Example]) -> list[int]:
         """Count the visual tokens of each example's video in the prompt; structural ones are not counted."""
@@ -148,10 +139,34 @@ class Runner:
         self._check_positions(inputs, clips)
         return self._typed(inputs)
 
-    def _check_positions(self, inputs: Mapping[str, Tensor], clips: "Sequence[Clip]") -> None:
-        """Refuse clips that are too long for the model, before its vision tower runs. Raises InputError."""
+    def _build_shared(self, questions: Sequence[str], first: Example) -> list[Int[Tensor, " _"]]:
+        """Make the ids of each question about the clip of the `first` example, and keep its inputs."""
+        clip = self.reader.clip(first)
+        try:
+            inputs, ids = self.processor.build_shared(questions, [clip])
+        except (VidsieveError, ValueError) as error:
+            raise MediaError(f"{clip.source}: {error}") from error
+        self._check_positions(inputs, [clip], ids)
+        self._keep([first], self._typed(inputs))
+        return ids
+
+    def _check_positions(
+        self,
+        inputs: Mapping[str, Tensor],
+        clips: "Sequence[Clip]",
+        prompts: Sequence[Int[Tensor, " _"]] | None = None,
+    ) -> None:
+        """Refuse clips that are too long for the model, before its vision tower runs; `prompts` are all about one.
+
+        Raises:
+            InputError: naming the clip.
+        """
         from vidsieve.adapters.prompt.shortening import beyond_positions
 
+        if prompts is not None:
+            longest = max(prompts, key=len)[None]
+            inputs = {name: tensor for name, tensor in inputs.items() if not name.endswith("token_type_ids")}
+            inputs = {**inputs, "input_ids": longest, "attention_mask": torch.ones_like(longest)}
         fault = beyond_positions(self.loaded.adapter, self.model, inputs)
         if fault is not None:
             row, why = fault

@@ -1,7 +1,7 @@
 """`ClipEncodings`: model inputs with features in place of pixels, each clip read and encoded once."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = frozenset({"vision_attention", "pixel_difference"})
 """Signals of one number a token: they are taken in a clip's first pass, so that a policy that asks later makes none."""
-Check = Callable[[Mapping[str, Tensor], Sequence[Clip]], None]
-"""Refuses inputs before the vision tower runs."""
+Check = Callable[..., None]
+"""(inputs, clips, ids of all prompts if they are about one clip): refuses before the vision tower runs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,7 @@ class ClipEncodings:
         self._reader, self._processor, self._store = reader, processor, store
         self._digests = ClipDigests(reader)
         self._pixels = FrameCache()
-        self._ahead: set[Any] = set()
-        """Keys of clips that were encoded before a batch asked for them: the first batch spares no pass."""
+        self._ahead: set[str | None] = set()
 
     def inputs(self, questions: Sequence[str], examples: Sequence[Example], check: Check) -> dict[str, Any]:
         """Make what `generate` takes for a batch; its tensors are on the device.
@@ -72,23 +71,14 @@ class ClipEncodings:
         return {**self.moved(inputs), "mm_encoder_outputs": {self._adapter.modality: encoded}}
 
     def prompt_ids(self, questions: Sequence[str], example: Example, check: Check) -> list[Int[Tensor, " _"]]:
-        """Make the ids of several prompts about one clip. Raises as `inputs`."""
-        key = self._key(example) or example
-        one = self._known(example) or self._read(example)
-        videos = one.inputs.without_pixels()
-        made = [self._processor.build_around([question], [[one.clip]], videos) for question in questions]
-        if isinstance(one, _Read):
-            check(made[0], [one.clip])
-            self._encoded(one, AT_ONCE)  # while it is in memory
-            self._ahead.add(key)
-        return [inputs["input_ids"][0] for inputs in made]
+        """Make the ids of each question about one clip. Raises as `inputs`."""
+        record = self._encoded_first(questions, example, check)
+        return self._ids(questions, record)
 
-    def runs(self, question: str, example: Example, check: Check) -> tuple[tuple[int, ...], ...]:
-        """Return the lengths of a clip's runs of placeholders. Raises as `inputs`."""
-        if self._known(example) is None:
-            self.prompt_ids([question], example, check)
-        known = self._known(example) or self._read(example)
-        return tuple(map(tuple, known.inputs.runs))
+    def shape(self, question: str, example: Example, check: Check) -> Hashable:
+        """Return what decides the sizes of a clip's inputs, but for its question. Raises as `inputs`."""
+        record = self._encoded_first([question], example, check)
+        return len(record.clip.frames), tuple(map(tuple, record.inputs.runs))
 
     def with_signals(self, example: Example, record: ClipRecord, names: Collection[str]) -> Mapping[str, Tensor]:
         """Return a clip's signals; where one was not taken yet, in another pass over it."""
@@ -139,12 +129,26 @@ class ClipEncodings:
         """Return a clip's record; the first question about a clip that has none has it encoded."""
         one = found[key]
         if isinstance(one, ClipRecord):
-            if key not in self._ahead:
+            if key in self._ahead:
+                self._ahead.discard(key)
+            else:
                 self._store.count_reuse(one)
-            self._ahead.discard(key)
             return one
         found[key] = record = self._encoded(one, AT_ONCE)
         return record
+
+    def _encoded_first(self, questions: Sequence[str], example: Example, check: Check) -> ClipRecord:
+        """Return a clip's record ahead of the inputs that will need it, which then do not count as a reuse of it."""
+        known = self._known(example)
+        if known is not None:
+            return known
+        read = self._read(example)
+        check(self._around(questions[:1], [read]), [read.clip], self._ids(questions, read))
+        self._ahead.add(read.key)
+        return self._encoded(read, AT_ONCE)
+
+    def _ids(self, questions: Sequence[str], of: "ClipRecord | _Read") -> list[Int[Tensor, " _"]]:
+        return [self._around([one], [of])["input_ids"][0] for one in questions]
 
     def _read(self, example: Example) -> _Read:
         """Read and preprocess, without the reader's own memory, which knows a file by its name alone."""
