@@ -1,6 +1,6 @@
 """Print what choosing costs: each published policy as a share of the time to the first token, and beside its loop form.
 
-    python scripts/compression_cost.py                      everything; some minutes
+    python scripts/compression_cost.py                      everything; on two idle cores some ten minutes
     python scripts/compression_cost.py --policies divprune  one policy
     python scripts/compression_cost.py --write              the tables go into docs/explanation/compression-cost.md too
 
@@ -205,11 +205,13 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def tables(names: list[str], runs: int, threads: list[int]) -> str:
-    """Everything, as Markdown."""
+def tables(names: list[str], runs: int, threads: list[int], only: str | None = None) -> str:
+    """Everything, as Markdown, or `only` the shares, or only the loops."""
     torch.set_num_threads(1)
-    parts = [head(), f"### Share of the time to the first token\n\n{shares(names, runs)}"]
-    for size in SIZES:
+    parts = [head()]
+    if only != "loops":
+        parts.append(f"### Share of the time to the first token\n\n{shares(names, runs)}")
+    for size in SIZES if only != "shares" else ():
         for count in threads:
             frames, tokens, dim = size
             title = f"### {frames} × {tokens} tokens of width {dim}, {count} thread{'s' if count > 1 else ''}"
@@ -224,13 +226,14 @@ def main() -> int:
     parser.add_argument("--policies", default="", help="comma-separated; all that are published if left out")
     parser.add_argument("--runs", type=int, default=8, help="pairs of runs of each policy")
     parser.add_argument("--threads", default="1,2", help="comma-separated, of the tables beside loops")
+    parser.add_argument("--only", choices=("shares", "loops"), help="one kind of table; both if left out")
     parser.add_argument("--write", action="store_true", help="store the tables in the page")
     asked = parser.parse_args()
     published = sorted(registry.default().policies)
     names = [name for name in asked.policies.split(",") if name] or published
     if unknown := set(names) - set(published):
         parser.error(f"--policies: no published policy {', '.join(sorted(unknown))}; there are {', '.join(published)}")
-    text = tables(names, asked.runs, [int(count) for count in asked.threads.split(",")])
+    text = tables(names, asked.runs, [int(count) for count in asked.threads.split(",")], asked.only)
     print(text)
     if asked.write:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
