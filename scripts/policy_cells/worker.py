@@ -5,19 +5,18 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, get_args
+from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 from policy_cells.wanted import RULES, TIMED_RUNG, TTFT, Cell
 from vidsieve import load_policy
-from vidsieve.adapters.prompt import shortening
 from vidsieve.framework import registry
 from vidsieve.framework.errors import PlanError, PolicyError, RetentionError, StageError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.framework.records import Signal
 from vidsieve.framework.report import Report
 from vidsieve.harness.model_bench import BUNDLED_BATCH
+from vidsieve.harness.runner import Runner
 from vidsieve.harness.session import Session, open_session
 from vidsieve.harness.setup import Setup
 from vidsieve.tuner.measure.latency import PairedTimer
@@ -65,22 +64,19 @@ def _ward(model: str, rung: str, questions: int, seed: int) -> "Ward":
 
 
 class Ward:
-    """A model with one rung's questions. A batch's vision features are computed once for all policies they serve."""
+    """A model with one rung's questions. The bench's feature store encodes each clip once for all policies."""
 
     def __init__(self, session: Session, questions: int, seed: int) -> None:
         self.session = session
         examples = list(session.task.examples("heldout", questions, seed=seed))
         self.batches = [examples[at : at + BUNDLED_BATCH] for at in range(0, len(examples), BUNDLED_BATCH)]
-        self._features: dict[tuple[int, frozenset[str]], Any] = {}
 
-    def score(self, policy: Policy, *, reuse: bool = True) -> Found:
+    def score(self, policy: Policy) -> Found:
         """Right and wrong, a string a clip, and the attained retention."""
         clips: dict[str, str] = {}
         with self._reports() as reports:
-            for number, batch in enumerate(self.batches):
-                with self._encoded(number, policy) if reuse else nullcontext():
-                    outcomes = list(self.session.bench.score(policy, batch))
-                for outcome in outcomes:
+            for batch in self.batches:
+                for outcome in self.session.bench.score(policy, batch):
                     clips[outcome.group] = clips.get(outcome.group, "") + str(int(outcome.correct))
         whole = Report.combine(reports)
         return {
@@ -97,42 +93,14 @@ class Ward:
 
     @contextmanager
     def _reports(self) -> Iterator[list[Report]]:
-        """Every report of the runs inside."""
-        runner: Any = self.session.bench.runner
-        original, found = runner.under, []
+        """Every report of the runs inside, of whichever runner."""
+        original, found = Runner.under, list[Report]()
 
         @contextmanager
-        def under(policy: Any) -> Iterator[list[Report]]:
-            with original(policy) as reports:
+        def under(runner: Runner, policy: Any) -> Iterator[list[Report]]:
+            with original(runner, policy) as reports:
                 yield reports
             found.extend(reports)
 
-        runner.under = under
-        try:
+        with patch.object(Runner, "under", under):
             yield found
-        finally:
-            del runner.under
-
-    @contextmanager
-    def _encoded(self, number: int, policy: Policy) -> Iterator[None]:
-        """While open, the vision side answers a batch's first question and gives that answer again from then on.
-
-        A pass in which signals are listened for has an answer of its own. A policy that chooses what the tower sees
-        has the tower run.
-        """
-        signals = (policy.needs() | policy.wants()) & set(get_args(Signal))
-        place: Any = shortening if signals else self.session.loaded.model.base_model
-        name = "encode_all" if signals else "get_video_features"
-        if policy.frame_stages or not hasattr(place, name):
-            yield
-            return
-        encode, key = getattr(place, name), (number, frozenset(signals))
-
-        @functools.wraps(encode)
-        def once(*args: Any, **kwargs: Any) -> Any:
-            if key not in self._features:
-                self._features[key] = encode(*args, **kwargs)
-            return self._features[key]
-
-        with patch.object(place, name, once):
-            yield
