@@ -18,7 +18,6 @@ from vidsieve import load_policy
 from vidsieve.adapters.adapter import Adapter
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.registry import default
-from vidsieve.harness.asked import OnePrefix
 from vidsieve.harness.data.clip_reader import ClipReader
 from vidsieve.harness.data.user_data import LabelledData
 from vidsieve.harness.example_batches import ExampleBatches
@@ -26,6 +25,7 @@ from vidsieve.harness.example_scoring import Scorer
 from vidsieve.harness.model_bench import Workbench
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load
+from vidsieve.harness.question_batch import OnePrefix
 from vidsieve.harness.runner import Runner, Runners
 from vidsieve.harness.session import with_task
 from vidsieve.harness.setup import Setup

@@ -39,7 +39,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question of one kind with its one-word answer. `about`: numbers of the things that it can be read from."""
 
     kind: str
@@ -110,9 +110,9 @@ def quadrant(cell: int, cells: int) -> str:
     return QUADRANTS[2 * (row >= cells // 2) + (column >= cells // 2)]
 
 
-def one_of_each(clip: Facts, rng: random.Random, kinds: Sequence[str]) -> list[Asked]:
+def one_of_each(clip: Facts, rng: random.Random, kinds: Sequence[str]) -> list[Question]:
     """One question of every kind: what an evaluation asks of a clip. Yes and no are equally likely."""
-    pools: dict[str, list[Asked]] = {kind: [] for kind in kinds}
+    pools: dict[str, list[Question]] = {kind: [] for kind in kinds}
     for asked in every_question(clip):
         if asked.kind in pools:
             pools[asked.kind].append(asked)
@@ -127,7 +127,7 @@ def one_of_each(clip: Facts, rng: random.Random, kinds: Sequence[str]) -> list[A
     return chosen
 
 
-def every_question(clip: Facts) -> Iterator[Asked]:
+def every_question(clip: Facts) -> Iterator[Question]:
     """All questions that have one right answer in this clip; a model is asked those of its kinds."""
     flashes = clip.flashes
     if len(flashes) == 1 or flashes[0].group < flashes[1].group:
@@ -166,5 +166,5 @@ def captions(clip: Facts) -> list[tuple[str, int]]:
     ]
 
 
-def _ask(kind: str, answer: str, about: tuple[int, ...], **names: str) -> Asked:
-    return Asked(kind, QUESTIONS[kind].format(**names), answer, about)
+def _ask(kind: str, answer: str, about: tuple[int, ...], **names: str) -> Question:
+    return Question(kind, QUESTIONS[kind].format(**names), answer, about)

@@ -13,7 +13,7 @@ from vidsieve.adapters.apply import check_policy
 from vidsieve.adapters.prefix_sharing import shares_prefixes
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
-from vidsieve.harness.asked import Asked, OnePrefix, VideoPrefix, WholePrompts
+from vidsieve.harness.question_batch import OnePrefix, QuestionBatch, VideoPrefix, WholePrompts
 from vidsieve.harness.runner import Runner, Runners
 from vidsieve.tuner.protocol import Intervention
 
@@ -48,7 +48,7 @@ class ExampleBatches:
         self._share = share_prefix and shares_prefixes(runners.full.model)
         self._last: VideoPrefix | None = None
 
-    def of(self, intervention: Intervention | None, examples: Sequence[Example]) -> Iterator[Asked]:
+    def of(self, intervention: Intervention | None, examples: Sequence[Example]) -> Iterator[QuestionBatch]:
         """Yield batches that hold each example once; the next one has the first example that none has held yet."""
         runner = self._runners.of(intervention)
         under, ways = self._shared_under(intervention)
@@ -87,7 +87,7 @@ class ExampleBatches:
         """How many times its prompt is run to score it."""
         return len(example.options or ()) if self._way(example) == "whole options" else 1
 
-    def _next(self, turn: _Turn, left: Sequence[Example]) -> Iterator[Asked]:
+    def _next(self, turn: _Turn, left: Sequence[Example]) -> Iterator[QuestionBatch]:
         """Yield the batches about the video of the first example left, or one of examples like it."""
         group = turn.groups.get(left[0].id)
         if group is not None:
@@ -112,7 +112,7 @@ class ExampleBatches:
 
     def _behind(
         self, prefix: VideoPrefix, group: Sequence[Example], prompts: Sequence[Int[Tensor, " _"]]
-    ) -> Iterator[Asked]:
+    ) -> Iterator[QuestionBatch]:
         """Yield the rows behind a prefix. It is kept for who scores in portions and cuts between two of them."""
         try:
             for way in dict.fromkeys(map(self._way, group)):

@@ -9,8 +9,8 @@ from torch import Tensor
 from vidsieve.framework.errors import DataError
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness.answer_options import choice_ids, normalised
-from vidsieve.harness.asked import Asked
 from vidsieve.harness.example_batches import ExampleBatches, Way
+from vidsieve.harness.question_batch import QuestionBatch
 from vidsieve.harness.runner import Force, Runners
 from vidsieve.tuner.protocol import Intervention, SmallerInput
 
@@ -55,39 +55,39 @@ class Scorer:
             self._choice_ids[example.id] = choice_ids(full.processor.prompter, full.prompt(example))
         return self._choice_ids[example.id]
 
-    def _outcomes(self, policy: Intervention | None, asked: Asked) -> dict[str, Outcome]:
+    def _outcomes(self, policy: Intervention | None, batch: QuestionBatch) -> dict[str, Outcome]:
         """Score one batch."""
-        way = self._way(asked.examples[0])
+        way = self._way(batch.examples[0])
         if way == "written":
-            return self._written(policy, asked)
-        scores = self._by_first_token(asked) if way == "first token" else self._by_likelihood(asked)
-        rows = zip(asked.examples, scores, self._ratios(policy, asked), strict=True)
+            return self._written(policy, batch)
+        scores = self._by_first_token(batch) if way == "first token" else self._by_likelihood(batch)
+        rows = zip(batch.examples, scores, self._ratios(policy, batch), strict=True)
         return {example.id: _chosen(example, found, ratio) for example, found, ratio in rows}
 
-    def _by_first_token(self, asked: Asked) -> list[Float[Tensor, " options"]]:
+    def _by_first_token(self, batch: QuestionBatch) -> list[Float[Tensor, " options"]]:
         """Compute the logits of each option's first token."""
-        logits = asked.generate(1, output_logits=True).logits[0].float().cpu()
-        ids = map(self._ids, asked.examples)
+        logits = batch.generate(1, output_logits=True).logits[0].float().cpu()
+        ids = map(self._ids, batch.examples)
         return [row[[option[0] for option in options]] for row, options in zip(logits, ids, strict=True)]
 
-    def _by_likelihood(self, asked: Asked) -> list[Float[Tensor, " options"]]:
+    def _by_likelihood(self, batch: QuestionBatch) -> list[Float[Tensor, " options"]]:
         """Compute the log-likelihood of each option to its end; the end counts, so none is the beginning of another."""
-        end_id = asked.runner.end_id
+        end_id = batch.runner.end_id
         end = [] if end_id is None else [end_id]
-        whole = [[[*option, *end] for option in self._ids(example)] for example in asked.examples]
+        whole = [[[*option, *end] for option in self._ids(example)] for example in batch.examples]
         columns = [
-            _forced(asked, [options[number % len(options)] for options in whole])
+            _forced(batch, [options[number % len(options)] for options in whole])
             for number in range(max(len(options) for options in whole))
         ]
         table = torch.stack(columns, dim=1)
         return [row[: len(options)] for row, options in zip(table, whole, strict=True)]
 
-    def _written(self, policy: Intervention | None, asked: Asked) -> dict[str, Outcome]:
+    def _written(self, policy: Intervention | None, batch: QuestionBatch) -> dict[str, Outcome]:
         """Compare greedy answers with the labels, or with the uncompressed model's answers."""
-        examples, labelled = asked.examples, self._metric == "accuracy"
+        examples, labelled = batch.examples, self._metric == "accuracy"
         wanted = {e.id: _label(e) for e in examples} if labelled else self._references(examples)
         answers = (
-            [wanted[e.id] for e in examples] if policy is None and not labelled else asked.answers(self._max_new_tokens)
+            [wanted[e.id] for e in examples] if policy is None and not labelled else batch.answers(self._max_new_tokens)
         )
         return {
             e.id: Outcome(
@@ -98,32 +98,32 @@ class Scorer:
                 retention_ratio=ratio,
                 kind=e.kind,
             )
-            for e, answer, ratio in zip(examples, answers, self._ratios(policy, asked), strict=True)
+            for e, answer, ratio in zip(examples, answers, self._ratios(policy, batch), strict=True)
         }
 
     def _references(self, examples: Sequence[Example]) -> dict[str, str]:
         """Return the uncompressed model's answers, each generated once."""
         missing = [example for example in examples if example.id not in self._uncompressed]
-        for asked in self._batches.of(None, missing):
-            answers = asked.answers(self._max_new_tokens)
-            self._uncompressed |= {e.id: answer for e, answer in zip(asked.examples, answers, strict=True)}
+        for batch in self._batches.of(None, missing):
+            answers = batch.answers(self._max_new_tokens)
+            self._uncompressed |= {e.id: answer for e, answer in zip(batch.examples, answers, strict=True)}
         return {example.id: self._uncompressed[example.id] for example in examples}
 
-    def _ratios(self, policy: Intervention | None, asked: Asked) -> list[float | None]:
+    def _ratios(self, policy: Intervention | None, batch: QuestionBatch) -> list[float | None]:
         """Compute visual tokens of each row ÷ those of the uncompressed model."""
         if not isinstance(policy, SmallerInput):
-            return asked.ratios
-        counts = [asked.visual_tokens(runner) for runner in (asked.runner, self._runners.full)]
+            return batch.ratios
+        counts = [batch.visual_tokens(runner) for runner in (batch.runner, self._runners.full)]
         return [smaller / full for smaller, full in zip(*counts, strict=True)]
 
 
-def _forced(asked: Asked, wanted: Sequence[list[int]]) -> Float[Tensor, " rows"]:
+def _forced(batch: QuestionBatch, wanted: Sequence[list[int]]) -> Float[Tensor, " rows"]:
     """Compute the log-likelihood of a given answer for each row."""
     steps = max(len(answer) for answer in wanted)
     tokens = torch.tensor([[*answer, *[answer[-1]] * (steps - len(answer))] for answer in wanted])
     real = torch.tensor([[step < len(answer) for step in range(steps)] for answer in wanted])
-    force = Force(tokens.to(asked.runner.device))
-    out = asked.generate(steps, output_logits=True, logits_processor=[force])
+    force = Force(tokens.to(batch.runner.device))
+    out = batch.generate(steps, output_logits=True, logits_processor=[force])
     # rows that all ended early leave fewer steps, and those are padding
     logits = torch.stack(list(out.logits), dim=1).float().cpu()
     taken = logits.log_softmax(-1).gather(-1, tokens[:, : logits.shape[1], None])[..., 0]

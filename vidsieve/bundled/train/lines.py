@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vidsieve.bundled.questions import Asked, Facts, captions, every_question
+from vidsieve.bundled.questions import Facts, Question, captions, every_question
 from vidsieve.bundled.shapes import ModelShape
 from vidsieve.bundled.words import TOKEN_ID, token_ids
 
@@ -71,7 +71,7 @@ def training_lines(
     return _tensors(rows, most if seen is None else max(1, *map(len, rows)), shape.kinds)
 
 
-def evaluation_lines(shape: ModelShape, asked: Sequence[Sequence[Asked]], after: Sequence[int]) -> Lines:
+def evaluation_lines(shape: ModelShape, asked: Sequence[Sequence[Question]], after: Sequence[int]) -> Lines:
     """Exactly the questions given."""
     rows = [[_question_row(one, after) for one in clip] for clip in asked]
     return _tensors(rows, max(map(len, rows)), shape.kinds)
@@ -89,7 +89,7 @@ def _pick(
     rng: random.Random,
     seen: frozenset[int] | None,
 ) -> list[Row]:
-    pools: dict[str, list[Asked]] = {kind: [] for kind in kinds}
+    pools: dict[str, list[Question]] = {kind: [] for kind in kinds}
     for asked in every_question(clip):
         if asked.kind in pools and (seen is None or seen.issuperset(asked.about)):
             pools[asked.kind].append(asked)
@@ -104,14 +104,14 @@ def _pick(
     return rows + [_caption_row(text, number, after) for text, number in told[:CAPTIONS]]
 
 
-def _as_many_of_each(pool: Sequence[Asked], most: int) -> list[Asked]:
+def _as_many_of_each(pool: Sequence[Question], most: int) -> list[Question]:
     """As many questions that are answered yes as no, where there are enough."""
     answers = dict.fromkeys(one.answer for one in reversed(pool))
     of_each = [[one for one in pool if one.answer == answer][: most // 2] for answer in answers]
     return [one for some in of_each for one in some]
 
 
-def _question_row(asked: Asked, after: Sequence[int]) -> Row:
+def _question_row(asked: Question, after: Sequence[int]) -> Row:
     ids = [*question_ids(after, asked.question), TOKEN_ID[asked.answer]]
     quiet = len(ids) - 2
     targets = [-100] * quiet + [TOKEN_ID[asked.answer], TOKEN_ID["<|end|>"]]

@@ -17,7 +17,7 @@ from vidsieve.harness.runner import Runner
 from vidsieve.tuner.protocol import Intervention
 
 
-class Asked(ABC):
+class QuestionBatch(ABC):
     """A batch of questions under a policy. `reports` are those of the pass in which the videos were run."""
 
     reports: Sequence[Report] = ()
@@ -43,7 +43,7 @@ class Asked(ABC):
         return runner.visual_tokens(self.examples)
 
 
-class WholePrompts(Asked):
+class WholePrompts(QuestionBatch):
     """Every prompt is run whole, with a video of its own."""
 
     def __init__(self, runner: Runner, policy: Intervention | None, examples: Sequence[Example]) -> None:
@@ -108,7 +108,7 @@ class VideoPrefix:
         return cache_bytes(self.cache) if "cache" in vars(self) else 0
 
 
-class OnePrefix(Asked):
+class OnePrefix(QuestionBatch):
     """Questions about one video, each run in a row behind a copy of the prefix's cache."""
 
     def __init__(self, prefix: VideoPrefix, examples: Sequence[Example], prompts: Sequence[Tensor]) -> None:
