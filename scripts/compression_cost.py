@@ -2,7 +2,7 @@
 
     python scripts/compression_cost.py                      everything; on two idle cores some ten minutes
     python scripts/compression_cost.py --policies divprune  one policy
-    python scripts/compression_cost.py --write              the tables go into docs/explanation/compression-cost.md too
+    python scripts/compression_cost.py --write              the tables go to scripts/data and into docs/explanation/compression-cost.md too
 
 The share is that of a model of the bundled mini models' shape with random weights, which answers one question about
 one clip: 64 frames, 2,048 visual tokens of width 128, twelve layers (28 for policies whose layers are numbered for a
@@ -45,8 +45,9 @@ from vidsieve.framework.report import Stopwatch
 from vidsieve.testing.samples import made_signals, video_features
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / "scripts" / "data" / "compression_cost.md"
 PAGE = ROOT / "docs" / "explanation" / "compression-cost.md"
-START, END = "<!-- tables: python scripts/compression_cost.py --write -->\n", "<!-- end of tables -->\n"
+START, END = "<!-- quoted from scripts/data/compression_cost.md -->\n", "<!-- end of quote -->\n"
 SIZES = ((32, 64, 1024), (32, 196, 1024), (32, 64, 128), (32, 196, 128))
 GOAL = 0.02
 LONG_S = 2.0
@@ -227,7 +228,7 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=8, help="pairs of runs of each policy")
     parser.add_argument("--threads", default="1,2", help="comma-separated, of the tables beside loops")
     parser.add_argument("--only", choices=("shares", "loops"), help="one kind of table; both if left out")
-    parser.add_argument("--write", action="store_true", help="store the tables in the page")
+    parser.add_argument("--write", action="store_true", help="store the tables, and quote them in the page")
     asked = parser.parse_args()
     published = sorted(registry.default().policies)
     names = [name for name in asked.policies.split(",") if name] or published
@@ -236,8 +237,9 @@ def main() -> int:
     text = tables(names, asked.runs, [int(count) for count in asked.threads.split(",")], asked.only)
     print(text)
     if asked.write:
+        DATA.write_text(text, encoding="utf-8")
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-        PAGE.write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+        PAGE.write_text(f"{before}{START}{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
     return 0
 
 

@@ -60,7 +60,7 @@ def expand_policies(words: Sequence[str | Path], registry: Registry) -> list[Pol
         PolicyFileError: faults in a file.
     """
     found: dict[str, tuple[Policy, str]] = {}
-    for source in _sources(words, registry):
+    for source in dict.fromkeys(_sources(words, registry)):
         policy, origin = _loaded(source, registry), str(source)
         first, where = found.setdefault(policy.name, (policy, origin))
         if first.hash != policy.hash:
