@@ -2,7 +2,7 @@
 
     python scripts/compression_cost.py                      everything; on two idle cores some ten minutes
     python scripts/compression_cost.py --policies divprune  one policy
-    python scripts/compression_cost.py --write              the tables go to scripts/data and into docs/explanation/compression-cost.md too
+    python scripts/compression_cost.py --write              the tables are stored, and quoted in the page, too
 
 The share is that of a model of the bundled mini models' shape with random weights, which answers one question about
 one clip: 64 frames, 2,048 visual tokens of width 128, twelve layers (28 for policies whose layers are numbered for a
