@@ -238,7 +238,9 @@ def test_every_device_scores_examples_and_no_trial_fails(devices: int, options: 
     listener = Recorder()
     policies = [fake_policy("good"), fake_policy("bad")]
     result = tune(benches[0], FakeTask(), request, policies=policies, others=benches[1:], listener=listener)
-    assert result.policy.name == "good"
+    # which settings are tried depends on which device asks first: where the whole prompt meets the target too,
+    # the search may find nothing as accurate, and says so by naming no policy
+    assert result.policy.name in ({"good", "none"} if result.already_met else {"good"})
     assert sorted(event.number for event in listener.trials) == list(range(1, 19))
     assert [event.reason for event in listener.trials if event.verdict == "failed"] == []
     for bench in benches[1:]:
