@@ -20,7 +20,7 @@ Invoke = Callable[..., Result]
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with both bundled models, untrained."""
+    """A folder with all bundled models, untrained."""
     root = tmp_path_factory.mktemp("models")
     for model in bundled_models.MODELS:
         torch.manual_seed(0)

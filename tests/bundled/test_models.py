@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -13,13 +15,12 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from vidsieve.bundled import thresholds
 from vidsieve.bundled.bundled_models import MODELS, BundledModel, find, get
 from vidsieve.bundled.bundled_task import BundledTask
-from vidsieve.bundled.shapes import shape_of
 from vidsieve.bundled.train.batches import frames_for
 from vidsieve.bundled.train.language import line_logits
 from vidsieve.bundled.train.lines import LENGTH, question_ids
 from vidsieve.bundled.train.packed import frame_of
 from vidsieve.bundled.train.vision import video_features
-from vidsieve.bundled.words import KINDS, VOCABULARY
+from vidsieve.bundled.words import KINDS
 from vidsieve.framework.errors import UnknownNameError
 from vidsieve.framework.task import Example
 from vidsieve.media import Clip, Processor, load_processor
@@ -51,7 +52,7 @@ def _clip(example: Example) -> Clip:
 
 
 def _examples(entry: BundledModel, count: int, split: str = "rerank") -> list[Example]:
-    return BundledTask("static", frame_count=entry.frame_count).examples(split, count)
+    return BundledTask("static", frame_count=entry.frame_count, shape=entry.shape).examples(split, count)
 
 
 @torch.no_grad()
@@ -71,7 +72,8 @@ def test_metadata_loads_without_torch() -> None:
 
 
 def test_families_and_names_are_found_and_others_refused() -> None:
-    assert find("qwen2-vl") is find("qwen2-vl-tiny") is get("qwen2-vl")
+    assert find("qwen2-vl") is find("qwen2-vl-mini") is get("qwen2-vl")
+    assert find("qwen2-vl-tiny") is get("qwen2-vl-tiny") is not find("qwen2-vl")
     assert find("internvl") is None
     with pytest.raises(UnknownNameError, match="llava-onevision-tiny"):
         get("llava-onevision-tiny-2")
@@ -81,7 +83,9 @@ def test_families_and_names_are_found_and_others_refused() -> None:
 def test_a_folder_is_a_whole_small_checkpoint(entry: BundledModel) -> None:
     names = {path.name for path in entry.folder.iterdir()}
     assert names >= FILES
-    assert sum(path.stat().st_size for path in entry.folder.iterdir()) < 5e6
+    assert (entry.folder / "model.safetensors").stat().st_size <= thresholds.MINI_WEIGHTS_BYTES_MOST
+    others = [path.stat().st_size for path in entry.folder.iterdir() if path.suffix != ".safetensors"]
+    assert sum(others) < 3e5
     model, _ = _loaded(entry)
     assert model.dtype == torch.float32
     assert type(model).__module__.startswith("transformers.")
@@ -92,7 +96,8 @@ def test_a_folder_is_a_whole_small_checkpoint(entry: BundledModel) -> None:
 @EACH
 def test_the_tokenizer_has_one_id_a_word(entry: BundledModel) -> None:
     tokenizer = AutoTokenizer.from_pretrained(entry.folder)
-    assert [tokenizer.convert_ids_to_tokens(i) for i in range(len(VOCABULARY))] == list(VOCABULARY)
+    words = entry.shape.vocabulary
+    assert [tokenizer.convert_ids_to_tokens(i) for i in range(len(words))] == list(words)
     assert tokenizer("Where is the RED flash?").input_ids == tokenizer("where is the red flash ?").input_ids
     assert tokenizer.unk_token_id not in tokenizer("where is the red flash ?").input_ids
     assert tokenizer("zebra").input_ids == [tokenizer.unk_token_id]
@@ -131,45 +136,58 @@ def test_transformers_own_processor_gives_the_same_inputs(entry: BundledModel) -
 def test_generating_gives_the_words_that_training_scored(entry: BundledModel) -> None:
     """`generate` on processor inputs against the trainer's packed pass: same word, then the end."""
     model, _ = _loaded(entry)
-    examples = _examples(entry, 2 * len(KINDS))
+    examples = _examples(entry, 2 * len(KINDS))[:: 1 if entry.shape.layers == 4 else 9]
     _, said = _answers(entry, [one.question for one in examples], [_clip(one) for one in examples])
-    frames = torch.stack([one.frames for one in examples if one.frames is not None])
-    tokens = video_features(model, frames).flatten(1, 2)
-    assert tokens.shape[1] == entry.visual_tokens
-    rows = [question_ids(frame_of(model).after, one.question) for one in examples]
-    ids = torch.tensor([[row + [0] * (LENGTH - len(row))] for row in rows])
-    index = torch.arange(tokens.shape[1]).expand(len(tokens), -1)
-    logits = line_logits(model, shape_of(entry.name), tokens, index, 8, ids)[:, 0]
-    packed = torch.stack([logits[i, len(row) - 1].argmax() for i, row in enumerate(rows)])
-    assert torch.equal(said[:, 0], packed)
+    assert said[:, 0].tolist() == _packed_answers(entry, examples)
     assert bool((said[:, 1] == model.generation_config.eos_token_id).all())
 
 
 @EACH
 def test_easy_clips_are_answered(entry: BundledModel) -> None:
-    examples = _examples(entry, 64)
-    answers, _ = _answers(entry, [one.question for one in examples], [_clip(one) for one in examples])
-    right = sum(answer == one.answer for answer, one in zip(answers, examples, strict=True))
-    assert right / len(examples) >= 0.9
+    examples = _examples(entry, 64 if entry.shape.layers == 4 else 44)
+    assert _share_right(entry, examples, _packed_answers(entry, examples)) >= 0.85
 
 
 @EACH
 def test_without_the_right_clip_the_answers_are_guesses(entry: BundledModel) -> None:
-    examples = _examples(entry, 8 * len(KINDS))
-    others = [_clip(one) for one in examples[len(KINDS) :] + examples[: len(KINDS)]]
-    answers, _ = _answers(entry, [one.question for one in examples], others)
-    right = sum(answer == one.answer for answer, one in zip(answers, examples, strict=True))
-    assert right / len(examples) < 0.55
+    kinds = len(entry.shape.kinds)
+    examples = _examples(entry, 4 * kinds)
+    frames = [one.frames for one in examples[kinds:] + examples[:kinds]]
+    others = [replace(one, frames=other) for one, other in zip(examples, frames, strict=True)]
+    assert _share_right(entry, examples, _packed_answers(entry, others)) < 0.55
+
+
+@torch.no_grad()
+def _packed_answers(entry: BundledModel, examples: list[Example]) -> list[int]:
+    """The first word of every answer by the trainer's packed pass, one pass a clip."""
+    model, _ = _loaded(entry)
+    after, answers = frame_of(model).after, []
+    for _, alike in groupby(examples, key=lambda one: one.group):
+        asked = list(alike)
+        assert asked[0].frames is not None
+        tokens = video_features(model, asked[0].frames[None]).flatten(1, 2)
+        assert tokens.shape[1] == entry.visual_tokens
+        rows = [question_ids(after, one.question) for one in asked]
+        ids = torch.tensor([[row + [0] * (LENGTH - len(row)) for row in rows]])
+        index = torch.arange(tokens.shape[1])[None]
+        logits = line_logits(model, entry.shape, tokens, index, entry.shape.groups, ids)[0]
+        answers += [int(logits[line, len(row) - 1].argmax()) for line, row in enumerate(rows)]
+    return answers
+
+
+def _share_right(entry: BundledModel, examples: list[Example], answers: list[int]) -> float:
+    words = entry.shape.vocabulary
+    return sum(words[said] == one.answer for said, one in zip(answers, examples, strict=True)) / len(examples)
 
 
 @EACH
 def test_the_card_reports_every_policy_rung_and_threshold(entry: BundledModel) -> None:
     card = entry.card.read_text(encoding="utf-8")
-    for name in (*thresholds.TABLE_POLICIES, *KINDS):
+    for name in (*thresholds.TABLE_POLICIES, *entry.shape.kinds):
         assert f"| {name}" in card
     for rung in ("static", "jitter", "cuts"):
         assert f"### {rung}" in card
-    assert card.count(": measured ") == 4
+    assert card.count(": measured ") == (4 if entry.shape.layers == 4 else 9)
 
 
 def test_llava_trains_on_the_frames_that_the_task_gives_it() -> None:

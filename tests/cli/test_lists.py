@@ -54,7 +54,7 @@ def test_every_stage_is_listed_with_its_hooks(invoke: Invoke) -> None:
 
 def test_a_model_that_is_only_a_name_is_told_apart_from_one_that_is_here(invoke: Invoke, bundled: None) -> None:
     listed = {row["family"]: row for row in json.loads(invoke("ls", "models", "--json").stdout)["models"]}
-    assert listed["qwen2-vl"]["on this machine"] == "bundled qwen2-vl-tiny"
+    assert listed["qwen2-vl"]["on this machine"] == "bundled qwen2-vl-mini"
     assert listed["qwen2.5-vl"]["on this machine"] == "nothing; name a checkpoint"
 
 

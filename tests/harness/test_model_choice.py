@@ -38,8 +38,8 @@ def put_into_cache(cache: Path, hub_id: str, source: Path, *, leave_out: str = "
 
 def test_a_family_is_the_bundled_model_with_one_line_that_says_so(bundled: None) -> None:
     choice = choose("qwen2-vl", None, default())
-    assert (choice.kind, choice.name) == ("bundled", "qwen2-vl-tiny")
-    assert "tiny" in choice.note
+    assert (choice.kind, choice.name) == ("bundled", "qwen2-vl-mini")
+    assert "a small model trained on synthetic clips" in choice.note
     assert "`checkpoint` Qwen/Qwen2-VL-2B-Instruct" in choice.note
     assert "\n" not in choice.note
 
@@ -65,7 +65,7 @@ def test_missing_shards_do_not_count_as_cached(cache: Path, qwen: Path) -> None:
 
 
 def test_aliases_and_bundled_names_work(bundled: None) -> None:
-    assert choose("llava-ov", None, default()).name == "llava-onevision-tiny"
+    assert choose("llava-ov", None, default()).name == "llava-onevision-mini"
     assert choose("qwen2-vl-tiny", None, default()).note == ""
 
 

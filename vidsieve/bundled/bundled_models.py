@@ -41,18 +41,33 @@ class BundledModel:
         return self.folder / "card.md"
 
 
+# the first one of a family is its default
 MODELS: Final = (
+    BundledModel(
+        name="qwen2-vl-mini",
+        family="qwen2-vl",
+        summary="Qwen2-VL with 2.7 M parameters and 12 layers, on synthetic clips of 64 frames.",
+        frame_count=64,
+        visual_tokens=2048,
+    ),
+    BundledModel(
+        name="llava-onevision-mini",
+        family="llava-onevision",
+        summary="LLaVA-OneVision with 2.6 M parameters and 12 layers, on synthetic clips of 32 frames.",
+        frame_count=32,
+        visual_tokens=2048,
+    ),
     BundledModel(
         name="qwen2-vl-tiny",
         family="qwen2-vl",
-        summary="Qwen2-VL with 1.1 M parameters, trained on synthetic clips; for trying policies without a GPU.",
+        summary="Qwen2-VL with 1.1 M parameters and 4 layers, on synthetic clips of 16 frames; for tests.",
         frame_count=16,
         visual_tokens=288,
     ),
     BundledModel(
         name="llava-onevision-tiny",
         family="llava-onevision",
-        summary="LLaVA-OneVision with 1.0 M parameters, trained on synthetic clips; for trying policies without a GPU.",
+        summary="LLaVA-OneVision with 1.0 M parameters and 4 layers, on synthetic clips of 8 frames; for tests.",
         frame_count=8,
         visual_tokens=288,
     ),
@@ -60,7 +75,7 @@ MODELS: Final = (
 
 
 def find(family: str) -> BundledModel | None:
-    """Find the bundled model of a family (or with that name), None where there is none."""
+    """Find the default bundled model of a family, or the one with that name; None where there is none."""
     return next((model for model in MODELS if family in (model.family, model.name)), None)
 
 

@@ -123,7 +123,7 @@ def _default(given: str, adapter: Any) -> Choice:
     return _bundled(
         given,
         bundled,
-        f"model: {given} stands for the bundled {bundled.name}, a tiny model trained on synthetic clips, because "
+        f"model: {given} stands for the bundled {bundled.name}, a small model trained on synthetic clips, because "
         f"{adapter.default_checkpoint} is not in the local cache. For a real one: {how}",
     )
 
