@@ -1,13 +1,14 @@
 """Print the table of all published policies on both bundled models, measuring the cells that are missing.
 
-    python scripts/policy_table.py --write                        everything; about 25 minutes on two idle cores
+    python scripts/policy_table.py --write                        everything; about two hours on two idle cores
     python scripts/policy_table.py --policies vidcom2,fastv       some policies; the rest is printed as stored
+    python scripts/policy_table.py --what static,ttft --ratios .25  some columns or rows
     python scripts/policy_table.py --jobs 0                       measure nothing, print what is stored
 
 Every finished cell goes to scripts/data/policy_table.json at once, and is measured again only if the policy, the
 model, the questions or the rules of timing have changed: Ctrl-C loses nothing but the cells in work. Accuracy runs in
 `--jobs` processes, timing behind it in one, alone. `--write` also stores the Markdown beside the data and in
-docs/explanation/policies-measured.md, and draws docs/pictures/policies.svg.
+docs/explanation/policies-measured.md, puts the headline into README.md, and draws docs/pictures/policies.svg.
 """
 
 import argparse
@@ -19,18 +20,21 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 
+from policy_cells.headline import headline_text
 from policy_cells.page import quoted, table_text
 from policy_cells.picture import picture
 from policy_cells.store import Store
-from policy_cells.wanted import MODEL_NAMES, TTFT, Cell, cells, policies
+from policy_cells.wanted import MODEL_NAMES, TIMED, Cell, cells, policies
 from policy_cells.worker import ignore_interrupts, measure
 
+from vidsieve.bundled.scene import RUNGS
 from vidsieve.framework.errors import VidsieveError
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "scripts" / "data" / "policy_table.json"
 PAGE = ROOT / "docs" / "explanation" / "policies-measured.md"
 PICTURE = ROOT / "docs" / "pictures" / "policies.svg"
+README, HEADLINE = ROOT / "README.md", DATA.with_name("headline.md")
 
 
 class Pass:
@@ -42,8 +46,8 @@ class Pass:
 
     def run(self, jobs: int) -> None:
         """Accuracy side by side, then the clock alone."""
-        scored = [cell for cell in self.todo if cell.what != TTFT]
-        timed = [cell for cell in self.todo if cell.what == TTFT]
+        scored = [cell for cell in self.todo if cell.what not in TIMED]
+        timed = [cell for cell in self.todo if cell.what in TIMED]
         self._pool("scored", scored, jobs)
         self._pool("timed", timed, 1)
 
@@ -118,7 +122,11 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODEL_NAMES), help="comma-separated")
     parser.add_argument("--policies", default="", help="comma-separated; all that are published if left out")
-    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each rung, nine a clip")
+    parser.add_argument(
+        "--what", default="", help=f"of {', '.join((*RUNGS, *TIMED))}; comma-separated, all if left out"
+    )
+    parser.add_argument("--ratios", default="", help="comma-separated; all of the table if left out")
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help="of each rung, eleven a clip")
     parser.add_argument("--seed", type=int, default=0, help="of the clips")
     parser.add_argument("--jobs", type=int, default=2, help="processes that score; 0 measures nothing")
     parser.add_argument("--data", type=Path, default=DATA, help="where cells are kept")
@@ -127,13 +135,20 @@ def arguments() -> argparse.Namespace:
     asked.models = [name for name in asked.models.split(",") if name]
     if unknown := set(asked.models) - set(MODEL_NAMES):
         parser.error(f"--models: no bundled model {', '.join(sorted(unknown))}; there are {', '.join(MODEL_NAMES)}")
+    asked.what = [name for name in asked.what.split(",") if name] or [*RUNGS, *TIMED]
+    if unknown := set(asked.what) - {*RUNGS, *TIMED}:
+        parser.error(f"--what: {', '.join(sorted(unknown))} is none of {', '.join((*RUNGS, *TIMED))}")
+    try:
+        asked.ratios = [float(ratio) for ratio in asked.ratios.split(",") if ratio]
+    except ValueError:
+        parser.error(f"--ratios: {asked.ratios!r} is no list of numbers")
     if asked.questions < 1 or asked.jobs < 0:
         parser.error("--questions must be above 0 and --jobs at least 0")
     return asked
 
 
-QUESTIONS = 216
-"""24 clips a rung, whose inputs fit in the memory that the workbench keeps them in."""
+QUESTIONS = 176
+"""16 clips a rung."""
 
 
 def main() -> int:
@@ -146,7 +161,8 @@ def main() -> int:
         return error.exit_code
     store, status = Store(asked.data), 0
     wanted = cells(asked.models, names, asked.questions, asked.seed)
-    work = Pass(store, [cell for cell in wanted if not store.has(cell)], asked.questions, asked.seed)
+    chosen = [cell for cell in wanted if cell.what in asked.what and (not asked.ratios or cell.ratio in asked.ratios)]
+    work = Pass(store, [cell for cell in chosen if not store.has(cell)], asked.questions, asked.seed)
     if asked.jobs:
         try:
             work.run(asked.jobs)
@@ -162,6 +178,9 @@ def main() -> int:
     if asked.write:
         asked.data.with_suffix(".md").write_text(text, encoding="utf-8")
         PAGE.write_text(quoted(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
+        headline = headline_text(store.measured_on, store.cells)
+        HEADLINE.write_text(headline, encoding="utf-8")
+        README.write_text(quoted(README.read_text(encoding="utf-8"), headline, HEADLINE.name), encoding="utf-8")
         PICTURE.parent.mkdir(exist_ok=True)
         PICTURE.write_bytes(picture(store.cells, sorted(store.measured_on, reverse=True)))
     return status

@@ -1,29 +1,27 @@
 """Score and time every configuration of the grid on a bundled model, resumably.
 
-    python scripts/experiments/collect_matrix.py qwen2-vl-tiny
-    python scripts/experiments/collect_matrix.py qwen2-vl-tiny --timings
+    python scripts/experiments/collect_matrix.py qwen2-vl-mini
+    python scripts/experiments/collect_matrix.py qwen2-vl-mini --timings
 
 The first form scores, the second times; each goes on where it was stopped and packs what there is into
-`data/MODEL.npz`. Scoring goes through `Workbench.score`; as no configuration touches the vision tower, a batch's
-features are computed once and handed to all of them, which changes no bit (`--check` shows it).
+`data/MODEL.npz`. Scoring goes through `Workbench.score`, a clip's questions at a time: the clip is encoded once for all
+configurations, and each of these fills the cache with its shortened video once for all questions.
 """
 
 import argparse
 import datetime
-import functools
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from grid import Cell, anchors, cells
 from matrix import DATA, FORMAT, Matrix
 
+from vidsieve.bundled.bundled_models import MODELS, get
 from vidsieve.framework import registry
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
@@ -31,29 +29,23 @@ from vidsieve.harness.session import Session, open_session
 from vidsieve.harness.setup import Setup
 from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
 
-BATCH = 16
-"""As many as `Workbench.score` takes at once for a bundled model."""
-SWEEP_PAIRS = 8
+SWEEP_PAIRS = 4
 
 
 def main() -> None:
     """Parse, score or time, pack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=("qwen2-vl-tiny", "llava-onevision-tiny"))
+    parser.add_argument("model", choices=[model.name for model in MODELS])
     parser.add_argument("--out", type=Path, help="default: data/MODEL.npz beside this script")
     parser.add_argument("--rung", default="cuts", help="difficulty of the bundled task")
-    parser.add_argument("--examples", type=int, default=810, help="size of the population, nine a clip")
+    parser.add_argument("--clips", type=int, default=96, help="of the population, each with all its questions")
     parser.add_argument("--seed", type=int, default=7, help="of the clips")
-    parser.add_argument("--sweeps", type=int, default=3, help=f"passes of {SWEEP_PAIRS} pairs over all configurations")
+    parser.add_argument("--sweeps", type=int, default=4, help=f"passes of {SWEEP_PAIRS} pairs over all configurations")
     parser.add_argument("--timings", action="store_true", help="time instead of scoring")
-    parser.add_argument("--check", action="store_true", help="compare a few configurations with Workbench.score")
     args = parser.parse_args()
-    session = open_session(Setup(model=args.model, rung=args.rung), registry.default())
+    session = open_session(Setup(model=args.model, rung=args.rung, feature_store="memory"), registry.default())
     out = args.out or DATA / f"{args.model}.npz"
     work = Collection(session, out, args)
-    if args.check:
-        work.check()
-        return
     if args.timings:
         work.time(args.sweeps)
     else:
@@ -68,7 +60,9 @@ class Collection:
         self.session, self.out, self.args = session, out, args
         self.cells = list(cells(session.bench.shape))
         self.anchors = list(anchors(session.bench.shape))
-        self.examples = list(session.task.examples("heldout", args.examples, seed=args.seed))
+        count = args.clips * len(get(args.model).shape.kinds)
+        self.examples = list(session.task.examples("heldout", count, seed=args.seed))
+        self.clips = [list(asked) for _, asked in groupby(self.examples, key=lambda example: example.group)]
         self.parts = out.with_suffix(".parts")
         self.parts.mkdir(parents=True, exist_ok=True)
         self._claim()
@@ -99,38 +93,25 @@ class Collection:
         }
 
     def score(self) -> None:
-        """Every configuration on every batch; a batch's vision features are computed once."""
-        starts = range(0, len(self.examples), BATCH)
-        left = [start for start in starts if not self._batch_file(start).exists()]
+        """Every configuration on every clip."""
+        left = [number for number in range(len(self.clips)) if not self._clip_file(number).exists()]
         began = time.perf_counter()
-        for number, start in enumerate(left, start=1):
-            batch = self.examples[start : start + BATCH]
-            with same_features(self.session):
-                rows = [self._row(policy, batch) for policy in [None, *(cell.policy for cell in self.cells)]]
+        for done, number in enumerate(left, start=1):
+            rows = [self._row(policy, self.clips[number]) for policy in [None, *(cell.policy for cell in self.cells)]]
             # through an open file: savez would add .npz to another name; the rename makes a part whole or absent
-            part = self._batch_file(start).with_suffix(".tmp")
+            part = self._clip_file(number).with_suffix(".tmp")
             with part.open("wb") as stream:
                 np.savez(stream, rows=np.array(rows))
-            part.rename(self._batch_file(start))
-            progress("scored batches", number, len(left), began)
+            part.rename(self._clip_file(number))
+            progress("scored clips", done, len(left), began)
 
-    def _batch_file(self, start: int) -> Path:
-        return self.parts / f"batch-{start:05d}.npz"
+    def _clip_file(self, number: int) -> Path:
+        return self.parts / f"clip-{number:05d}.npz"
 
-    def _row(self, policy: Policy | None, batch: list[Example]) -> list[list[float]]:
-        outcomes = list(self.session.bench.score(policy, batch))
+    def _row(self, policy: Policy | None, asked: list[Example]) -> list[list[float]]:
+        outcomes = list(self.session.bench.score(policy, asked))
         assert all(outcome.p_gold is not None for outcome in outcomes)
         return [[float(getattr(o, name)) for o in outcomes] for name in ("p_gold", "correct", "retention_ratio")]
-
-    def check(self) -> None:
-        """Say whether reused features give the very outcomes of `Workbench.score`."""
-        for cell in self.cells[:: max(1, len(self.cells) // 6)]:
-            batch = self.examples[:BATCH]
-            with same_features(self.session):
-                self._row(None, batch)
-                reused = self._row(cell.policy, batch)
-            same = reused == self._row(cell.policy, batch)
-            print(f"{cell.base} {cell.settings} at {cell.ratio:g}: {'identical' if same else 'DIFFERENT'}", flush=True)
 
     def time(self, sweeps: int) -> None:
         """Pairs of every configuration in several passes in random order, so that no burst of load hits one alone."""
@@ -170,19 +151,15 @@ class Collection:
         ]
 
     def pack(self) -> None:
-        """Write the matrix of all whole batches and all recorded pairs."""
-        files = sorted(self.parts.glob("batch-*.npz"))
+        """Write the matrix of all scored clips and all recorded pairs."""
+        files = sorted(self.parts.glob("clip-*.npz"))
         if not files:
             print("nothing scored yet; nothing packed")
             return
         rows = np.concatenate([np.load(file)["rows"] for file in files], axis=2)
-        kept = [
-            i
-            for file in files
-            for i in range(int(file.stem[-5:]), min(int(file.stem[-5:]) + BATCH, len(self.examples)))
-        ]
         header = self._header()
-        header["examples"] = [header["examples"][i] for i in kept]
+        scored = {example.id for file in files for example in self.clips[int(file.stem[-5:])]}
+        header["examples"] = [example for example in header["examples"] if example["id"] in scored]
         header["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
         times, loads = self._times(len(header["timed"]))
         header["load_average"] = [min(loads), float(np.median(loads)), max(loads)] if loads else None
@@ -225,42 +202,6 @@ class Recorder:
         parts = self._bench.timed(policy, clip_index, metric)
         self.runs.append((policy is not None, parts[f"{metric}_ms"], 1e3 * (time.thread_time() - start)))
         return parts
-
-
-@contextmanager
-def same_features(session: Session) -> Iterator[None]:
-    """While open: one batch of inputs, asked again and again under many policies.
-
-    The vision side answers from its first answer, and a policy's plan is taken over from an earlier row whose features
-    are the same to the last bit (the other questions about that clip).
-    """
-    base: Any = session.loaded.model.base_model
-    encode, plan = base.get_video_features, Policy.plan
-    encoded: list[Any] = []
-    plans: dict[tuple[str, int], list[tuple[torch.Tensor, Any]]] = {}
-
-    @functools.wraps(encode)
-    def encode_once(*args: Any, **kwargs: Any) -> Any:
-        if not encoded:
-            encoded.append(encode(*args, **kwargs))
-        return encoded[0]
-
-    def plan_once(policy: Policy, features: torch.Tensor, *, video_index: int = 0, **kwargs: Any) -> Any:
-        assert kwargs.get("question") is None and kwargs.get("signals") is None, "the grid's stages read features only"
-        known = plans.setdefault((policy.hash, video_index), [])
-        found = next((plan for seen, plan in known if torch.equal(seen, features)), None)
-        if found is None:
-            found = plan(policy, features, video_index=video_index, **kwargs)
-            known.append((features, found))
-        return found
-
-    base.get_video_features = encode_once
-    Policy.plan = plan_once  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del base.get_video_features
-        Policy.plan = plan  # type: ignore[method-assign]
 
 
 def progress(what: str, done: int, total: int, began: float) -> None:

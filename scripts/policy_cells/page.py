@@ -8,7 +8,7 @@ from vidsieve.tuner.statistics import Interval, clustered_error, paired_differen
 RUNGS = ("static", "jitter", "cuts")
 BUDGETED = tuple((name, f"vidcom2-{name}") for name in ("fastv", "pyramiddrop", "sparsevlm"))
 """A policy, and the same one with VidCom²'s frame budget before it."""
-START, END = "<!-- quoted from scripts/data/policy_table.md -->", "<!-- end of quote -->"
+START, END = "<!-- quoted from scripts/data/{} -->", "<!-- end of quote -->"
 HEAD = ("policy", "asked", "in the prompt", "over layers", *RUNGS, "TTFT ÷ uncompressed")
 
 Stored = Mapping[str, Any]
@@ -18,7 +18,7 @@ Cells = Mapping[str, Stored]
 def table_text(measured_on: Mapping[str, Mapping[str, str]], cells: Cells) -> str:
     """Everything that is stored."""
     reasons: list[str] = []
-    lines = ["Printed by `python scripts/policy_table.py`. " + _about(measured_on, cells), ""]
+    lines = ["Printed by `python scripts/policy_table.py`. " + about(measured_on, cells), ""]
     for model in sorted(measured_on, reverse=True):
         mine = [cell for cell in cells.values() if cell["model"] == model]
         lines += [f"### {model}", "", *_table(mine, reasons), ""]
@@ -28,16 +28,17 @@ def table_text(measured_on: Mapping[str, Mapping[str, str]], cells: Cells) -> st
     return "\n".join(lines) + "\n"
 
 
-def quoted(page: str, text: str) -> str:
-    """The page with this text between its markers."""
-    before, _, rest = page.partition(START)
+def quoted(page: str, text: str, name: str = "policy_table.md") -> str:
+    """The page with this text between the markers of the quote from scripts/data/NAME."""
+    start = START.format(name)
+    before, _, rest = page.partition(start)
     _, found, after = rest.partition(END)
     if not found:
-        raise SystemExit(f"the page lacks its markers {START} and {END}")
-    return f"{before}{START}\n{text}{END}{after}"
+        raise SystemExit(f"the page lacks its markers {start} and {END}")
+    return f"{before}{start}\n{text}{END}{after}"
 
 
-def _about(measured_on: Mapping[str, Mapping[str, str]], cells: Cells) -> str:
+def about(measured_on: Mapping[str, Mapping[str, str]], cells: Cells) -> str:
     """How much was asked, and of what."""
     counts = [sum(map(len, cell["clips"])) for cell in cells.values() if "clips" in cell]
     if not counts:

@@ -1,4 +1,7 @@
-"""Which cells the table has: every policy on every model at every ratio, on each rung and timed."""
+"""Which cells the table has: every policy on every model at every ratio, on each rung and timed to the first token.
+
+At a quarter of the tokens the whole request is timed too.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +17,11 @@ from vidsieve.harness.model_loading import fingerprint
 from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measured import PROTOCOL
 
-MODEL_NAMES = tuple(model.name for model in MODELS)
-TTFT = "ttft"
+MODEL_NAMES = tuple({model.family: model.name for model in reversed(MODELS)}.values())[::-1]
+"""The bundled models that stand for their families."""
+TTFT, REQUEST = "ttft", "e2e"
+TIMED = (TTFT, REQUEST)
+REQUEST_RATIO = 0.25
 TIMED_RUNG = "cuts"
 RULES = TimingRules(warmup=3, min_pairs=16, max_pairs=64, max_seconds=4.0, half_width_ratio=0.02)
 """Of one timed cell: at most four seconds and a warm-up, so that a table of 30 policies takes minutes."""
@@ -23,7 +29,7 @@ RULES = TimingRules(warmup=3, min_pairs=16, max_pairs=64, max_seconds=4.0, half_
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table: a policy at a ratio (None: as published) on a model, on a rung or `ttft`."""
+    """One number of the table: a policy at a ratio (None: as published) on a model, on a rung, `ttft` or `e2e`."""
 
     model: str
     policy: str
@@ -58,8 +64,12 @@ def cells(models: Sequence[str], names: Sequence[str], questions: int, seed: int
     scored = f"{questions} questions, seed {seed}, generator {GENERATOR}"
     timed = f"{PROTOCOL}, {TIMED_RUNG}, seed {seed}, generator {GENERATOR}, {RULES}"
     found = []
-    for what, settings in [*((rung, scored) for rung in RUNGS), (TTFT, timed)]:
+    for what, settings in [*((rung, scored) for rung in RUNGS), *((clock, timed) for clock in TIMED)]:
         for model in models:
             revision = fingerprint(next(one.folder for one in MODELS if one.name == model))
-            found += [Cell(model, name, ratio, what, f"{made}, {revision}, {settings}") for name, ratio, made in asked]
-    return sorted(found, key=lambda cell: cell.what == TTFT)
+            found += [
+                Cell(model, name, ratio, what, f"{made}, {revision}, {settings}")
+                for name, ratio, made in asked
+                if what != REQUEST or ratio == REQUEST_RATIO
+            ]
+    return sorted(found, key=lambda cell: cell.what in TIMED)

@@ -6,16 +6,15 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
-from policy_cells.wanted import RULES, TIMED_RUNG, TTFT, Cell
+from policy_cells.wanted import RULES, TIMED, TIMED_RUNG, Cell
 from vidsieve import load_policy
 from vidsieve.framework import registry
 from vidsieve.framework.errors import PlanError, PolicyError, RetentionError, StageError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
-from vidsieve.harness.model_bench import BUNDLED_BATCH
 from vidsieve.harness.runner import Runner
 from vidsieve.harness.session import Session, open_session
 from vidsieve.harness.setup import Setup
@@ -42,11 +41,11 @@ def measure(cell: Cell, questions: int, seed: int) -> tuple[Found, dict[str, str
 
 
 def _measure(cell: Cell, questions: int, seed: int) -> tuple[Found, dict[str, str]]:
-    ward = _ward(cell.model, TIMED_RUNG if cell.what == TTFT else cell.what, questions, seed)
+    ward = _ward(cell.model, TIMED_RUNG if cell.what in TIMED else cell.what, questions, seed)
     began = time.perf_counter()
     policy = load_policy(cell.policy, retention_ratio=cell.ratio)
     try:
-        found = ward.time(policy) if cell.what == TTFT else ward.score(policy)
+        found = ward.time(policy, cell.what) if cell.what in TIMED else ward.score(policy)
     except RetentionError:
         low, high = policy.attainable(ward.session.bench.shape)
         reach = f"{100 * low:.3g} %" if high - low < 1e-9 else f"{100 * low:.3g} to {100 * high:.3g} %"
@@ -68,16 +67,14 @@ class Ward:
 
     def __init__(self, session: Session, questions: int, seed: int) -> None:
         self.session = session
-        examples = list(session.task.examples("heldout", questions, seed=seed))
-        self.batches = [examples[at : at + BUNDLED_BATCH] for at in range(0, len(examples), BUNDLED_BATCH)]
+        self.examples = list(session.task.examples("heldout", questions, seed=seed))
 
     def score(self, policy: Policy) -> Found:
         """Right and wrong, a string a clip, and the attained retention."""
         clips: dict[str, str] = {}
         with self._reports() as reports:
-            for batch in self.batches:
-                for outcome in self.session.bench.score(policy, batch):
-                    clips[outcome.group] = clips.get(outcome.group, "") + str(int(outcome.correct))
+            for outcome in self.session.bench.score(policy, self.examples):
+                clips[outcome.group] = clips.get(outcome.group, "") + str(int(outcome.correct))
         whole = Report.combine(reports)
         return {
             "clips": list(clips.values()),
@@ -85,11 +82,14 @@ class Ward:
             "over_layers": round(whole.attained_ratio, 6),
         }
 
-    def time(self, policy: Policy) -> Found:
-        """The time to the first token beside the uncompressed model's, the vision tower and the policy included."""
-        latency = PairedTimer(self.session.bench, "ttft").measure(policy, RULES).to_dict()
+    def time(self, policy: Policy, metric: Literal["ttft", "e2e"]) -> Found:
+        """The time to the first token, or of the whole request, beside the uncompressed model's.
+
+        The vision tower and the policy are part of both.
+        """
+        latency = PairedTimer(self.session.bench, metric).measure(policy, RULES).to_dict()
         kept = {name: latency[name] for name in ("policy_ms", "baseline_ms", "stopped")}
-        return {"ttft_ratio": latency["ratio"], **kept, "load": round(os.getloadavg()[0], 2)}
+        return {f"{metric}_ratio": latency["ratio"], **kept, "load": round(os.getloadavg()[0], 2)}
 
     @contextmanager
     def _reports(self) -> Iterator[list[Report]]:

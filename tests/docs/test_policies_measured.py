@@ -27,9 +27,10 @@ def scripts() -> Iterator[Any]:
     """The modules of scripts/policy_cells."""
     sys.path.insert(0, str(ROOT / "scripts"))
     try:
-        from policy_cells import page, store, wanted, worker
+        from policy_cells import headline, page, store, wanted, worker
 
-        yield type("Scripts", (), {"page": page, "store": store, "wanted": wanted, "worker": worker})
+        found = {"headline": headline, "page": page, "store": store, "wanted": wanted, "worker": worker}
+        yield type("Scripts", (), found)
     finally:
         sys.path.remove(str(ROOT / "scripts"))
 
@@ -56,6 +57,28 @@ def test_the_page_and_the_stored_table_follow_from_the_stored_cells(scripts: Any
     assert scripts.page.quoted(page, printed) == page
 
 
+def test_the_readme_has_the_headline_of_the_stored_cells(scripts: Any) -> None:
+    told = json.loads(DATA.read_text(encoding="utf-8"))
+    printed = scripts.headline.headline_text(told["measured_on"], told["cells"])
+
+    assert DATA.with_name("headline.md").read_text(encoding="utf-8") == printed
+    readme = text("README.md")
+    assert scripts.page.quoted(readme, printed, "headline.md") == readme
+
+
+def test_the_headline_says_how_many_times_faster_and_what_was_not_run(scripts: Any) -> None:
+    cells = {
+        f"{MODEL} vidcom2 0.25 static": made("vidcom2", 0.25, "static", clips=["110", "111"]),
+        f"{MODEL} vidcom2 0.25 ttft": made("vidcom2", 0.25, "ttft", ttft_ratio={"value": 0.4}),
+        f"{MODEL} vidcom2 0.25 e2e": made("vidcom2", 0.25, "e2e", e2e_ratio={"value": 0.5}),
+        f"{MODEL} evs 0.25 ttft": made("evs", 0.25, "ttft", missing="n/a, reaches 50 %"),
+    }
+    lines = scripts.headline.headline_text(FACTS, cells).split("\n")
+
+    assert "| `vidcom2` | 83.3 | not run | not run | 2.50× | 2.00× |" in lines
+    assert "| `evs` | not run | not run | not run | n/a, reaches 50 % | not run |" in lines
+
+
 def test_every_published_policy_has_its_cells_and_those_with_fixed_counts_have_one_each(scripts: Any) -> None:
     names = scripts.wanted.policies()
     asked = scripts.wanted.cells([MODEL], names, 9, 0)
@@ -64,7 +87,8 @@ def test_every_published_policy_has_its_cells_and_those_with_fixed_counts_have_o
     of = {name: {cell.ratio for cell in asked if cell.policy == name} for name in names}
     assert of["vidcom2"] == set(TABLE_RATIOS)
     assert of["none"] == of["fastv-released"] == {None}
-    assert {cell.what for cell in asked} == {"static", "jitter", "cuts", "ttft"}
+    assert {cell.what for cell in asked} == {"static", "jitter", "cuts", "ttft", "e2e"}
+    assert {cell.ratio for cell in asked if cell.what == "e2e"} == {0.25}
     assert len({cell.name for cell in asked}) == len(asked)
 
 
@@ -152,7 +176,7 @@ def test_each_process_keeps_to_one_model_and_rung_and_helps_when_it_has_nothing_
     import policy_table  # scripts is on the path while the fixture is open
 
     todo = scripts.wanted.cells(scripts.wanted.MODEL_NAMES, ["vidcom2", "random"], 9, 0)
-    scored = [cell for cell in todo if cell.what != "ttft"]
+    scored = [cell for cell in todo if cell.what in ("static", "jitter", "cuts")]
     queues, dealt = policy_table.Queues(scored, 2), ([], [])
     for turn in range(len(scored)):
         dealt[turn % 2].append(queues.next(turn % 2))

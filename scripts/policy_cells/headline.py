@@ -1,0 +1,53 @@
+"""The short table of the README: a few policies at a quarter of the tokens, what they cost and what they bring."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from policy_cells.page import RUNGS, Cells, about, accuracy
+from policy_cells.wanted import REQUEST_RATIO
+
+SHOWN = (
+    "vidcom2",
+    "evs",
+    "dycoke",
+    "divprune",
+    "fastvid",
+    "fastv",
+    "pyramiddrop",
+    "pixel-change",
+    "random",
+    "uniform-frames",
+)
+"""One or two of every kind, and the controls."""
+HEAD = ("policy", *RUNGS, "to the first token", "whole request")
+
+
+def headline_text(measured_on: Mapping[str, Mapping[str, str]], cells: Cells) -> str:
+    """A table a model: right answers on each rung, and how many times faster; a line says how it was measured."""
+    lines = ["Printed by `python scripts/policy_table.py`. " + about(measured_on, cells)]
+    for model in sorted(measured_on, reverse=True):
+        lines += ["", f"**{model}**", "", _line(HEAD), "|---" * len(HEAD) + "|"]
+        lines.append(_line(["all tokens", *_shares(cells, f"{model} none own"), "1", "1"]))
+        for name in SHOWN:
+            place = f"{model} {name} {REQUEST_RATIO:g}"
+            times = [_times(cells, f"{place} {clock}", f"{clock}_ratio") for clock in ("ttft", "e2e")]
+            lines.append(_line([f"`{name}`", *_shares(cells, place), *times]))
+    return "\n".join(lines) + "\n"
+
+
+def _shares(cells: Cells, place: str) -> list[str]:
+    found = [cells.get(f"{place} {rung}", {}) for rung in RUNGS]
+    return [f"{100 * accuracy(cell).value:.1f}" if "clips" in cell else _absent(cell) for cell in found]
+
+
+def _times(cells: Cells, name: str, field: str) -> str:
+    cell = cells.get(name, {})
+    return f"{1 / cell[field]['value']:.2f}×" if field in cell else _absent(cell)
+
+
+def _absent(cell: Mapping[str, Any]) -> str:
+    return str(cell.get("missing", "not run"))
+
+
+def _line(columns: Any) -> str:
+    return f"| {' | '.join(columns)} |"
