@@ -18,7 +18,7 @@ ROUNDS = 2
 CLOSE = 0.01
 """A prediction this near to what is then measured needs no second round."""
 CAREFUL = 4
-"""Retention is solved from few configurations, so each is timed with this many times the quick rules' pairs."""
+"""Retention is solved from few configurations: what is solved is timed with up to this many times the quick pairs."""
 SETTLED = 0.03
 """A composition whose retention ratio moves by less than this share is settled."""
 LEAST = 0.01
@@ -56,12 +56,13 @@ def find_retention(measurement: Measurement, policy: Policy) -> Retention:
 def _measured_limit(measurement: Measurement, policy: Policy) -> float:
     """Find the largest retention ratio predicted to meet the target: bracket, solve, measure there, solve again.
 
-    A point half-way shows where latency falls as retention grows, and mends the first guess where it bends.
+    A point half-way shows where latency falls as retention grows, and mends the first guess where it bends. The two
+    that bracket the target are timed quickly: what counts is measured where the target lies.
     """
     lowest, highest = policy.attainable(measurement.bench.shape)
     rules = careful(measurement.timings.quick)
     for ratio in (highest, round_down((lowest + highest) / 2, lowest)):
-        measurement.probe(policy.with_(retention_ratio=ratio), rules)
+        measurement.probe(policy.with_(retention_ratio=ratio), measurement.timings.quick)
     curve, aim = measurement.curves[policy.name], AIM * measurement.target.ratio
     for _ in range(ROUNDS):
         solved = curve.solve(aim)
@@ -77,9 +78,8 @@ def _measured_limit(measurement: Measurement, policy: Policy) -> float:
 
 
 def careful(quick: TimingRules) -> TimingRules:
-    """Make timing rules with more pairs, and an interval half as wide if the seconds allow it."""
-    more = {"min_pairs": 2 * quick.min_pairs, "max_pairs": CAREFUL * quick.max_pairs}
-    return replace(quick, **more, half_width_ratio=quick.half_width_ratio / 2)
+    """Make timing rules for an interval half as wide, with more pairs where it takes them and the seconds allow it."""
+    return replace(quick, max_pairs=CAREFUL * quick.max_pairs, half_width_ratio=quick.half_width_ratio / 2)
 
 
 def find_composed_retention(measurement: Measurement, floor: Policy, latency: Latency) -> Retention:
