@@ -182,7 +182,7 @@ def main() -> int:
         HEADLINE.write_text(headline, encoding="utf-8")
         README.write_text(quoted(README.read_text(encoding="utf-8"), headline, HEADLINE.name), encoding="utf-8")
         PICTURE.parent.mkdir(exist_ok=True)
-        PICTURE.write_bytes(picture(store.cells, sorted(store.measured_on, reverse=True)))
+        PICTURE.write_bytes(picture(store.cells, [name for name in MODEL_NAMES if name in store.measured_on]))
     return status
 
 

@@ -29,7 +29,7 @@ from vidsieve.harness.session import Session, open_session
 from vidsieve.harness.setup import Setup
 from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
 
-SWEEP_PAIRS = 4
+SWEEP_PAIRS = 8
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--rung", default="cuts", help="difficulty of the bundled task")
     parser.add_argument("--clips", type=int, default=96, help="of the population, each with all its questions")
     parser.add_argument("--seed", type=int, default=7, help="of the clips")
-    parser.add_argument("--sweeps", type=int, default=4, help=f"passes of {SWEEP_PAIRS} pairs over all configurations")
+    parser.add_argument("--sweeps", type=int, default=2, help=f"passes of {SWEEP_PAIRS} pairs over all configurations")
     parser.add_argument("--timings", action="store_true", help="time instead of scoring")
     args = parser.parse_args()
     session = open_session(Setup(model=args.model, rung=args.rung, feature_store="memory"), registry.default())

@@ -1,6 +1,6 @@
 """A few real searches with the setting of the replays, beside what the replays say of such searches.
 
-    python scripts/experiments/live.py qwen2-vl-mini --seeds 0 1 2
+    python scripts/experiments/live.py qwen2-vl-tiny --seeds 0 1 2
 
 The pick's true accuracy is looked up in the matrix, so that its regret can be put beside the replays'. Appends to
 `data/live.json`; `--table` writes `data/live.md` from it and prints it.

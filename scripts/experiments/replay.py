@@ -34,7 +34,7 @@ from vidsieve.tuner.measure.measurement import Timings
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.tuning import tune
 
-MODELS = ("qwen2-vl-mini", "llava-onevision-mini")
+MODELS = ("qwen2-vl-tiny", "llava-onevision-tiny")
 CLOCK = "processor"
 """The times that are replayed: the wall clock's were taken on a machine that others used too."""
 LIMITS = (0.15, 0.25, 0.4)

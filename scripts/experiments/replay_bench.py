@@ -13,7 +13,7 @@ from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import SPLITS, Example, Outcome
 
 SECONDS_AN_EXAMPLE = 0.03
-BLOCK = 4
+BLOCK = 8
 """Pairs that were recorded one right after the other."""
 
 

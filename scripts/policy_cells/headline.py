@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from policy_cells.page import RUNGS, Cells, about, accuracy
-from policy_cells.wanted import REQUEST_RATIO
+from policy_cells.wanted import MODEL_NAMES, REQUEST_RATIO
 
 SHOWN = (
     "vidcom2",
@@ -24,8 +24,10 @@ HEAD = ("policy", *RUNGS, "to the first token", "whole request")
 
 def headline_text(measured_on: Mapping[str, Mapping[str, str]], cells: Cells) -> str:
     """A table a model: right answers on each rung, and how many times faster; a line says how it was measured."""
-    lines = ["Printed by `python scripts/policy_table.py`. " + about(measured_on, cells)]
-    for model in sorted(measured_on, reverse=True):
+    facts = {model: measured_on[model] for model in MODEL_NAMES if model in measured_on} or measured_on
+    mine = {name: cell for name, cell in cells.items() if cell["model"] in facts}
+    lines = ["Printed by `python scripts/policy_table.py`. " + about(facts, mine)]
+    for model in facts:
         lines += ["", f"**{model}**", "", _line(HEAD), "|---" * len(HEAD) + "|"]
         lines.append(_line(["all tokens", *_shares(cells, f"{model} none own"), "1", "1"]))
         for name in SHOWN:
