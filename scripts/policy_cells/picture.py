@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from policy_cells.page import RUNGS, Cells, accuracy
+from policy_cells.wanted import MODEL_NAMES
 from vidsieve import load_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.report.pareto import SETTINGS
@@ -80,7 +81,7 @@ def where(policy: Policy) -> str:
     return "merge visual tokens" if "merge_tokens" in policy.hooks else "choose visual tokens"
 
 
-def picture(cells: Cells, models: Sequence[str]) -> bytes:
+def picture(cells: Cells, models: Sequence[str] = MODEL_NAMES) -> bytes:
     """An SVG whose text is text; the same cells give the same bytes."""
     width, height = PANEL_IN
     figure = Figure(figsize=(width * len(models), height), layout="constrained")

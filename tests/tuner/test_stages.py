@@ -229,6 +229,11 @@ def test_the_preset_is_the_published_policy_with_all_its_stages() -> None:
         assert dict(trial.params) == params
 
 
+def test_a_policy_that_only_skips_frames_has_its_retention_decided_by_the_ratio_too() -> None:
+    assert has_free_retention(load_policy("pixel-change"))
+    assert not has_free_retention(load_policy("pixel-change", settings={"pixel-change.keep_ratio": 0.5}))
+
+
 def test_without_the_published_stage_among_the_choices_there_is_no_preset() -> None:
     assert PolicySpace.of(_policy("  stages: {even: [steep]}\n"), None).preset() is None
 

@@ -60,8 +60,9 @@ class Knob:
 
 
 def has_free_retention(policy: Policy) -> bool:
-    """Whether a retention ratio decides the count; otherwise the policy's own settings do."""
-    return policy.retention_ratio is not None and policy.closer is not None and not policy.closer.fixed
+    """Whether a retention ratio decides the count, of visual tokens or of frames; else the policy's own settings do."""
+    last = policy.closer or next(iter(policy.frame_stages[::-1]), None)
+    return policy.retention_ratio is not None and last is not None and not last.fixed
 
 
 def knobs_of(policy: Policy) -> tuple[Knob, ...]:
