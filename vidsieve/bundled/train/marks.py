@@ -1,7 +1,9 @@
 """Help for the decoder's middle layers in training: what single visual tokens show, and where to look for an answer.
 
 The lines of text ask a clip a score of things; its tokens can be asked thousands. Role and moment are asked early,
-what takes a comparison over time half-way, so that the later layers have something to read. The heads are thrown away.
+what takes a comparison over time half-way, so that the later layers have something to read. A token's place is asked
+early and before the last two layers, which read directions off the places of the disc: rotary positions tell a query
+how far away a key is, but no value where it comes from. The heads are thrown away.
 
 Two attention heads of one layer are also shown the tokens that an answer can be read from, and no head of another layer
 is to look there: each kind of question is read in a layer of its own. Without the first, binding a colour to its thing
@@ -22,6 +24,8 @@ from vidsieve.bundled.words import DIRECTIONS
 ROLES, RANKS = 4, 4
 NOTHING_WEIGHT = 0.1
 MOMENT_EVERY = 16
+PLACE_WEIGHT, BARE_PLACE_WEIGHT = 2.0, 0.3
+"""Of the squared error of the disc's and all tokens' places, in half pictures."""
 GUIDED_HEADS = 2
 READ_IN_ORDER = (
     "disc_color",
@@ -53,14 +57,16 @@ class Marks(torch.nn.Module):
         super().__init__()
         self.layers = shape.layers
         self.early, self.late = shape.layers // 3 - 1, 2 * shape.layers // 3 - 1
-        self.middle = shape.layers // 2 - 1
+        self.middle, self.before_reading = shape.layers // 2 - 1, shape.layers - 3
+        self.cells, self.places = shape.cells, shape.places
         self.role = torch.nn.Linear(WIDTH, ROLES)
         self.moment = torch.nn.Linear(WIDTH, shape.groups)
         self.rank = torch.nn.Linear(WIDTH, RANKS)
         self.direction = torch.nn.Linear(WIDTH, len(DIRECTIONS))
+        self.place = torch.nn.ModuleList(torch.nn.Linear(WIDTH, 2) for _ in range(2))
 
     def losses(self, probe: Probe, batch: LongBatch) -> dict[str, Tensor]:
-        """Cross-entropies by head, from the hidden states after the layers `early` and `late`."""
+        """Cross-entropies by head, and the squared error of places, from the hidden states after three layers."""
         early, late = (rms_norm(probe.hidden[layer], (WIDTH,)) for layer in (self.early, self.late))
         weight = torch.ones(ROLES)
         weight[NOTHING] = NOTHING_WEIGHT
@@ -75,6 +81,7 @@ class Marks(torch.nn.Module):
             losses["rank"] = cross_entropy(self.rank(late[flash]), rank[flash])
         if disc.any():
             losses["heading"] = cross_entropy(self.direction(late[disc]), batch.direction[disc])
+        losses["place"] = self._place(probe, batch, disc)
         if batch.guided:
             losses["guide"] = self._guide(probe, batch)
             losses["back"] = self._back(probe, batch)
@@ -88,12 +95,24 @@ class Marks(torch.nn.Module):
         spread = (torch.arange(batch.role.shape[1]) * GOLDEN) % 1 / 2
         order = (batch.role == FLASH) + spread
         rows = order.topk(min(ROWS, order.shape[1]), dim=1).indices
-        return Probe({self.early: empty, self.late: empty}, wanted, looking, batch.lines.first_asked, rows)
+        hidden = dict.fromkeys((self.early, self.late, self.before_reading), empty)
+        return Probe(hidden, wanted, looking, batch.lines.first_asked, rows)
 
     def read_in(self, kind: str) -> int:
         """The layer that reads a kind of question; captions go with the shapes."""
         rank = READ_IN_ORDER.index(kind if kind in READ_IN_ORDER else "shape")
         return 1 + rank * (self.layers - 1) // len(READ_IN_ORDER)
+
+    def _place(self, probe: Probe, batch: LongBatch, disc: Tensor) -> Tensor:
+        """How far off the row and the column are that a linear map reads, each from -1 to 1."""
+        cell = batch.index % self.places
+        place = torch.stack([cell // self.cells, cell % self.cells], dim=-1) * 2 / (self.cells - 1) - 1
+        total = torch.zeros(())
+        for head, layer in zip(self.place, (self.early, self.before_reading), strict=True):
+            error = (head(rms_norm(probe.hidden[layer], (WIDTH,))) - place).square().sum(-1)
+            total = total + BARE_PLACE_WEIGHT * error.mean()
+            total = total + PLACE_WEIGHT * error[disc].mean() if disc.any() else total
+        return total
 
     def _guide(self, probe: Probe, batch: LongBatch) -> Tensor:
         """How little a line's own layer looks at what its answer can be read from, and how much the others do.
