@@ -9,9 +9,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from jaxtyping import install_import_hook
+from typecheck import check_annotations_of
 
-install_import_hook("vidsieve", "typecheck.check")
+check_annotations_of("vidsieve")
 
 import pytest
 import torch

@@ -4,11 +4,15 @@ import ast
 import importlib
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from beartype.roar import BeartypeCallHintViolation
 
 import vidsieve
+from vidsieve.framework import plans
 
 PACKAGE = Path(vidsieve.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -40,6 +44,20 @@ def test_the_library_names_its_own_settings_and_no_option_of_the_command_line(fi
     constants = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)]
     told = {node.lineno: FLAG.findall(node.value) for node in constants if isinstance(node.value, str)}
     assert not {line: flags for line, flags in told.items() if flags}
+
+
+@pytest.mark.parametrize(
+    ("function", "given"),
+    [
+        (plans.tokens_to_keep, ("8", 0.5)),
+        (plans.apportion, (torch.ones(2, 2), 4, torch.ones(2, dtype=torch.int64))),
+        (plans._proportion, (torch.ones(3), torch.ones(2, dtype=torch.bool))),
+    ],
+    ids=["a type", "too many axes", "one axis of two lengths"],
+)
+def test_what_contradicts_an_annotation_is_noticed_by_every_test(function: Callable[..., object], given: tuple) -> None:
+    with pytest.raises(BeartypeCallHintViolation):
+        function(*given)
 
 
 def imported(file: Path) -> set[str]:

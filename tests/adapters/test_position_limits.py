@@ -14,8 +14,8 @@ import vidsieve
 from vidsieve.adapters.prompt.positions import position_limit
 from vidsieve.framework.errors import InputError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.testing.adapter_encoded import without_tower
 from vidsieve.testing.adapter_kit import ALL, EMPTY, HALF, KeepRandom, Row, full_positions, policy_of, run
+from vidsieve.testing.adapter_reuse import without_tower
 
 COMPACT = policy_of(KeepRandom(), ratio=0.25, positions="compact")
 KITS = {"one axis": LlavaOnevision(), "three axes": Qwen2VL(), "sliding layers": Gemma4()}

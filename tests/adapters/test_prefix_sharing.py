@@ -11,7 +11,7 @@ from adapters.kits import kits
 import vidsieve.adapters.prefix_sharing as sharing
 from vidsieve.adapters.apply import adapter_for
 from vidsieve.testing.adapter_kit import HALF, Row
-from vidsieve.testing.adapter_prefix import PrefixLaws
+from vidsieve.testing.adapter_reuse import PrefixLaws
 
 WINDOWED_OR_LINEAR = {"gemma4", "qwen3.5"}
 

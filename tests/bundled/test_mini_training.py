@@ -13,9 +13,9 @@ from vidsieve.bundled.bundled_task import BundledTask
 from vidsieve.bundled.seeds import rng_of
 from vidsieve.bundled.shapes import LLAVA_ONEVISION_MINI, QWEN2_VL_MINI, ModelShape
 from vidsieve.bundled.train import clips, long_run, pretrain
+from vidsieve.bundled.train.augmentation import kept_tokens
 from vidsieve.bundled.train.clips import DISC, FLASH, SIGN, ClipPool
 from vidsieve.bundled.train.configs import build_model
-from vidsieve.bundled.train.drops import kept_tokens
 from vidsieve.bundled.train.language import line_logits
 from vidsieve.bundled.train.lines import question_ids
 from vidsieve.bundled.train.long_run import LongRun

@@ -13,11 +13,10 @@ from vidsieve.bundled.render import render
 from vidsieve.bundled.scene import RUNGS, Scene, sample_scenes
 from vidsieve.bundled.seeds import rng_of
 from vidsieve.bundled.shapes import LLAVA_ONEVISION_TINY, QWEN2_VL_TINY, TINY, ModelShape
-from vidsieve.bundled.train import curriculum, pretrain
+from vidsieve.bundled.train import batches, pretrain
+from vidsieve.bundled.train.augmentation import kept_tokens, through_codec
 from vidsieve.bundled.train.batches import frames_for, make_batch
-from vidsieve.bundled.train.codec import through_codec
 from vidsieve.bundled.train.configs import build_model
-from vidsieve.bundled.train.drops import kept_tokens
 from vidsieve.bundled.train.language import line_logits
 from vidsieve.bundled.train.lines import LENGTH, evaluation_lines, question_ids, training_lines
 from vidsieve.bundled.train.packed import frame_of, positions
@@ -138,7 +137,7 @@ def test_the_stand_in_codec_is_about_as_lossy_as_h264(tmp_path: Path) -> None:
 @pytest.fixture
 def _tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrain, "BATCH", 2)
-    monkeypatch.setattr(curriculum, "VIDEOS_PER_BATCH", 1)
+    monkeypatch.setattr(batches, "VIDEOS_PER_BATCH", 1)
     monkeypatch.setattr("vidsieve.bundled.train.training_run.evaluate", lambda model, shape, rung: {})
 
 

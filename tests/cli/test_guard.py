@@ -7,7 +7,7 @@ import warnings
 import pytest
 import typer
 
-from vidsieve.cli.guard import guarded
+from vidsieve.cli.app import guarded
 from vidsieve.framework.errors import DataError, TargetUnreachableError, UsageError
 
 

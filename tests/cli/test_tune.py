@@ -4,13 +4,16 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from checkpoint_fixtures import Invoke
+from typer.testing import Result
 
 import vidsieve
 from vidsieve import load_policy
@@ -29,10 +32,26 @@ def _clock(fake_time: None, bundled: None) -> None:
     pass
 
 
-def test_a_search_ends_with_a_sound_file_and_how_to_use_it(invoke: Invoke, tmp_path: Path) -> None:
-    result = invoke(*BUNDLED, "--latency-ms", 60)
-    assert result.exit_code == 0, result.stderr
-    lines = result.stdout.splitlines()
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the first test that asks for a finished search keeps for the others."""
+    return {"files": tmp_path_factory.mktemp("kept") / "files"}
+
+
+@pytest.fixture
+def searched(invoke: Invoke, kept: dict[str, Any], tmp_path: Path) -> Result:
+    """What one finished search said; the files it wrote are in the folder of the test."""
+    if "said" in kept:
+        shutil.copytree(kept["files"], tmp_path, dirs_exist_ok=True)
+        return kept["said"]
+    said = invoke(*BUNDLED, "--latency-ms", 60)
+    assert said.exit_code == 0, said.stderr
+    shutil.copytree(tmp_path, kept["files"])
+    return kept.setdefault("said", said)
+
+
+def test_a_search_ends_with_a_sound_file_and_how_to_use_it(invoke: Invoke, searched: Result, tmp_path: Path) -> None:
+    lines = searched.stdout.splitlines()
     assert lines[0].startswith("workload: qwen2-vl-tiny, 8 frames (4 x 36 visual tokens)")
     assert "data: bundled-static (accuracy)" in lines[0]
     assert sum(line.startswith("trial ") for line in lines) == 2
@@ -48,8 +67,8 @@ def test_a_search_ends_with_a_sound_file_and_how_to_use_it(invoke: Invoke, tmp_p
     assert "measured elsewhere" not in rerun.stderr
 
 
+@pytest.mark.usefixtures("searched")
 def test_the_stored_held_out_examples_give_the_identical_accuracy(invoke: Invoke) -> None:
-    assert invoke(*BUNDLED, "--latency-ms", 60).exit_code == 0
     stored = yaml.safe_load(Path("policy.yaml").read_text())["provenance"]["accuracy"]
     for words in ((), ("--heldout",), ("--model", "qwen2-vl-tiny")):
         told = json.loads(invoke("eval", "--policy", "policy.yaml", *words, "--json").stdout)
@@ -101,6 +120,7 @@ def test_json_is_one_document_and_nothing_else(invoke: Invoke) -> None:
 def test_labelled_data_and_a_folder_of_videos_can_be_tuned_on(invoke: Invoke, qwen: Path, dataset: Path) -> None:
     words = ("tune", "--model", qwen, *SMALL, "--speedup", 1.3, "--max-new-tokens", 2)
     assert invoke(*words, "--data", dataset, "--out", "labelled.yaml").exit_code == 0
+    assert Path("labelled.report.html").exists() and Path("labelled.pareto.svg").exists()
     told = json.loads(invoke("eval", "--model", qwen, "--data", dataset, "--policy", "labelled.yaml", "--json").stdout)
     assert told["accuracy"]["metric"] == "accuracy"
     assert told["stored"] == told["accuracy"]["policy"]["value"]
@@ -130,6 +150,7 @@ def test_an_existing_file_is_refused_before_anything_runs(invoke: Invoke, monkey
     assert Path("policy.yaml").read_text() == "mine"
 
 
+@pytest.mark.usefixtures("searched")
 def test_force_replaces_the_file(invoke: Invoke) -> None:
     Path("policy.yaml").write_text("mine")
     assert invoke(*BUNDLED, "--latency-ms", 60, "--force").exit_code == 0
@@ -189,12 +210,13 @@ def test_an_interruption_before_anything_was_found_writes_nothing(
     assert not Path("policy.yaml").exists()
 
 
+@pytest.mark.usefixtures("searched")
 def test_a_full_disk_does_not_lose_the_policy(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(self: TuneResult, path: object, *, force: bool = False) -> None:
         raise TuneError("--out policy.yaml: could not be written: No space left on device.")
 
     monkeypatch.setattr(TuneResult, "save", save)
-    result = invoke(*BUNDLED, "--latency-ms", 60)
+    result = invoke(*BUNDLED, "--latency-ms", 60, "--force")
     assert result.exit_code == 1
     assert "No space left" in result.stderr
     printed = result.stdout[result.stdout.index("format: 1") :]
@@ -202,13 +224,13 @@ def test_a_full_disk_does_not_lose_the_policy(invoke: Invoke, monkeypatch: pytes
 
 
 def test_heldout_of_a_policy_that_was_not_tuned_is_refused(invoke: Invoke) -> None:
-    result = invoke("eval", "--model", "qwen2-vl", "--heldout")
+    result = invoke("eval", "--model", "qwen2-vl-tiny", "--heldout")
     assert result.exit_code == 2
     assert "stores no held-out examples" in result.stderr
 
 
+@pytest.mark.usefixtures("searched")
 def test_heldout_on_other_data_is_refused(invoke: Invoke, dataset: Path) -> None:
-    assert invoke(*BUNDLED, "--latency-ms", 60).exit_code == 0
     result = invoke("eval", "--policy", "policy.yaml", "--data", dataset, "--heldout")
     assert result.exit_code == 1
     assert "Give the data it was tuned on" in result.stderr
@@ -254,8 +276,8 @@ def test_the_same_command_goes_on_after_an_interruption(invoke: Invoke, monkeypa
     assert vidsieve.load_policy(Path("policy.yaml")).provenance["confirmed"] is True
 
 
+@pytest.mark.usefixtures("searched")
 def test_another_search_on_the_same_study_is_a_usage_error_that_names_the_difference(invoke: Invoke) -> None:
-    assert invoke(*BUNDLED, "--latency-ms", 60).exit_code == 0
     other = invoke(*BUNDLED, "--latency-ms", 61, "--force")
     assert other.exit_code == 2
     assert "target: 60 ms (ttft) in the study, 61 ms (ttft) now" in other.stderr
@@ -263,19 +285,19 @@ def test_another_search_on_the_same_study_is_a_usage_error_that_names_the_differ
     assert len(list(Path().glob("policy.study*.db"))) == 2
 
 
+@pytest.mark.usefixtures("searched")
 def test_report_and_picture_stand_beside_the_policy_and_are_not_replaced_unasked(invoke: Invoke) -> None:
-    assert invoke(*BUNDLED, "--latency-ms", 60, "--out", "fast.yaml").exit_code == 0
-    page = Path("fast.report.html").read_text()
+    page = Path("policy.report.html").read_text()
     assert "vidcom2" in page and "held-out" in page
-    assert Path("fast.pareto.svg").read_text().lstrip().startswith("<?xml")
-    Path("fast.yaml").unlink()
-    refused = invoke(*BUNDLED, "--latency-ms", 60, "--out", "fast.yaml")
+    assert Path("policy.pareto.svg").read_text().lstrip().startswith("<?xml")
+    Path("policy.yaml").unlink()
+    refused = invoke(*BUNDLED, "--latency-ms", 60)
     assert refused.exit_code == 2
-    assert "fast.report.html" in refused.stderr
+    assert "policy.report.html" in refused.stderr
 
 
+@pytest.mark.usefixtures("searched")
 def test_confirm_measures_again_and_says_when_the_target_is_missed(invoke: Invoke) -> None:
-    assert invoke(*BUNDLED, "--latency-ms", 60).exit_code == 0
     before = Path("policy.yaml").read_text()
     held = invoke("tune", "--confirm", "policy.yaml", "--in-process")
     assert held.exit_code == 0, held.stderr

@@ -15,7 +15,7 @@ from vidsieve.framework.planning.checks import callers
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.stage import Stage, cached_on_owner
-from vidsieve.harness.process.interventions import to_document
+from vidsieve.harness.process.messages import to_document
 from vidsieve.testing.samples import made_signals, video_features
 
 

@@ -13,7 +13,7 @@ from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.stage import Stage
 from vidsieve.policies import divprune
 from vidsieve.policies.divprune import DivPrune
-from vidsieve.policies.shared import greedy, lazy_greedy
+from vidsieve.policies.shared import greedy
 from vidsieve.testing import StageContract
 from vidsieve.testing.samples import video_features, video_tokens
 
@@ -134,7 +134,7 @@ def test_blocks_on_the_cpu_pick_what_one_by_one_picks_ties_too(
         as_on_a_device(patch)
         expected = chosen(DivPrune(), features, token_budget=count, budget=budget)
         patch.undo()
-        patch.setattr(lazy_greedy, "BLOCK", block)
+        patch.setattr(greedy, "BLOCK", block)
         patch.setattr(divprune, "FEW", block)
         assert chosen(DivPrune(), features, token_budget=count, budget=budget) == expected
 

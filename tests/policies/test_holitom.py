@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from policies.cluster_by_hand import peaks_by_hand
 
 from vidsieve import load_policy
-from vidsieve.framework.planning.merging import melt
-from vidsieve.framework.plans import Scores, apportion, tokens_to_keep
+from vidsieve.framework.plans import Scores, apportion, melt, tokens_to_keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.policies.holitom import HoliTomMerge, HoliTomSegments, best_cuts, saved

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError
-from vidsieve.framework.planning.merging import melt
-from vidsieve.framework.plans import tokens_to_keep
+from vidsieve.framework.plans import melt, tokens_to_keep
 from vidsieve.framework.stage import Stage
 from vidsieve.policies import llava_scissor
 from vidsieve.policies.llava_scissor import ScissorMerge, components, forest, pairs_above, strongest_links

@@ -10,8 +10,7 @@ import torch
 from policies.segment_inputs import attention, digest, scenes
 
 from vidsieve import load_policy
-from vidsieve.framework.planning.merging import melt
-from vidsieve.framework.plans import Merge, Segments
+from vidsieve.framework.plans import Merge, Segments, melt
 from vidsieve.framework.records import VideoTokens
 from vidsieve.policies.fastvid import FastVIDMerge
 from vidsieve.policies.holitom import HoliTomMerge, HoliTomSegments, saved

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidsieve.framework.planning.merging import melt
-from vidsieve.framework.plans import Merge, Scores
+from vidsieve.framework.plans import Merge, Scores, melt
 from vidsieve.policies.cdpruner import CDPruner
 from vidsieve.policies.dart import DART
 from vidsieve.policies.divprune import DivPrune

@@ -17,7 +17,7 @@ from vidsieve.framework.composition import composition_faults
 from vidsieve.framework.policy.file import load_policy, read_policy
 from vidsieve.framework.registry import Registry, default
 from vidsieve.tuner.space.arrangement import composed
-from vidsieve.tuner.space.composed_policy import policy_of
+from vidsieve.tuner.space.composed_space import policy_of
 from vidsieve.tuner.space.grammar import PARTS, Grammar, Skeleton
 from vidsieve.tuner.space.policy_catalog import grammar_of
 

@@ -1,18 +1,80 @@
-"""The application: every verb under one name."""
+"""The application: every verb under one name, and what failures become: one message, never a traceback."""
 
-from typing import Annotated
+import functools
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
 from vidsieve import __version__
 from vidsieve.cli.check import check
 from vidsieve.cli.eval import evaluate
-from vidsieve.cli.guard import guarded
 from vidsieve.cli.ls import ls
 from vidsieve.cli.options import flat
+from vidsieve.cli.output import complain
 from vidsieve.cli.run import run
 from vidsieve.cli.show import show
 from vidsieve.cli.tune import tune
+from vidsieve.framework.errors import VidsieveError
+
+INTERRUPTED = 130
+
+
+def guarded(verb: Callable[..., None]) -> Callable[..., None]:
+    """Wrap `verb`: print its failures on standard error and turn them into an exit code (see `errors`, and 130)."""
+
+    @functools.wraps(verb)
+    def run(**given: Any) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                verb(**given)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            complain("interrupted.", kind="")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            # the reader of a pipe (`| head`) has seen enough; what is still buffered must not fail again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except Exception as error:
+            code = _report_error(error)
+            raise typer.Exit(code) from None
+
+    return run
+
+
+def _report_error(error: Exception) -> int:
+    """Print what went wrong and return the exit code."""
+    if os.environ.get("VIDSIEVE_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, VidsieveError):
+        complain(str(error))
+        return error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        complain(f"{error.filename or 'file system'}: {error.strerror}.")
+        return 1
+    if type(error).__name__ == "OutOfMemoryError":
+        complain("device memory: the model and this workload do not fit; lower --batch-size, --frames or --max-pixels.")
+        return 1
+    first = (str(error).strip() or "no message").splitlines()[0]
+    complain(
+        f"{type(error).__name__}: {first}\nThis is a bug in Vidsieve or in a plugin. VIDSIEVE_DEBUG=1 prints the "
+        "traceback; please report it with the command."
+    )
+    return 1
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Print warnings meant for people as one line; leave out those of libraries about their own code."""
+    if issubclass(category, UserWarning) and not issubclass(category, FutureWarning | DeprecationWarning):
+        complain(str(message), kind="warning")
+
 
 HELP = """Make video LLMs in transformers answer sooner by removing visual tokens that carry little.
 

@@ -12,8 +12,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.records import VideoTokens
 from vidsieve.policies.shared.counting import KeepsRatio
-from vidsieve.policies.shared.greedy import Alike, Field, field_of, on_cpu, pick
-from vidsieve.policies.shared.lazy_greedy import Block, LazyChoice, Worth
+from vidsieve.policies.shared.greedy import Alike, Block, Field, LazyChoice, Worth, field_of, on_cpu, pick
 
 
 class DivPrune(KeepsRatio):

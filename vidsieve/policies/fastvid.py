@@ -9,13 +9,13 @@ from torch.nn.functional import normalize
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge, apportion
-from vidsieve.framework.records import VideoShape, VideoTokens
-from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies.shared.counting import attainable_by_ratio, tokens_to_leave
+from vidsieve.framework.records import VideoTokens
+from vidsieve.framework.stage import tunable
+from vidsieve.policies.shared.counting import KeepsRatio, tokens_to_leave
 from vidsieve.policies.shared.dpc_knn import distances, peak_strength, strongest
 
 
-class FastVIDMerge(Stage):
+class FastVIDMerge(KeepsRatio):
     """Keep the tokens the vision tower attends to most in each frame, and melt the others into anchors of the segment.
 
     Of n tokens that stay, `int(n * context_ratio)` are anchors, the others salient: shared over frames by their
@@ -35,11 +35,6 @@ class FastVIDMerge(Stage):
 
     reads = ("segments",)
     reads_if_made = ("scores",)
-    solves = "keep_ratio"
-
-    keep_ratio: float | None = tunable(
-        None, low=0.01, high=1.0, help="kept ÷ offered; left out, the retention ratio decides"
-    )
     context_ratio: float = tunable(0.4, low=0.0, high=1.0, help="anchors ÷ kept tokens, the paper's d")
     anchor_every: int = tunable(4, low=2, high=8, help="frames from one anchor frame to the next, the paper's p")
     centre_weight: float = tunable(0.6, low=0.0, high=1.0, help="least weight of an anchor itself, the paper's beta")
@@ -47,9 +42,6 @@ class FastVIDMerge(Stage):
 
     def wants(self) -> frozenset[str]:
         return frozenset({"vision_attention"})
-
-    def attainable(self, shape: VideoShape) -> tuple[float, float]:
-        return attainable_by_ratio(shape, self.keep_ratio)
 
     @hookimpl
     def merge_tokens(self, tokens: VideoTokens) -> Merge:

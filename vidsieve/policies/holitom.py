@@ -9,9 +9,9 @@ from torch.nn.functional import cosine_similarity
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge, Segments
-from vidsieve.framework.records import VideoShape, VideoTokens
+from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies.shared.counting import attainable_by_ratio, counts_of_groups, still_or_moving, tokens_to_leave
+from vidsieve.policies.shared.counting import KeepsRatio, counts_of_groups, still_or_moving, tokens_to_leave
 from vidsieve.policies.shared.dpc_knn import density_peaks, strongest
 from vidsieve.policies.shared.frame_features import labels_of
 
@@ -70,7 +70,7 @@ def best_cuts(saved_by: list[list[int]]) -> list[int]:
     return cuts[::-1]
 
 
-class HoliTomMerge(Stage):
+class HoliTomMerge(KeepsRatio):
     """Keep, of the tokens that move, those with the most vision attention; cluster those that stand still.
 
     Tokens merged over time before stand still (they stand for more than one original); they are clustered by density
@@ -84,19 +84,11 @@ class HoliTomMerge(Stage):
     """
 
     reads_if_made = ("scores",)
-    solves = "keep_ratio"
-
-    keep_ratio: float | None = tunable(
-        None, low=0.01, high=1.0, help="kept ÷ offered; left out, the retention ratio decides"
-    )
     centre_weight: float = tunable(0.6, low=0.1, high=1.0, help="weight of a cluster's centre, the paper's beta")
     neighbours: int = tunable(7, low=1, high=16, help="tokens that tell how dense it is around one, itself included")
 
     def wants(self) -> frozenset[str]:
         return frozenset({"vision_attention"})
-
-    def attainable(self, shape: VideoShape) -> tuple[float, float]:
-        return attainable_by_ratio(shape, self.keep_ratio)
 
     @hookimpl
     def merge_tokens(self, tokens: VideoTokens) -> Merge:

@@ -7,9 +7,9 @@ import torch
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Merge, Segments
-from vidsieve.framework.records import VideoShape, VideoTokens
+from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage, tunable
-from vidsieve.policies.shared.counting import attainable_by_ratio, counts_of_groups, still_or_moving, tokens_to_leave
+from vidsieve.policies.shared.counting import KeepsRatio, counts_of_groups, still_or_moving, tokens_to_leave
 from vidsieve.policies.shared.dpc_knn import density_peaks
 from vidsieve.policies.shared.frame_features import frame_means, labels_of
 
@@ -61,7 +61,7 @@ def longest_runs(cluster: list[int]) -> list[int]:
     return [label for label, length in filled for _ in range(length)]
 
 
-class DpcKnnMerge(Stage):
+class DpcKnnMerge(KeepsRatio):
     """Cluster each frame's visual tokens by density peaks and keep the mean of each cluster, at its centre's place.
 
     Tokens that were merged over time before (they stand for more than one original) are clustered apart from the
@@ -72,15 +72,7 @@ class DpcKnnMerge(Stage):
     which rounds each group on its own, down to half of it, and leaves groups of 14 tokens or fewer alone.
     """
 
-    solves = "keep_ratio"
-
-    keep_ratio: float | None = tunable(
-        None, low=0.01, high=1.0, help="kept ÷ offered; left out, the retention ratio decides"
-    )
     neighbours: int = tunable(7, low=1, high=16, help="tokens that tell how dense it is around one, itself included")
-
-    def attainable(self, shape: VideoShape) -> tuple[float, float]:
-        return attainable_by_ratio(shape, self.keep_ratio)
 
     @hookimpl
     def merge_tokens(self, tokens: VideoTokens) -> Merge:

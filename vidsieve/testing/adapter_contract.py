@@ -24,7 +24,6 @@ from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage
 from vidsieve.testing.adapter_calls import CallLaws
 from vidsieve.testing.adapter_compile import CompileLaws, flash_attention
-from vidsieve.testing.adapter_encoded import EncodedLaws
 from vidsieve.testing.adapter_frames import FrameLaws
 from vidsieve.testing.adapter_kit import (
     ALL,
@@ -49,7 +48,7 @@ from vidsieve.testing.adapter_kit import (
 )
 from vidsieve.testing.adapter_kv import BothLaws, KVLaws
 from vidsieve.testing.adapter_layer import LayerLaws
-from vidsieve.testing.adapter_prefix import PrefixLaws
+from vidsieve.testing.adapter_reuse import EncodedLaws, PrefixLaws
 from vidsieve.testing.adapter_signals import SignalLaws
 
 

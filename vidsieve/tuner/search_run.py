@@ -7,9 +7,8 @@ from typing import Any
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Outcome
 from vidsieve.tuner.examples import Data
-from vidsieve.tuner.judge.compositions import judge_compositions
 from vidsieve.tuner.judge.finals import Finals
-from vidsieve.tuner.judge.matched_controls import controls_for, run_control
+from vidsieve.tuner.judge.matched_controls import controls_for, judge_compositions, run_control
 from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.judge.rerank import Fresh, Proxy, proxy_of
 from vidsieve.tuner.measure.bounds import Explored, explore

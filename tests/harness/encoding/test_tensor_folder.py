@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidsieve.harness.encoding.tensor_folder import ABANDONED_S, HALF_WRITTEN, TensorFolder
+from vidsieve.harness.encoding.feature_store import ABANDONED_S, HALF_WRITTEN, TensorFolder
 
 KEY, OTHER = "a" * 64, "b" * 64
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool)
@@ -149,7 +149,7 @@ def test_a_file_in_place_of_the_folder_is_said(tmp_path: Path) -> None:
 WRITER = """
 import sys, torch
 from pathlib import Path
-from vidsieve.harness.encoding.tensor_folder import TensorFolder
+from vidsieve.harness.encoding.feature_store import TensorFolder
 folder, value = TensorFolder(Path(sys.argv[1]), 1 << 20), float(sys.argv[2])
 for _ in range(100):
     folder.write("a" * 64, {"rows": torch.full((500, 4), value)}, {"value": str(value)})

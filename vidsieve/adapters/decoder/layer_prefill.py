@@ -11,7 +11,6 @@ from torch.func import functional_call
 
 from vidsieve.adapters.attention_taps import AttentionCall, Tapped, ones_rotated, queries_and_keys, scaling_of
 from vidsieve.adapters.decoder.layer_rows import PrefillRow, PrefillVideo, right_aligned
-from vidsieve.adapters.decoder.shown_tokens import ShownTokens
 from vidsieve.adapters.prompt.columns import CachedColumns, gathered
 from vidsieve.adapters.transformers_internals import attention_name, cached_keys, rotary_of, unread_configuration
 from vidsieve.framework.errors import PlanError
@@ -21,6 +20,7 @@ from vidsieve.framework.planning.layer_cut import LayerCut, cut_of
 from vidsieve.framework.planning.pipeline import generator
 from vidsieve.framework.plans import Keep
 from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.records import ShownTokens
 from vidsieve.framework.report import Stopwatch
 
 

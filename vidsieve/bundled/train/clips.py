@@ -14,10 +14,9 @@ from vidsieve.bundled.render import render
 from vidsieve.bundled.scene import RUNGS, Scene, Window, sample_scenes
 from vidsieve.bundled.seeds import rng_of, seed_of
 from vidsieve.bundled.shapes import ModelShape
+from vidsieve.bundled.train.augmentation import kept_tokens, through_codec
 from vidsieve.bundled.train.batches import frames_for
-from vidsieve.bundled.train.codec import through_codec
 from vidsieve.bundled.train.configs import Model
-from vidsieve.bundled.train.drops import kept_tokens
 from vidsieve.bundled.train.lines import Lines, training_lines
 from vidsieve.bundled.train.packed import frame_of
 from vidsieve.bundled.train.stages import Position, Sort, Stage

@@ -17,7 +17,7 @@ from vidsieve.bundled.render import render
 from vidsieve.bundled.scene import Objects, Scene
 from vidsieve.bundled.seeds import rng_of
 from vidsieve.bundled.shapes import CELL, FRAMES_PER_GROUP, ModelShape
-from vidsieve.bundled.train.codec import through_codec
+from vidsieve.bundled.train.augmentation import through_codec
 from vidsieve.bundled.train.configs import WIDTH, Model
 from vidsieve.bundled.train.vision import video_features
 from vidsieve.bundled.words import COLORS, DIRECTIONS, QUADRANTS, TOKEN_ID

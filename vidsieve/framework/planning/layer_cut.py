@@ -8,8 +8,7 @@ from torch import Tensor
 
 from vidsieve.framework.errors import PlanError
 from vidsieve.framework.planning.checks import check_keep, check_merge, check_scores
-from vidsieve.framework.planning.merging import MergeStep, melt
-from vidsieve.framework.plans import Budget, Keep, Merge, Scores, apportion
+from vidsieve.framework.plans import Budget, Keep, Merge, MergeStep, Scores, apportion, melt
 from vidsieve.framework.records import LayerTokens
 
 

@@ -15,8 +15,7 @@ from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
 from vidsieve.framework.planning.attainable import check_attainable, closing
 from vidsieve.framework.planning.checks import call
 from vidsieve.framework.planning.inputs import StreamState, VideoInput, begin
-from vidsieve.framework.planning.merging import MergeStep, melt
-from vidsieve.framework.plans import Budget, Keep, Merge, Scores, Segments, tokens_to_keep
+from vidsieve.framework.plans import Budget, Keep, Merge, MergeStep, Scores, Segments, melt, tokens_to_keep
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.stage import Stage

@@ -12,8 +12,7 @@ from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.harness.process.child import Child
 from vidsieve.harness.process.failures import Failure, OutOfMemory, WorkerCannotStart, WorkerDied, WorkerError
-from vidsieve.harness.process.interventions import to_document
-from vidsieve.harness.process.messages import STOP, Facts, Hello, Reply, SentExamples, pack
+from vidsieve.harness.process.messages import STOP, Facts, Hello, Reply, SentExamples, pack, to_document
 from vidsieve.tuner.protocol import EncodingWork, Intervention, Metric
 
 MOST_STARTS = 3

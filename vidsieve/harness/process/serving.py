@@ -12,8 +12,7 @@ from vidsieve.framework.errors import UsageError
 from vidsieve.framework.registry import default
 from vidsieve.framework.task import Example
 from vidsieve.harness.process.failures import Failure
-from vidsieve.harness.process.interventions import PolicyReader
-from vidsieve.harness.process.messages import STOP, Facts, Hello, Reply, SentExample, Warned, pack, unpack
+from vidsieve.harness.process.messages import STOP, Facts, Hello, PolicyReader, Reply, SentExample, Warned, pack, unpack
 from vidsieve.tuner.measure.latency import collector_off
 from vidsieve.tuner.protocol import Bench
 

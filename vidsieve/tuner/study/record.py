@@ -17,8 +17,7 @@ from vidsieve.tuner.measure.scoring import Score
 from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import Bounds, Verdict
 from vidsieve.tuner.space.candidate import Candidate
-from vidsieve.tuner.space.composed_policy import policy_of
-from vidsieve.tuner.space.composed_space import ComposedSpace
+from vidsieve.tuner.space.composed_space import ComposedSpace, policy_of
 from vidsieve.tuner.space.grammar import Grammar
 from vidsieve.tuner.space.search_space import PolicySpace, Space
 from vidsieve.tuner.statistics import Interval

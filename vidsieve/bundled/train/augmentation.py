@@ -1,14 +1,16 @@
-"""A cheap stand-in for H.264 in training: subsampled chroma and quantised 8x8 blocks.
+"""What training does to clips, whatever they show: a stand-in for H.264, and removal of visual tokens.
 
 Real encoding costs more than rendering. What a codec at ordinary quality does to small coloured objects is mostly
 this: 4:2:0 chroma, 8-bit limited-range YCbCr, and small frequencies rounded away. The bundled cards measure real H.264.
+Tokens go at random or by a pattern, none of which looks at what a token shows.
 """
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -56,3 +58,48 @@ def _dct() -> Float[Tensor, "8 8"]:
     basis = torch.cos(math.pi * (2 * index[None, :] + 1) * index[:, None] / (2 * BLOCK)) * math.sqrt(2 / BLOCK)
     basis[0] /= math.sqrt(2)
     return basis
+
+
+def kept_tokens(
+    videos: int, groups: int, tokens: int, rng: torch.Generator, *, ratio: float | None = None
+) -> Int[Tensor, "videos kept"]:
+    """Ascending indices of the visual tokens that stay: one ratio and one pattern for the whole batch.
+
+    A ratio that is left out is drawn between 0.08 and 1.
+    """
+    if ratio is None:
+        ratio = 0.08 + 0.92 * torch.rand(1, generator=rng).item()
+    count = max(1, round(ratio * groups * tokens))
+    pattern = PATTERNS[int(torch.randint(len(PATTERNS), (1,), generator=rng))]
+    score = pattern(videos, groups, tokens, rng)
+    return score.flatten(1).topk(count, dim=1).indices.sort(dim=1).values
+
+
+def _anywhere(videos: int, groups: int, tokens: int, rng: torch.Generator) -> Float[Tensor, "videos groups tokens"]:
+    """Every token with the same chance."""
+    return torch.rand(videos, groups, tokens, generator=rng)
+
+
+def _frames(videos: int, groups: int, tokens: int, rng: torch.Generator) -> Float[Tensor, "videos groups tokens"]:
+    """Whole frames first."""
+    return torch.rand(videos, groups, 1, generator=rng) + 1e-3 * _anywhere(videos, groups, tokens, rng)
+
+
+def _tubes(videos: int, groups: int, tokens: int, rng: torch.Generator) -> Float[Tensor, "videos groups tokens"]:
+    """The same places in all frames."""
+    return torch.rand(videos, 1, tokens, generator=rng) + 1e-3 * _anywhere(videos, groups, tokens, rng)
+
+
+def _anchors(videos: int, groups: int, tokens: int, rng: torch.Generator) -> Float[Tensor, "videos groups tokens"]:
+    """Some frames whole, the others thinned at random."""
+    anchor = torch.rand(videos, groups, 1, generator=rng) < 0.25
+    return _anywhere(videos, groups, tokens, rng) + anchor
+
+
+PATTERNS: tuple[Callable[[int, int, int, torch.Generator], Float[Tensor, "videos groups tokens"]], ...] = (
+    _anywhere,
+    _anywhere,
+    _frames,
+    _tubes,
+    _anchors,
+)
