@@ -285,13 +285,34 @@ def test_the_guide_is_content_where_each_kind_is_read_in_its_layer_alone() -> No
     own = torch.tensor([marks.read_in(name) for name in lines.names])[lines.kinds]
     probe = marks.probe(batch)
 
-    def guide(shift: int, flip: bool = False) -> float:
+    def guide(shift: int, flip: bool = False, early: float = 0.0) -> float:
         for layer in probe.attention:
             at = (own == layer + shift)[:, None, :, None]
             probe.attention[layer] = (ideal[:, [1, 0, 2, 3]] if flip else ideal) * at
+            probe.earlier[layer] = early * (own == layer + 1)[:, None].expand(-1, 4, -1).float()
         return float(marks._guide(probe, batch))
 
     assert guide(0) < 1e-2
     assert guide(0, flip=True) > guide(0) + 0.05  # of two things each head has its own
     assert guide(1) > 2  # read in the layer before
+    assert guide(0, early=0.9) > guide(0) + 1  # an earlier word reads it in the layer before
     assert sorted(probe.attention) == list(range(1, 12))
+
+
+def test_what_earlier_words_see_is_the_most_that_any_place_before_the_asked_one_does() -> None:
+    batch = dataclasses.replace(_pool(QWEN).batch(Position()), guided=True)
+    marks, model = Marks(QWEN), build_model(QWEN).eval()
+
+    def seen(asked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        probe = marks.probe(batch)
+        assert probe.evidence is not None
+        probe.asked, evidence = asked, probe.evidence
+        line_logits(model, QWEN, batch.tokens, batch.index, batch.sort.groups, batch.lines.ids, probe=probe)
+        return (probe.attention[1] * evidence[:, None]).sum(-1), probe.earlier[1]
+
+    with torch.no_grad():
+        asked = batch.lines.first_asked
+        shares = torch.stack([seen(torch.full_like(asked, place))[0] for place in range(int(asked.max()))])
+        before = torch.arange(len(shares))[:, None, None, None] < asked[:, None]
+        assert torch.allclose(seen(asked)[1], shares.masked_fill(~before, 0).amax(0), atol=1e-6)
+    assert shares.max() > 0.01

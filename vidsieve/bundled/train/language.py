@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from vidsieve.bundled.shapes import ModelShape
 from vidsieve.bundled.train.batches import Batch
@@ -42,6 +42,8 @@ def line_logits(
     before = len(frame.before)
     if probe is not None:
         probe.rows = probe.rows + before
+        if probe.evidence is not None:
+            probe.evidence = pad(probe.evidence, (before, int(frame.newline)))
     places = [torch.arange(before).expand(batch, -1), before + index]
     if frame.newline:
         places.append(torch.full((batch, 1), video_positions.shape[1] - 1))

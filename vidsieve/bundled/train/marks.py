@@ -12,6 +12,7 @@ up a head is shown, from an event, the events before it: an event's rank takes s
 """
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.functional import cross_entropy, rms_norm
 
@@ -96,7 +97,8 @@ class Marks(torch.nn.Module):
         order = (batch.role == FLASH) + spread
         rows = order.topk(min(ROWS, order.shape[1]), dim=1).indices
         hidden = dict.fromkeys((self.early, self.late, self.before_reading), empty)
-        return Probe(hidden, wanted, looking, batch.lines.first_asked, rows)
+        evidence = _evidence(batch).any(1) if batch.guided else None
+        return Probe(hidden, wanted, looking, batch.lines.first_asked, rows, evidence)
 
     def read_in(self, kind: str) -> int:
         """The layer that reads a kind of question; captions go with the shapes."""
@@ -117,28 +119,19 @@ class Marks(torch.nn.Module):
     def _guide(self, probe: Probe, batch: LongBatch) -> Tensor:
         """How little a line's own layer looks at what its answer can be read from, and how much the others do.
 
-        Of two things, or of the disc in two parts of the clip, each head is shown one.
+        Of two things, or of the disc in two parts of the clip, each head is shown one. The other layers are not to look
+        from any place of the line: what an earlier word has seen, the answer can take from that word.
         """
-        names, kinds = batch.lines.names, batch.lines.kinds
-        about = batch.lines.about.transpose(1, 2)
-        about = torch.where(about == 0, about[:, :1], about)
-        evidence = (batch.shown[:, None, None] == about[..., None]) & (about[..., None] > 0)
-        any_disc = (batch.role == DISC)[:, None, None] & (kinds == names.index("disc_color"))[:, None, :, None]
-        evidence = evidence | any_disc
-        time = batch.group / batch.sort.groups
-        for kind, parts in LEG_ENDS.items():
-            ends = torch.stack([(batch.role == DISC) & (time >= start) & (time < end) for start, end in parts], dim=1)
-            asked = (kinds == names.index(kind))[:, None, :, None]
-            evidence = torch.where(asked, ends[:, :, None], evidence)
+        evidence = _evidence(batch)
         can = evidence.any(-1).all(1)
-        own = torch.tensor([self.read_in(name) for name in names])[kinds]
+        own = torch.tensor([self.read_in(name) for name in batch.lines.names])[batch.lines.kinds]
         here, elsewhere = [], torch.zeros(())
         for layer, attention in probe.attention.items():
             weight = (attention[:, :GUIDED_HEADS] * evidence).sum(-1)
             here.append(-(weight + 1e-4).log().mean(1)[can & (own == layer)])
-            look = (attention * evidence.any(1, keepdim=True)).sum(-1)
-            beyond = -(1 - (look - GLANCE).clamp(min=0)).log().sum(1)
-            elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
+            for look in ((attention * evidence.any(1, keepdim=True)).sum(-1), probe.earlier[layer]):
+                beyond = -(1 - (look - GLANCE).clamp(min=0)).log().sum(1)
+                elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
         return torch.cat(here).mean() + elsewhere
 
     def _back(self, probe: Probe, batch: LongBatch) -> Tensor:
@@ -149,3 +142,19 @@ class Marks(torch.nn.Module):
         asked = (role == FLASH) & seen.any(-1)
         share = (probe.looking[self.middle][:, LOOK_BACK_HEAD] * seen).sum(-1)
         return -(share + 1e-4).log()[asked].mean() if asked.any() else torch.zeros(())
+
+
+def _evidence(batch: LongBatch) -> Bool[Tensor, "batch heads lines video"]:
+    """The tokens that each line's answer can be read from, as each of the two heads is shown them."""
+    names, kinds = batch.lines.names, batch.lines.kinds
+    about = batch.lines.about.transpose(1, 2)
+    about = torch.where(about == 0, about[:, :1], about)
+    evidence = (batch.shown[:, None, None] == about[..., None]) & (about[..., None] > 0)
+    any_disc = (batch.role == DISC)[:, None, None] & (kinds == names.index("disc_color"))[:, None, :, None]
+    evidence = evidence | any_disc
+    time = batch.group / batch.sort.groups
+    for kind, parts in LEG_ENDS.items():
+        ends = torch.stack([(batch.role == DISC) & (time >= start) & (time < end) for start, end in parts], dim=1)
+        asked = (kinds == names.index(kind))[:, None, :, None]
+        evidence = torch.where(asked, ends[:, :, None], evidence)
+    return evidence

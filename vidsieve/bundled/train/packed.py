@@ -4,10 +4,10 @@ The language model's own modules do the arithmetic; only the attention is laid o
 the causal attention of the prompt `prefix, video, line`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
@@ -38,7 +38,8 @@ class Probe:
 
     hidden: output for the video after a layer, [batch, video, dim].  attention: from one place of every line to the
     video, [batch, heads, lines, video].  asked: that place.  looking: from `rows` of the video to the video,
-    [batch, heads, rows, video].
+    [batch, heads, rows, video].  earlier: the most that any place before the asked one gives to the line's `evidence`,
+    [batch, heads, lines].
     """
 
     hidden: dict[int, Tensor]
@@ -46,6 +47,8 @@ class Probe:
     looking: dict[int, Tensor]
     asked: Int[Tensor, "batch lines"]
     rows: Int[Tensor, "batch rows"]
+    evidence: Bool[Tensor, "batch lines video"] | None = None
+    earlier: dict[int, Tensor] = field(default_factory=dict)
 
     def only(self, start: int, stop: int) -> None:
         """Leave out all of the video but the places from `start` to `stop`."""
@@ -106,7 +109,10 @@ def packed_hidden(
         flat = _finish(layer, flat, mixed)
         if probe is not None and index in probe.attention:
             place = probe.asked[:, None, :, None, None].expand(-1, seen.shape[1], -1, 1, seen.shape[-1])
-            probe.attention[index] = seen.unflatten(2, (lines, length)).gather(3, place).squeeze(3)
+            by_line = seen.unflatten(2, (lines, length))
+            probe.attention[index] = by_line.gather(3, place).squeeze(3)
+            if probe.evidence is not None:
+                probe.earlier[index] = _most_before(by_line, probe.evidence, probe.asked)
         if index < final:  # nobody reads the last layer's video rows
             queries = _queries(layer, normed_video, rope_video)
             if probe is not None and index in probe.looking:
@@ -159,6 +165,17 @@ def _attend_text(
     seen, own = torch.softmax(scores, dim=-1).split([video, length], dim=-1)
     mixed = own.unflatten(2, (lines, length)) @ own_value
     return seen @ value_video + mixed.flatten(2, 3), seen
+
+
+def _most_before(
+    seen: Float[Tensor, "batch heads lines length video"],
+    evidence: Bool[Tensor, "batch lines video"],
+    asked: Int[Tensor, "batch lines"],
+) -> Float[Tensor, "batch heads lines"]:
+    """The largest share that a place of a line before the asked one gives to the line's evidence."""
+    share = (seen @ evidence[:, None, :, :, None].to(seen.dtype)).squeeze(-1)
+    before = torch.arange(seen.shape[3]) < asked[:, None, :, None]
+    return share.masked_fill(~before, 0.0).amax(-1)
 
 
 def _looking(query: Tensor, key: Tensor, rows: Int[Tensor, "batch rows"]) -> Tensor:
