@@ -57,7 +57,7 @@ def test_keeping_everything_gives_the_same_answer(invoke: Invoke, llava: Path, c
 def test_without_a_video_the_bundled_task_is_asked(invoke: Invoke, bundled: None) -> None:
     result = invoke("run", "--model", "qwen2-vl")
     assert result.exit_code == 0
-    assert "stands for the bundled qwen2-vl-tiny" in result.stderr
+    assert "stands for the bundled qwen2-vl-mini" in result.stderr
     assert "label: " in result.stdout
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidsieve.framework.errors import UsageError, VidsieveError
-from vidsieve.tuner.protocol import reason_of
+from vidsieve.tuner.trial_failure import reason_of
 
 if TYPE_CHECKING:
     from vidsieve.tuner.result import TuneResult

@@ -1,16 +1,12 @@
-"""`Bench`: the protocol by which the tuner runs policies on a model, and what its failures mean.
+"""`Bench`: the protocol by which the tuner runs policies on a model.
 
-The tuner knows no model, no video file and no task; the caller who has them implements `Bench`. A failure costs one
-policy or ends the search, and reads in one line.
+The tuner knows no model, no video file and no task; the caller who has them implements `Bench`.
 """
 
-import gc
-import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from vidsieve.framework.errors import DataError, MediaError, TuneError, VidsieveError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
@@ -131,42 +127,3 @@ class Bench(Protocol):
     def renew(self) -> bool:
         """Restart in a fresh process with nothing warm; False where the bench shares the caller's process."""
         ...
-
-
-POLICY_FAULTS = (VidsieveError, RuntimeError, ValueError, MemoryError)
-"""What running a policy may raise: the library's errors (a stage that raises is one), those of torch about devices,
-memory and shapes, and a model that refuses its inputs. Anything else is a programming error and ends the search."""
-
-
-class BenchLostError(TuneError):
-    """Nothing can be evaluated any more: the next trial would fail as well, whatever its policy."""
-
-
-class StudyFailedError(TuneError):
-    """The storage of the study failed: nothing that is found any more would be kept."""
-
-
-def fault_reason(error: Exception) -> str:
-    """Release the memory of a failed policy and return the reason for passing it over.
-
-    Raises again what is no fault of the policy: a lost bench, a study that fails, a video or data that cannot be read.
-    """
-    if isinstance(error, BenchLostError | StudyFailedError | MediaError | DataError):
-        raise error
-    release_memory(error)
-    return reason_of(error)
-
-
-def reason_of(error: BaseException) -> str:
-    """Write the error as one line: its kind and the first line of its message."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
-def release_memory(error: BaseException) -> None:
-    """Drop the frames an error holds, and on a GPU the cached blocks, so that the next trial has room."""
-    error.__traceback__ = None
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -13,7 +13,7 @@ from vidsieve.tuner.judge.finals import meets_target
 from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.measure.measurement import Measurement, Target, Timings, measure_breakdown
 from vidsieve.tuner.measured import Latency
-from vidsieve.tuner.protocol import Bench, reason_of
+from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.provenance import confirmation
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import Listener, TuneResult
@@ -24,6 +24,7 @@ from vidsieve.tuner.space.grammar import Grammar
 from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.study.resume import claim
 from vidsieve.tuner.study.store import Study
+from vidsieve.tuner.trial_failure import reason_of
 
 
 def tune(

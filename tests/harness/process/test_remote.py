@@ -18,7 +18,8 @@ from vidsieve.harness.process.failures import OutOfMemory, WorkerCannotStart, Wo
 from vidsieve.harness.process.messages import pack, unpack
 from vidsieve.harness.process.remote_bench import RemoteBench
 from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
-from vidsieve.tuner.protocol import Bench, EncodingWork, SmallerInput, reason_of
+from vidsieve.tuner.protocol import Bench, EncodingWork, SmallerInput
+from vidsieve.tuner.trial_failure import reason_of
 
 HARMFUL = "harness.process.benches:harmful"
 

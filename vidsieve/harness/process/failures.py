@@ -15,7 +15,7 @@ import torch
 
 from vidsieve.framework.errors import TuneError, VidsieveError
 from vidsieve.harness.process.messages import pack, unpack
-from vidsieve.tuner.protocol import BenchLostError, reason_of, release_memory
+from vidsieve.tuner.trial_failure import BenchLostError, reason_of, release_memory
 
 
 class WorkerError(TuneError):

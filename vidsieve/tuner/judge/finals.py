@@ -17,11 +17,11 @@ from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_limits import round_down
 from vidsieve.tuner.measured import Accuracy, Latency
-from vidsieve.tuner.protocol import POLICY_FAULTS, fault_reason
 from vidsieve.tuner.search.trial_loop import Search
 from vidsieve.tuner.space.knobs import has_free_retention, retention_window
 from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.study.record import TrialResult
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 FINALISTS = 3
 STEPS = 8

@@ -17,10 +17,11 @@ from vidsieve.tuner.measure.bounds import has_free_retention
 from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measured import CompositionVerdict, Control, Latency
-from vidsieve.tuner.protocol import POLICY_FAULTS, Bench, Intervention, Kind, SmallerInput, reason_of, release_memory
+from vidsieve.tuner.protocol import Bench, Intervention, Kind, SmallerInput
 from vidsieve.tuner.space.candidate import COMPOSED
 from vidsieve.tuner.statistics import Interval, wilson_interval
 from vidsieve.tuner.study.record import TrialResult
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 
 def controls_for(bench: Bench, policies: Sequence[Policy]) -> list[Intervention]:

@@ -13,9 +13,10 @@ import numpy as np
 from vidsieve.framework.task import Example, Outcome
 from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.scoring import Score, Scorer, run_examples, value_of
-from vidsieve.tuner.protocol import POLICY_FAULTS, Bench, fault_reason
+from vidsieve.tuner.protocol import Bench
 from vidsieve.tuner.statistics import clustered_error
 from vidsieve.tuner.study.record import TrialResult
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 LEADERS = 5
 FAR_AHEAD = 3.0

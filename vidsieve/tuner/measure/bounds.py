@@ -9,7 +9,6 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_limits import find_composed_retention, find_retention
 from vidsieve.tuner.measured import Latency
-from vidsieve.tuner.protocol import POLICY_FAULTS, fault_reason
 from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.space.candidate import COMPOSED
 from vidsieve.tuner.space.composed_space import ComposedSpace, policy_of
@@ -18,6 +17,7 @@ from vidsieve.tuner.space.knobs import has_free_retention as has_free_retention
 from vidsieve.tuner.space.knobs import retention_window
 from vidsieve.tuner.space.search_space import PolicySpace, Space
 from vidsieve.tuner.statistics import ms
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 NO_TIME = "time budget used up"
 MOST_EXAMPLES = 12

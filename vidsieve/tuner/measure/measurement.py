@@ -11,9 +11,10 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.latency import PairedTimer, TimingRules
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.measured import Latency
-from vidsieve.tuner.protocol import POLICY_FAULTS, Bench, Intervention, reason_of, release_memory
+from vidsieve.tuner.protocol import Bench, Intervention
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import Listener
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from vidsieve.tuner.measure.measurement import Measurement
 from vidsieve.tuner.measure.retention_limits import RetentionSolver
 from vidsieve.tuner.measure.scoring import Score, Scorer, race
 from vidsieve.tuner.measured import Latency
-from vidsieve.tuner.protocol import POLICY_FAULTS, fault_reason
 from vidsieve.tuner.result import Verdict
 from vidsieve.tuner.space.candidate import Candidate
 from vidsieve.tuner.study.record import REPEATS, TrialResult
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
 
 class Evaluator:

@@ -17,7 +17,6 @@ from vidsieve.framework.errors import DataError, MediaError, TuneError
 from vidsieve.tuner.measure.bounds import Explored
 from vidsieve.tuner.measure.measurement import DevicePool, Measurement
 from vidsieve.tuner.measure.retention_limits import RetentionSolver
-from vidsieve.tuner.protocol import POLICY_FAULTS, fault_reason, reason_of
 from vidsieve.tuner.result import TrialEvent, TuneResult
 from vidsieve.tuner.search.structure import Proposals
 from vidsieve.tuner.search.trial import Evaluator
@@ -25,6 +24,7 @@ from vidsieve.tuner.space.candidate import COMPOSED, Candidate
 from vidsieve.tuner.study.record import TrialResult
 from vidsieve.tuner.study.storage import storage_errors
 from vidsieve.tuner.study.store import Study, quiet
+from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason, reason_of
 
 MOST_REPEATS = 5
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from vidsieve.framework.errors import TuneError, UsageError, VidsieveError
-from vidsieve.tuner.protocol import StudyFailedError
+from vidsieve.tuner.trial_failure import StudyFailedError
 
 T = TypeVar("T")
 BUSY_SECONDS = 60
