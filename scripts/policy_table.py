@@ -1,6 +1,6 @@
 """Print the table of all published policies on both bundled models, measuring the cells that are missing.
 
-    python scripts/policy_table.py --write                        everything; about two hours on two idle cores
+    python scripts/policy_table.py --write                        everything; hours on two idle cores
     python scripts/policy_table.py --policies vidcom2,fastv       some policies; the rest is printed as stored
     python scripts/policy_table.py --what static,ttft --ratios .25  some columns or rows
     python scripts/policy_table.py --jobs 0                       measure nothing, print what is stored
