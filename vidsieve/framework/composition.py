@@ -94,6 +94,11 @@ class Composition:
         """The last reducing stage; it answers for the total. None if nothing reduces."""
         return closer_of(self.stages)
 
+    @property
+    def counter(self) -> BoundStage | None:
+        """The stage that a retention ratio is solved for: the closer, or the last frame stage where nothing closes."""
+        return self.closer or next(iter(self.frame_stages[::-1]), None)
+
     @cached_property
     def hooks(self) -> frozenset[str]:
         """All stage hooks that its stages implement."""

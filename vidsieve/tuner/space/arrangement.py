@@ -36,7 +36,7 @@ def composed(named: Sequence[tuple[str, Stage]]) -> Composition:
     """
     stages = tuple(BoundStage(name, name, stage) for name, stage in named)
     draft = Composition(name="", stages=stages)
-    last = draft.closer or next(iter(draft.frame_stages[::-1]), None)
+    last = draft.counter
     ratio = None if last is None or (last.stage.data_dependent and not last.stage.solves) else RATIO
     counted = tuple(bound if bound is last else _with_count(bound) for bound in stages)
     return Composition(name="", retention_ratio=ratio, stages=counted)

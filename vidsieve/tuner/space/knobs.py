@@ -61,8 +61,7 @@ class Knob:
 
 def has_free_retention(policy: Policy) -> bool:
     """Whether a retention ratio decides the count, of visual tokens or of frames; else the policy's own settings do."""
-    last = policy.closer or next(iter(policy.frame_stages[::-1]), None)
-    return policy.retention_ratio is not None and last is not None and not last.fixed
+    return policy.retention_ratio is not None and policy.counter is not None and not policy.counter.fixed
 
 
 def knobs_of(policy: Policy) -> tuple[Knob, ...]:
