@@ -27,7 +27,7 @@ CHUNK = 4
 FIRST_CHUNKS, MOST_CHUNKS = 10, 40
 REUSES = 4
 """Batches that a clip is used in, on average."""
-CODEC_SHARE = 0.25
+CODEC_SHARE = 0.4
 TEXT_TOKENS = 200
 """About as many ids as a clip's lines have."""
 MOST_CLIPS = 32

@@ -7,8 +7,10 @@ how far away a key is, but no value where it comes from. The heads are thrown aw
 
 Two attention heads of one layer are also shown the tokens that an answer can be read from, and no head of another layer
 is to look there: each kind of question is read in a layer of its own. Without the first, binding a colour to its thing
-takes many times the steps; without the second, two or three layers read everything and the others stay idle. Half-way
-up a head is shown, from an event, the events before it: an event's rank takes such a look back.
+takes many times the steps; without the second, two or three layers read everything and the others stay idle. A third
+head of every layer glances there, too little to read by: real decoders look at what matters in many layers, and methods
+that rank tokens by attention live on it. Half-way up a head is shown, from an event, the events before it: an event's
+rank takes such a look back.
 """
 
 import torch
@@ -42,13 +44,13 @@ READ_IN_ORDER = (
     "last_direction",
 )
 """Kinds of question by the layer that reads them: what single frames show first, what takes long watching last."""
-LOOK_BACK_HEAD = 3
+GLANCING_HEAD, LOOK_BACK_HEAD = 2, 3
 LEG_ENDS = {"first_direction": ((0.0, 0.15), (0.2, 0.35)), "last_direction": ((0.65, 0.8), (0.85, 1.0))}
 """The parts of a clip in which each of two heads is shown the disc; it turns between 0.35 and 0.65."""
 ROWS, GOLDEN = 16, 0.618
 """Tokens of a clip from which looks back are asked, and a step that spreads them."""
-GLANCE = 0.2
-"""Attention to the evidence that a head of another layer may have: what stays is seen in many tokens, by chance too."""
+GLANCE, MOST_GLANCE = 0.12, 0.2
+"""Attention to the evidence that the glancing head is to have, and that a head of another layer may have at most."""
 
 
 class Marks(torch.nn.Module):
@@ -84,7 +86,7 @@ class Marks(torch.nn.Module):
             losses["heading"] = cross_entropy(self.direction(late[disc]), batch.direction[disc])
         losses["place"] = self._place(probe, batch, disc)
         if batch.guided:
-            losses["guide"] = self._guide(probe, batch)
+            losses["guide"], losses["glance"] = self._guide(probe, batch)
             losses["back"] = self._back(probe, batch)
         return losses
 
@@ -116,8 +118,8 @@ class Marks(torch.nn.Module):
             total = total + PLACE_WEIGHT * error[disc].mean() if disc.any() else total
         return total
 
-    def _guide(self, probe: Probe, batch: LongBatch) -> Tensor:
-        """How little a line's own layer looks at what its answer can be read from, and how much the others do.
+    def _guide(self, probe: Probe, batch: LongBatch) -> tuple[Tensor, Tensor]:
+        """How little a line's own layer looks at what its answer can be read from and how much the others do; glances.
 
         Of two things, or of the disc in two parts of the clip, each head is shown one. The other layers are not to look
         from any place of the line: what an earlier word has seen, the answer can take from that word.
@@ -125,14 +127,17 @@ class Marks(torch.nn.Module):
         evidence = _evidence(batch)
         can = evidence.any(-1).all(1)
         own = torch.tensor([self.read_in(name) for name in batch.lines.names])[batch.lines.kinds]
-        here, elsewhere = [], torch.zeros(())
+        here, elsewhere, glances = [], torch.zeros(()), torch.zeros(())
         for layer, attention in probe.attention.items():
             weight = (attention[:, :GUIDED_HEADS] * evidence).sum(-1)
             here.append(-(weight + 1e-4).log().mean(1)[can & (own == layer)])
-            for look in ((attention * evidence.any(1, keepdim=True)).sum(-1), probe.earlier[layer]):
-                beyond = -(1 - (look - GLANCE).clamp(min=0)).log().sum(1)
+            looks = (attention * evidence.any(1, keepdim=True)).sum(-1)
+            for look in (looks, probe.earlier[layer]):
+                beyond = -(1 - (look - MOST_GLANCE).clamp(min=0)).log().sum(1)
                 elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
-        return torch.cat(here).mean() + elsewhere
+            short = -((looks[:, GLANCING_HEAD].clamp(max=GLANCE) + 1e-4) / GLANCE).log()[can]
+            glances = glances + short.sum() / can.sum().clamp(min=1) / len(probe.attention)
+        return torch.cat(here).mean() + elsewhere, glances
 
     def _back(self, probe: Probe, batch: LongBatch) -> Tensor:
         """How little the tokens of events look at those of earlier ones."""
