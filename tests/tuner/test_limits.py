@@ -13,10 +13,12 @@ from tuner.fake_bench import FakeBench, fake_policy
 from vidsieve.framework.errors import TargetUnreachableError, TuneError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
-from vidsieve.tuner.measure.bounds import Explored, explore
+from vidsieve.tuner.measure.bounds import BESIDE, Explored, explore
+from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement, Target
 from vidsieve.tuner.measure.retention_curve import RetentionCurve
 from vidsieve.tuner.measure.retention_limits import AIM, RetentionSolver
+from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.request import TuneRequest
 from vidsieve.tuner.result import Bounds, Listener
 from vidsieve.tuner.space.search_space import PolicySpace, Space
@@ -118,16 +120,58 @@ def test_policies_left_when_time_is_up_are_set_aside_and_one_is_always_measured(
             now[0] += 1.0
             return super().timed(policy, clip_index, metric)
 
-    policies = [fake_policy("good"), fake_policy("bad")]
+    first, left = [f"first-{number}" for number in range(BESIDE)], ["left"]
+    policies = [fake_policy(name) for name in first + left]
     measurement = _measurement(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=1.0)
     explored = explore(measurement, policies)
-    assert explored.bounds.policies == ("good",)
-    assert explored.bounds.set_aside == {"bad": "time budget used up"}
+    assert list(explored.bounds.policies) == first
+    assert explored.bounds.set_aside == {"left": "time budget used up"}
+    # time for every policy at its floor, but not for every range
     now[0] = 0.0
-    measurement = _measurement(Slow(lambda policy: 0.9), lambda: now[0], time_budget_s=80.0)
+    bench = Slow(lambda policy: 0.9)
+    measurement = _measurement(bench, lambda: now[0], time_budget_s=150.0)
     bounds = explore(measurement, policies).bounds
-    assert bounds.policies == ("good",)
-    assert bounds.set_aside == {"bad": "time budget used up"}
+    assert {name for name, _ in bench.timed_calls} == {"", *first, *left}
+    assert list(bounds.policies) == first
+    assert bounds.set_aside == {"left": "time budget used up"}
+
+
+class Breaking(FakeBench):
+    """Policies named `broken` cannot be run above a retention ratio of `until`."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__(lambda policy: 0.9)
+        self.until = until
+
+    def timed(self, policy: Any, clip_index: int, metric: str) -> Any:
+        if policy is not None and policy.name == "broken" and policy.retention_ratio > self.until:
+            raise RuntimeError("out of memory")
+        return super().timed(policy, clip_index, metric)
+
+
+@pytest.mark.parametrize("until", [0.0, 0.4, 0.9])
+def test_a_policy_that_cannot_run_costs_those_timed_beside_it_nothing(until: float) -> None:
+    policies = [fake_policy("good"), fake_policy("broken"), fake_policy("bad")]
+    bounds = explore(_measurement(Breaking(until)), policies).bounds
+    assert bounds.policies == ("good", "bad")
+    assert bounds.set_aside == {"broken": "RuntimeError: out of memory"}
+    alone = explore(_measurement(), [fake_policy("good")]).bounds
+    assert bounds.limits == {"good": alone.limits["good"], "bad": alone.limits["good"]}
+
+
+def test_policies_timed_beside_each_other_share_the_runs_of_the_baseline() -> None:
+    bench = FakeBench(lambda policy: 0.9)
+    measurement = _measurement(bench)
+    policies = [fake_policy(name, 0.5) for name in "abc"]
+    latencies = measurement.probe_beside(policies, TimingRules(warmup=0, min_pairs=16, max_pairs=16))
+    names = [name for name, _ in bench.timed_calls]
+    assert len(names) == 16 * (1 + len(policies))
+    assert names.count("") == 16
+    # each clip is met in both orders, all runs of a turn on the same clip
+    turns = [bench.timed_calls[start : start + 4] for start in range(0, len(names), 4)]
+    assert all({name for name, _ in turn} == {"", *"abc"} and len({clip for _, clip in turn}) == 1 for turn in turns)
+    assert {(turn[0][1], turn[0][0]) for turn in turns} == {(clip, name) for clip in range(8) for name in ("", "c")}
+    assert [latency.ratio.value for latency in latencies if isinstance(latency, Latency)] == [pytest.approx(0.56)] * 3
 
 
 def test_a_floor_above_the_target_stays_unreachable() -> None:

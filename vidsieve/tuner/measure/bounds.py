@@ -3,11 +3,12 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError, VidsieveError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.measure.measurement import Measurement, Target
-from vidsieve.tuner.measure.retention_limits import find_composed_retention, find_retention
+from vidsieve.tuner.measure.retention_limits import Retention, find_composed_retention, find_retentions
 from vidsieve.tuner.measured import Latency
 from vidsieve.tuner.result import Bounds
 from vidsieve.tuner.space.candidate import COMPOSED
@@ -19,7 +20,11 @@ from vidsieve.tuner.space.search_space import PolicySpace, Space
 from vidsieve.tuner.statistics import ms
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, fault_reason
 
+T = TypeVar("T")
+
 NO_TIME = "time budget used up"
+BESIDE = 4
+"""Policies that share the turns of a baseline: with more, some would lie too far in time from it."""
 MOST_EXAMPLES = 12
 """Compositions that are timed where no published policy can be, to know what is possible."""
 
@@ -81,26 +86,40 @@ def _lowest(
     measurement: Measurement, policies: Sequence[Policy], set_aside: dict[str, str]
 ) -> list[tuple[Policy, Policy, Latency]]:
     """Time each policy at its smallest retention: (policy, policy at that retention, latency); set the rest aside."""
-    found: list[tuple[Policy, Policy, Latency]] = []
-    for index, policy in enumerate(policies):
+    smallest: list[tuple[Policy, Policy]] = []
+    for policy in policies:
         # a faulty `search:` section is for the user to mend and no reason to set the policy aside
         PolicySpace.of(policy, None)
         retention_window(policy)
         missing = policy.needs() - measurement.bench.offers
-        if found and _time_is_up(measurement):
-            set_aside[policy.name] = NO_TIME
-            continue
         if policy.is_empty or missing:
             set_aside[policy.name] = f"needs {', '.join(sorted(missing))}" if missing else "removes nothing"
             continue
         try:
             low = policy.attainable(measurement.bench.shape)[0]
-            smallest = policy.with_(retention_ratio=low) if has_free_retention(policy) else policy
-            found.append((policy, smallest, measurement.probe(smallest, measurement.timings.quick)))
+            smallest.append((policy, policy.with_(retention_ratio=low) if has_free_retention(policy) else policy))
         except POLICY_FAULTS as error:
             set_aside[policy.name] = fault_reason(error)
-        measurement.listener.step("find the floor", index + 1, len(policies))
+    found: list[tuple[Policy, Policy, Latency]] = []
+    for done, some in _in_groups(smallest):
+        if found and _time_is_up(measurement):
+            set_aside |= {policy.name: NO_TIME for policy, _ in some}
+            continue
+        timed = measurement.probe_beside([small for _, small in some], measurement.timings.quick)
+        for (policy, small), latency in zip(some, timed, strict=True):
+            if isinstance(latency, Exception):
+                set_aside[policy.name] = fault_reason(latency)
+            else:
+                found.append((policy, small, latency))
+        measurement.listener.step("find the floor", done, len(smallest))
     return found
+
+
+def _in_groups(entries: Sequence[T]) -> Iterator[tuple[int, Sequence[T]]]:
+    """Give entries in groups that are timed beside one baseline, with the count up to each group's end."""
+    for start in range(0, len(entries), BESIDE):
+        group = entries[start : start + BESIDE]
+        yield start + len(group), group
 
 
 def _target(measurement: Measurement, floor: Latency) -> Target:
@@ -170,31 +189,37 @@ def _entries(
     measurement: Measurement, lowest: Sequence[tuple[Policy, Policy, Latency]], set_aside: dict[str, str]
 ) -> dict[str, PolicySpace]:
     """Build the spaces of the policies that can meet the target, and set the others aside with a reason."""
+    ranges: dict[str, Retention | Exception | None] = {}
+    solvable: list[Policy] = []
+    for policy, _, latency in lowest:
+        if not has_free_retention(policy):
+            ranges[policy.name] = None
+        elif latency.ratio.low > measurement.target.ratio:
+            set_aside[policy.name] = f"takes {ms(latency.ratio.value * measurement.target.baseline_ms)} ms at its floor"
+        else:
+            solvable.append(policy)
+    for done, some in _in_groups(solvable):
+        if ranges and _time_is_up(measurement):
+            set_aside |= {policy.name: NO_TIME for policy in some}
+            continue
+        found = find_retentions(measurement, some)
+        ranges |= {policy.name: result for policy, result in zip(some, found, strict=True)}
+        measurement.listener.step("find each policy's range", done, len(solvable))
     entries: dict[str, PolicySpace] = {}
-    for index, (policy, _, latency) in enumerate(lowest):
+    bench, metric = measurement.bench, measurement.request.metric
+    for policy in (policy for policy, _, _ in lowest if policy.name in ranges):
         try:
-            if not has_free_retention(policy):
-                entries[policy.name] = PolicySpace.of(
-                    policy, None, bench=measurement.bench, metric=measurement.request.metric
-                )
-            elif latency.ratio.low > measurement.target.ratio:
-                set_aside[policy.name] = (
-                    f"takes {ms(latency.ratio.value * measurement.target.baseline_ms)} ms at its floor"
-                )
-            elif entries and _time_is_up(measurement):
-                set_aside[policy.name] = NO_TIME
-            else:
-                found = find_retention(measurement, policy)
-                entries[policy.name] = PolicySpace.of(
-                    policy,
-                    (found.low, found.high),
-                    solved=found.solved,
-                    bench=measurement.bench,
-                    metric=measurement.request.metric,
-                )
+            match ranges[policy.name]:
+                case Exception() as error:
+                    set_aside[policy.name] = fault_reason(error)
+                case None:
+                    entries[policy.name] = PolicySpace.of(policy, None, bench=bench, metric=metric)
+                case Retention(low, high, solved):
+                    entries[policy.name] = PolicySpace.of(
+                        policy, (low, high), solved=solved, bench=bench, metric=metric
+                    )
         except POLICY_FAULTS as error:
             set_aside[policy.name] = fault_reason(error)
-        measurement.listener.step("find each policy's range", index + 1, len(lowest))
     for entry in entries.values():
         _warn_left_out(measurement, entry)
     return entries

@@ -3,15 +3,20 @@
 import gc
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from statistics import median
+from typing import TypeVar
 
 from vidsieve.framework.errors import TuneError
 from vidsieve.tuner.measured import Latency, Stop
 from vidsieve.tuner.protocol import Bench, Intervention, Metric
 from vidsieve.tuner.statistics import Interval, median_interval, p95_interval
+from vidsieve.tuner.trial_failure import release_memory
+
+T = TypeVar("T")
 
 LEAST_PAIRS = 3
 LEAST_CLOCK = 0.75
@@ -74,6 +79,24 @@ class _Pairs:
         return median_interval(baseline), median_interval(policy), median_interval(ratios)
 
 
+@dataclass
+class _Side:
+    """A policy that is being measured: its pairs so far, and the latency, or the error that ended it."""
+
+    policy: Intervention
+    pairs: _Pairs = field(default_factory=_Pairs)
+    result: Latency | Exception | None = None
+
+    def attempt(self, run: Callable[[], T], faults: tuple[type[Exception], ...]) -> T | None:
+        """Run something of the policy's; one of `faults` becomes its result, and what it held is released."""
+        try:
+            return run()
+        except faults as error:
+            release_memory(error)
+            self.result = error
+            return None
+
+
 class PairedTimer:
     """Time policies in pairs with the uncompressed model, in ABBA order, clip after clip.
 
@@ -93,32 +116,59 @@ class PairedTimer:
         Raises:
             TuneError: the bench gave no usable number for the metric.
         """
-        pairs = _Pairs()
-        start = self._clock()
-        with collector_off():
-            while True:
-                self._pair(policy, pairs, rules, start)
-                stopped = self._stop(pairs, rules, self._clock() - start) if len(pairs) else None
-                if stopped:
-                    self._pass_warnings(pairs)
-                    return self._summary(pairs, stopped)
+        [latency] = self.measure_beside([policy], rules)
+        assert isinstance(latency, Latency)
+        return latency
 
-    def _pair(self, policy: Intervention, pairs: _Pairs, rules: TimingRules, start: float) -> None:
-        """Time a pair on the next clip; after a dropped pair the same clip is timed again in the same order."""
-        number = len(pairs)
+    def measure_beside(
+        self, policies: Sequence[Intervention], rules: TimingRules, faults: tuple[type[Exception], ...] = ()
+    ) -> list[Latency | Exception]:
+        """Measure several policies in turns that share one run of the baseline: a latency each, in their order.
+
+        The baseline is the slowest of all that runs, so this takes a fraction of the time of one policy after another.
+        A policy that raises one of `faults` leaves the others their turns and gets the error for a latency.
+        """
+        sides = [_Side(policy) for policy in policies]
+        start, rules = self._clock(), replace(rules, max_seconds=rules.max_seconds * len(sides))
+        with collector_off():
+            while running := [side for side in sides if side.result is None]:
+                self._turn(running, rules, start, faults)
+                for side in running:
+                    if side.result is None and len(side.pairs):
+                        stopped = self._stop(side.pairs, rules, self._clock() - start)
+                        side.result = self._summary(side.pairs, stopped) if stopped else None
+        self._pass_warnings(sides)
+        return [side.result for side in sides if side.result is not None]
+
+    def _turn(
+        self, sides: Sequence["_Side"], rules: TimingRules, start: float, faults: tuple[type[Exception], ...]
+    ) -> None:
+        """Time the baseline and each policy on the next clip; after a dropped pair, the same clip in the same order.
+
+        Every other turn runs the other way round: what drifts meets both sides alike.
+        """
+        number = min(len(side.pairs) for side in sides)
         clip = number % self._bench.clips
-        for each in (None, policy):
-            self._warm_up(each, clip, rules, start)
+        self._warm_up(None, clip, rules, start)
+        for side in sides:
+            side.attempt(partial(self._warm_up, side.policy, clip, rules, start), faults)
+        order: list[_Side | None] = [None, *(side for side in sides if side.result is None)]
+        if len(order) == 1:
+            return
         # the second rotation swaps the order on every clip, so that no clip is always measured first
         if (number + number // self._bench.clips) % 2:
-            ours = self._run(policy, clip)
-            theirs = self._run(None, clip)
-        else:
-            theirs = self._run(None, clip)
-            ours = self._run(policy, clip)
+            order.reverse()
+        theirs: dict[str, float] = {}
+        ours: list[tuple[_Side, dict[str, float]]] = []
+        for each in order:
+            if each is None:
+                theirs = self._run(None, clip)
+            elif run := each.attempt(partial(self._run, each.policy, clip), faults):
+                ours.append((each, run))
         # a clock that stays low is this device's own: no more drops than pairs, and none beyond the seconds
         in_time = self._clock() - start < rules.max_seconds
-        pairs.add(theirs, ours, may_drop=in_time and pairs.dropped < max(rules.min_pairs, number))
+        for side, run in ours:
+            side.pairs.add(theirs, run, may_drop=in_time and side.pairs.dropped < max(rules.min_pairs, number))
 
     def _run(self, policy: Intervention | None, clip: int) -> dict[str, float]:
         """Time one request."""
@@ -151,11 +201,11 @@ class PairedTimer:
             return "pairs"
         return "seconds" if elapsed >= rules.max_seconds and len(pairs) >= LEAST_PAIRS else None
 
-    def _pass_warnings(self, pairs: _Pairs) -> None:
+    def _pass_warnings(self, sides: Sequence[_Side]) -> None:
         """Pass warnings of throttling and of the bench on."""
-        if pairs.kept_throttled:
+        if any(side.pairs.kept_throttled for side in sides):
             self.warn(STAYS_THROTTLED)
-        elif pairs.dropped:
+        elif any(side.pairs.dropped for side in sides):
             self.warn(THROTTLED)
         for notice in getattr(self._bench, "notices", ()):
             self.warn(notice)

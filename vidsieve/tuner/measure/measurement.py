@@ -128,10 +128,21 @@ class Measurement:
     def probe(self, policy: Policy, rules: TimingRules) -> Latency:
         """Time a policy with its published settings and add the point to its retention curve."""
         latency = self.timer.measure(policy, rules)
+        self._add_point(policy, latency)
+        return latency
+
+    def probe_beside(self, policies: Sequence[Policy], rules: TimingRules) -> list[Latency | Exception]:
+        """`probe` for several policies in shared turns; the error of one that cannot run stands for its latency."""
+        results = self.timer.measure_beside(policies, rules, POLICY_FAULTS)
+        for policy, result in zip(policies, results, strict=True):
+            if isinstance(result, Latency):
+                self._add_point(policy, result)
+        return results
+
+    def _add_point(self, policy: Policy, latency: Latency) -> None:
         if policy.retention_ratio is not None:
             curve = self.curves.setdefault(policy.name, RetentionCurve())
             curve.add(policy.retention_ratio, latency.ratio.value, (latency.ratio.high - latency.ratio.low) / 2)
-        return latency
 
 
 PARTS = ("video_ms", "preprocess_ms", "vision_ms", "compress_ms", "prefill_ms", "decode_step_ms", "e2e_ms")

@@ -1,6 +1,7 @@
 """Find how many tokens a policy may keep within the target: solved from few timed configurations, or a range."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vidsieve.framework.errors import TuneError
@@ -34,47 +35,81 @@ class Retention:
     solved: bool
 
 
-def find_retention(measurement: Measurement, policy: Policy) -> Retention:
-    """Solve the retention of `policy`, which has been timed at its lowest, or find the range to search.
+def find_retentions(measurement: Measurement, policies: Sequence[Policy]) -> list[Retention | Exception]:
+    """Solve the retention of policies that have been timed at their lowest, or find the range of each to search.
 
     Where latency is not monotone in retention, the largest ratio predicted to fit means little: then the range from
-    the lowest to the largest that was measured to fit is searched, and a warning says so.
+    the lowest to the largest that was measured to fit is searched, and a warning says so. A policy that cannot be run
+    gets its error.
     """
+    failed = {} if measurement.target.already_met else _bracket_and_solve(measurement, policies)
+    return [failed.get(policy.name) or _found(measurement, policy) for policy in policies]
+
+
+def _found(measurement: Measurement, policy: Policy) -> Retention:
+    """Read the retention off a policy's curve."""
     lowest, highest = policy.attainable(measurement.bench.shape)
     if measurement.target.already_met:
         return _within(policy, lowest, LEAST, highest, solved=False)
-    limit = _measured_limit(measurement, policy)
     curve = measurement.curves[policy.name]
     if not curve.monotone:
         measurement.warn(
             f"latency of {policy.name} is not monotone in retention within its error: retention is searched"
         )
         return _within(policy, lowest, lowest, curve.largest_within(measurement.target.ratio) or lowest, solved=False)
+    solved = curve.solve(AIM * measurement.target.ratio)
+    limit = lowest if solved is None else solved
     return _within(policy, lowest, limit, limit, solved=True)
 
 
-def _measured_limit(measurement: Measurement, policy: Policy) -> float:
-    """Find the largest retention ratio predicted to meet the target: bracket, solve, measure there, solve again.
+def _bracket_and_solve(measurement: Measurement, policies: Sequence[Policy]) -> dict[str, Exception]:
+    """Time where the largest retention ratio that meets the target lies: bracket, solve, measure there, solve again.
 
     A point half-way shows where latency falls as retention grows, and mends the first guess where it bends. The two
-    that bracket the target are timed quickly: what counts is measured where the target lies.
+    that bracket the target are timed quickly: what counts is measured where the target lies. Returns the errors of
+    those that cannot be run, by name.
     """
-    lowest, highest = policy.attainable(measurement.bench.shape)
+    failed: dict[str, Exception] = {}
+    bracket: list[Policy] = []
+    for policy in policies:
+        lowest, highest = policy.attainable(measurement.bench.shape)
+        halfway = round_down((lowest + highest) / 2, lowest)
+        bracket += [policy.with_(retention_ratio=ratio) for ratio in dict.fromkeys((highest, halfway))]
+    _probe(measurement, bracket, measurement.timings.quick, failed)
     rules = careful(measurement.timings.quick)
-    for ratio in (highest, round_down((lowest + highest) / 2, lowest)):
-        measurement.probe(policy.with_(retention_ratio=ratio), measurement.timings.quick)
-    curve, aim = measurement.curves[policy.name], AIM * measurement.target.ratio
+    unsettled = list(policies)
     for _ in range(ROUNDS):
-        solved = curve.solve(aim)
-        ratio = lowest if solved is None else round_down(solved, lowest)
-        if ratio in curve.measured:
-            break
-        expected = curve.predict(ratio)
-        measured = measurement.probe(policy.with_(retention_ratio=ratio), rules).ratio.value
-        if abs(measured / expected - 1) <= CLOSE:
-            break
-    solved = curve.solve(aim)
-    return lowest if solved is None else solved
+        unsettled = [policy for policy in unsettled if policy.name not in failed]
+        guesses = [guess for policy in unsettled if (guess := _guess(measurement, policy)) is not None]
+        expected = [measurement.curves[guess.name].predict(guess.retention_ratio or 1.0) for guess in guesses]
+        measured = _probe(measurement, guesses, rules, failed)
+        off = {
+            guess.name
+            for guess, before, latency in zip(guesses, expected, measured, strict=True)
+            if isinstance(latency, Latency) and abs(latency.ratio.value / before - 1) > CLOSE
+        }
+        unsettled = [policy for policy in unsettled if policy.name in off]
+    return failed
+
+
+def _guess(measurement: Measurement, policy: Policy) -> Policy | None:
+    """Return the policy at the retention ratio that its curve says meets the aim; None where that has been timed."""
+    lowest = policy.attainable(measurement.bench.shape)[0]
+    curve = measurement.curves[policy.name]
+    solved = curve.solve(AIM * measurement.target.ratio)
+    ratio = lowest if solved is None else round_down(solved, lowest)
+    return None if ratio in curve.measured else policy.with_(retention_ratio=ratio)
+
+
+def _probe(
+    measurement: Measurement, policies: Sequence[Policy], rules: TimingRules, failed: dict[str, Exception]
+) -> list[Latency | Exception]:
+    """Time policies in shared turns and note those that fail."""
+    results = measurement.probe_beside(policies, rules) if policies else []
+    failed.update(
+        {p.name: result for p, result in zip(policies, results, strict=True) if isinstance(result, Exception)}
+    )
+    return results
 
 
 def careful(quick: TimingRules) -> TimingRules:
