@@ -135,7 +135,7 @@ class Marks(torch.nn.Module):
             for look in (looks, probe.earlier[layer]):
                 beyond = -(1 - (look - MOST_GLANCE).clamp(min=0)).log().sum(1)
                 elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
-            short = -((looks[:, GLANCING_HEAD].clamp(max=GLANCE) + 1e-4) / GLANCE).log()[can]
+            short = -((looks[:, GLANCING_HEAD].clamp(max=GLANCE) + 1e-9) / GLANCE).log()[can]
             glances = glances + short.sum() / can.sum().clamp(min=1) / len(probe.attention)
         return torch.cat(here).mean() + elsewhere, glances
 
