@@ -22,7 +22,7 @@ from vidsieve.bundled.train.watch import Watch
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 MATRIX_RATE, OTHER_RATE, DECAY = 0.02, 1.5e-3, 0.02
 WARMUP_STEPS, FLOOR = 100, 0.02
-FALL_FROM = 0.7
+FALL_FROM = 0.87
 """From this share of the steps on the rates fall linearly."""
 MARK_WEIGHT = 0.25
 HARD_WEIGHTS = {"first_color": 1.5, "last_color": 1.5, "first_direction": 3.0, "last_direction": 3.0}
