@@ -49,6 +49,7 @@ LEG_ENDS = {"first_direction": ((0.0, 0.15), (0.2, 0.35)), "last_direction": ((0
 """The parts of a clip in which each of two heads is shown the disc; it turns between 0.35 and 0.65."""
 ROWS, GOLDEN = 16, 0.618
 """Tokens of a clip from which looks back are asked, and a step that spreads them."""
+GLANCE_WEIGHT = 3.0
 GLANCE, MOST_GLANCE = 0.12, 0.2
 """Attention to the evidence that the glancing head is to have, and that a head of another layer may have at most."""
 
@@ -137,7 +138,7 @@ class Marks(torch.nn.Module):
                 elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
             short = -((looks[:, GLANCING_HEAD].clamp(max=GLANCE) + 1e-9) / GLANCE).log()[can]
             glances = glances + short.sum() / can.sum().clamp(min=1) / len(probe.attention)
-        return torch.cat(here).mean() + elsewhere, glances
+        return torch.cat(here).mean() + elsewhere, GLANCE_WEIGHT * glances
 
     def _back(self, probe: Probe, batch: LongBatch) -> Tensor:
         """How little the tokens of events look at those of earlier ones."""
