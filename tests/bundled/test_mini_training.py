@@ -19,7 +19,7 @@ from vidsieve.bundled.train.configs import build_model
 from vidsieve.bundled.train.language import line_logits
 from vidsieve.bundled.train.lines import question_ids
 from vidsieve.bundled.train.long_run import LongRun
-from vidsieve.bundled.train.marks import Marks
+from vidsieve.bundled.train.marks import GLANCING_HEAD, Marks
 from vidsieve.bundled.train.muon import Muon, orthogonalised
 from vidsieve.bundled.train.package import save_package
 from vidsieve.bundled.train.packed import frame_of, positions
@@ -285,18 +285,27 @@ def test_the_guide_is_content_where_each_kind_is_read_in_its_layer_alone() -> No
     own = torch.tensor([marks.read_in(name) for name in lines.names])[lines.kinds]
     probe = marks.probe(batch)
 
-    def guide(shift: int, flip: bool = False, early: float = 0.0) -> float:
+    def losses(shift: int, flip: bool = False, early: float = 0.0, glance: float = 0.0) -> tuple[float, float]:
         for layer in probe.attention:
             at = (own == layer + shift)[:, None, :, None]
             probe.attention[layer] = (ideal[:, [1, 0, 2, 3]] if flip else ideal) * at
+            probe.attention[layer][:, GLANCING_HEAD] = glance * ideal[:, 0]
             probe.earlier[layer] = early * (own == layer + 1)[:, None].expand(-1, 4, -1).float()
-        return float(marks._guide(probe, batch))
+        guide, short = marks._guide(probe, batch)
+        return float(guide), float(short)
+
+    def guide(shift: int, flip: bool = False, early: float = 0.0) -> float:
+        return losses(shift, flip, early)[0]
 
     assert guide(0) < 1e-2
     assert guide(0, flip=True) > guide(0) + 0.05  # of two things each head has its own
     assert guide(1) > 2  # read in the layer before
     assert guide(0, early=0.9) > guide(0) + 1  # an earlier word reads it in the layer before
     assert sorted(probe.attention) == list(range(1, 12))
+    # a little attention of one head in every layer is asked for and costs nothing, more is too much
+    assert losses(0, glance=0.15) == pytest.approx((guide(0), 0.0), abs=1e-6)
+    assert losses(0)[1] > losses(0, glance=0.01)[1] > losses(0, glance=0.1)[1] > 0
+    assert losses(0, glance=0.5)[0] > guide(0) + 1
 
 
 def test_what_earlier_words_see_is_the_most_that_any_place_before_the_asked_one_does() -> None:
