@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from vidsieve.framework.errors import TargetUnreachableError, TuneError, VidsieveError
@@ -56,7 +56,8 @@ def explore(measurement: Measurement, policies: Sequence[Policy], grammar: Gramm
             set_aside[COMPOSED] = _nothing_fits(grammar)
         raise TuneError(f"search: there is nothing to search. {_listed(set_aside)}")
     floor_policy = min(lowest or examples, key=lambda entry: entry[2].ratio.value)[1]
-    floor = measurement.probe(floor_policy, measurement.timings.final)
+    rules = measurement.timings.final
+    floor = measurement.probe(floor_policy, replace(rules, max_seconds=rules.max_seconds / 2))
     measurement.set_target(_target(measurement, floor))
     _refuse_unreachable(measurement, floor, floor_policy)
     entries = _entries(measurement, lowest, set_aside)

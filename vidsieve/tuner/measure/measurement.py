@@ -32,7 +32,7 @@ class Timings:
         return cls(
             quick=TimingRules(warmup=warmup, min_pairs=6, max_pairs=12, max_seconds=8.0, half_width_ratio=0.04),
             trial=TimingRules(warmup=warmup, min_pairs=6, max_pairs=40, max_seconds=12.0),
-            final=TimingRules(warmup=warmup, min_pairs=20),
+            final=TimingRules(warmup=warmup, min_pairs=20, max_seconds=40.0),
         )
 
 
