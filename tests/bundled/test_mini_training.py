@@ -291,6 +291,7 @@ def test_the_guide_is_content_where_each_kind_is_read_in_its_layer_alone() -> No
             probe.attention[layer] = (ideal[:, [1, 0, 2, 3]] if flip else ideal) * at
             probe.attention[layer][:, GLANCING_HEAD] = glance * ideal[:, 0]
             probe.earlier[layer] = early * (own == layer + 1)[:, None].expand(-1, 4, -1).float()
+            probe.earlier[layer][:, GLANCING_HEAD] = glance
         guide, short = marks._guide(probe, batch)
         return float(guide), float(short)
 
@@ -302,7 +303,7 @@ def test_the_guide_is_content_where_each_kind_is_read_in_its_layer_alone() -> No
     assert guide(1) > 2  # read in the layer before
     assert guide(0, early=0.9) > guide(0) + 1  # an earlier word reads it in the layer before
     assert sorted(probe.attention) == list(range(1, 12))
-    # a little attention of one head in every layer is asked for and costs nothing, more is too much
+    # a little attention of one head in every layer, of earlier words too, is asked for and costs nothing; more does
     assert losses(0, glance=0.15) == pytest.approx((guide(0), 0.0), abs=1e-6)
     assert losses(0)[1] > losses(0, glance=0.01)[1] > losses(0, glance=0.1)[1] > 0
     assert losses(0, glance=0.5)[0] > guide(0) + 1

@@ -8,9 +8,9 @@ how far away a key is, but no value where it comes from. The heads are thrown aw
 Two attention heads of one layer are also shown the tokens that an answer can be read from, and no head of another layer
 is to look there: each kind of question is read in a layer of its own. Without the first, binding a colour to its thing
 takes many times the steps; without the second, two or three layers read everything and the others stay idle. A third
-head of every layer glances there, too little to read by: real decoders look at what matters in many layers, and methods
-that rank tokens by attention live on it. Half-way up a head is shown, from an event, the events before it: an event's
-rank takes such a look back.
+head of every layer glances there, from the asked word and from an earlier one, too little to read by: real decoders
+look at what matters in many layers, and methods that rank tokens by attention live on it. Half-way up a head is shown,
+from an event, the events before it: an event's rank takes such a look back.
 """
 
 import torch
@@ -136,8 +136,8 @@ class Marks(torch.nn.Module):
             for look in (looks, probe.earlier[layer]):
                 beyond = -(1 - (look - MOST_GLANCE).clamp(min=0)).log().sum(1)
                 elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
-            short = -((looks[:, GLANCING_HEAD].clamp(max=GLANCE) + 1e-9) / GLANCE).log()[can]
-            glances = glances + short.sum() / can.sum().clamp(min=1) / len(probe.attention)
+                short = -((look[:, GLANCING_HEAD].clamp(max=GLANCE) + 1e-9) / GLANCE).log()[can]
+                glances = glances + short.sum() / can.sum().clamp(min=1) / (2 * len(probe.attention))
         return torch.cat(here).mean() + elsewhere, GLANCE_WEIGHT * glances
 
     def _back(self, probe: Probe, batch: LongBatch) -> Tensor:
