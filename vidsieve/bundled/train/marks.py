@@ -50,6 +50,7 @@ LEG_ENDS = {"first_direction": ((0.0, 0.15), (0.2, 0.35)), "last_direction": ((0
 ROWS, GOLDEN = 16, 0.618
 """Tokens of a clip from which looks back are asked, and a step that spreads them."""
 GLANCE_WEIGHT = 3.0
+"""Against the loss of the guide, which pulls the other way."""
 GLANCE, MOST_GLANCE = 0.12, 0.2
 """Attention to the evidence that the glancing head is to have, and that a head of another layer may have at most."""
 
@@ -136,6 +137,7 @@ class Marks(torch.nn.Module):
             for look in (looks, probe.earlier[layer]):
                 beyond = -(1 - (look - MOST_GLANCE).clamp(min=0)).log().sum(1)
                 elsewhere = elsewhere + beyond[can & (own != layer)].sum() / can.sum().clamp(min=1)
+                # far below any share that counts: a head that looks elsewhere altogether must still have a gradient
                 short = -((look[:, GLANCING_HEAD].clamp(max=GLANCE) + 1e-9) / GLANCE).log()[can]
                 glances = glances + short.sum() / can.sum().clamp(min=1) / (2 * len(probe.attention))
         return torch.cat(here).mean() + elsewhere, GLANCE_WEIGHT * glances

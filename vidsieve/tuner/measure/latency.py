@@ -125,7 +125,7 @@ class PairedTimer:
     ) -> list[Latency | Exception]:
         """Measure several policies in turns that share one run of the baseline: a latency each, in their order.
 
-        The baseline is the slowest of all that runs, so this takes a fraction of the time of one policy after another.
+        The baseline is the slowest of them as a rule, so this takes a fraction of the time of one policy after another.
         A policy that raises one of `faults` leaves the others their turns and gets the error for a latency.
         """
         sides = [_Side(policy) for policy in policies]
@@ -141,7 +141,7 @@ class PairedTimer:
         return [side.result for side in sides if side.result is not None]
 
     def _turn(
-        self, sides: Sequence["_Side"], rules: TimingRules, start: float, faults: tuple[type[Exception], ...]
+        self, sides: Sequence[_Side], rules: TimingRules, start: float, faults: tuple[type[Exception], ...]
     ) -> None:
         """Time the baseline and each policy on the next clip; after a dropped pair, the same clip in the same order.
 

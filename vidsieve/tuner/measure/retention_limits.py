@@ -70,12 +70,10 @@ def _bracket_and_solve(measurement: Measurement, policies: Sequence[Policy]) -> 
     those that cannot be run, by name.
     """
     failed: dict[str, Exception] = {}
-    bracket: list[Policy] = []
-    for policy in policies:
-        lowest, highest = policy.attainable(measurement.bench.shape)
-        halfway = round_down((lowest + highest) / 2, lowest)
-        bracket += [policy.with_(retention_ratio=ratio) for ratio in dict.fromkeys((highest, halfway))]
-    _probe(measurement, bracket, measurement.timings.quick, failed)
+    for share in (1.0, 0.5):
+        ends = {policy: policy.attainable(measurement.bench.shape) for policy in policies if policy.name not in failed}
+        at = [p.with_(retention_ratio=round_down(low + share * (high - low), low)) for p, (low, high) in ends.items()]
+        _probe(measurement, at, measurement.timings.quick, failed)
     rules = careful(measurement.timings.quick)
     unsettled = list(policies)
     for _ in range(ROUNDS):
