@@ -33,21 +33,24 @@ def _short(bench: FakeBench, listener: Any = None, **options: Any) -> TuneResult
 
 
 def test_a_planted_best_composition_is_found_and_beats_the_best_published_policy() -> None:
-    bench, listener = FakeBench(quality, noise=0.02), Recorder()
-    result = compose(bench, listener, trials=30)
-    assert uses(result.policy) == BEST
-    assert bench.true_ms(result.policy) <= 200
-    verdict = result.composition
-    assert verdict is not None
-    assert verdict.beat
-    assert (verdict.composition, verdict.published) == (result.policy.name, "good")
-    assert verdict.difference is not None
-    assert 0 < verdict.difference.low < 0.06 + 1e-9 < verdict.difference.high + 0.02
-    # equal latency: both within the noise of the timer
-    assert verdict.composition_latency_ratio == pytest.approx(verdict.published_latency_ratio, rel=0.05)
-    [told] = [line for line in result.sentences() if "best published policy" in line]
-    assert told == verdict.sentence
-    assert result.policy.provenance["composition"]["beat"] is True
+    # thirty trials do not try all compositions with all settings: found in most searches, not in one lucky noise
+    benches = [FakeBench(quality, noise=0.02, seed=seed) for seed in range(3)]
+    results = [(bench, compose(bench, trials=30)) for bench in benches]
+    found = [(bench, result) for bench, result in results if uses(result.policy) == BEST]
+    assert len(found) >= 2
+    for bench, result in found:
+        assert bench.true_ms(result.policy) <= 200
+        verdict = result.composition
+        assert verdict is not None
+        assert verdict.beat
+        assert (verdict.composition, verdict.published) == (result.policy.name, "good")
+        assert verdict.difference is not None
+        assert 0 < verdict.difference.low < 0.06 + 1e-9 < verdict.difference.high + 0.02
+        # equal latency: both within the noise of the timer
+        assert verdict.composition_latency_ratio == pytest.approx(verdict.published_latency_ratio, rel=0.05)
+        [told] = [line for line in result.sentences() if "best published policy" in line]
+        assert told == verdict.sentence
+        assert result.policy.provenance["composition"]["beat"] is True
 
 
 def test_the_policy_found_is_a_file_like_any_other() -> None:
