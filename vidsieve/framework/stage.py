@@ -17,7 +17,7 @@ from vidsieve.framework.records import VideoShape
 
 RESERVED = (
     *("use", "as", "needs", "wants", "solves", "reads", "reads_if_made", "data_dependent", "optional"),
-    *("layers", "leaves", "attainable", "hooks", "writes", "settings", "build"),
+    *("layers", "leaves", "attainable", "count_from_shape", "hooks", "writes", "settings", "build"),
 )
 WRITES = {"segment_frames": "segments", "budget_frames": "budget", "score_tokens": "scores"}
 
@@ -129,6 +129,14 @@ class Stage(BaseModel):
         """
         share = self.attainable(VideoShape(1, offered, num_layers))[0]
         return (round(share * offered),) * len(self.layers(num_layers))
+
+    def count_from_shape(self) -> bool:
+        """Whether how many tokens it leaves follows from how many it is offered, its settings and its budget alone.
+
+        Content then decides which tokens stay and never how many, not even where all features are equal. A server that
+        must know the length of a prompt before it has seen the video can run nothing else.
+        """
+        return not self.data_dependent
 
     @classmethod
     def hooks(cls) -> tuple[str, ...]:

@@ -62,6 +62,9 @@ class ScissorMerge(Stage):
     def attainable(self, shape: VideoShape) -> tuple[float, float]:
         return (1.0 / shape.total if shape.total else 1.0, 1.0)
 
+    def count_from_shape(self) -> bool:
+        return self.threshold is None
+
     @hookimpl
     def merge_tokens(self, tokens: VideoTokens) -> Merge:
         alive = tokens.keep

@@ -5,12 +5,13 @@ class TestFeatureNorm(StageContract):
         return FeatureNorm()
 """
 
+from collections.abc import Iterator
 from dataclasses import is_dataclass, replace
 from typing import Any
 
 import pytest
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidsieve.framework.errors import RetentionError
@@ -165,6 +166,26 @@ class StageContract:
                 assert int(reconcile("contract", plan, record.keep, asked).sum()) == asked
             else:  # a Merge is not mended
                 assert tokens_left(plan) == asked
+
+    def test_a_count_from_the_shape_does_not_depend_on_what_is_shown(self) -> None:
+        stage = self.make_stage()
+        reducing = [hook for hook in stage.hooks() if hook in VIDEO_HOOKS and hook in REDUCING_HOOKS]
+        if not reducing or not stage.count_from_shape():
+            pytest.skip("this stage does not promise a count")
+        for record in self.each():
+            counts = set()
+            for features in hostile_features(record.features):
+                same_shape = replace(record, features=features, rng=_fresh())
+                counts.add(tokens_left(call("contract", stage, reducing[-1], same_shape, exact=False)))
+            assert len(counts) == 1
+
+
+def hostile_features(features: Float[Tensor, "frames tokens dim"]) -> Iterator[Float[Tensor, "frames tokens dim"]]:
+    """Features of the same sizes that a careless count trips over: equal over time, over a frame, all zero, cut."""
+    still, flat = features[:1].expand_as(features).clone(), features[:, :1].expand_as(features).clone()
+    cut = still.clone()
+    cut[len(cut) // 2 :] = features[-1]
+    yield from (features, still, flat, cut, torch.ones_like(features), torch.zeros_like(features))
 
 
 def tokens_left(plan: object) -> int | None:

@@ -21,6 +21,7 @@ from vidsieve.framework.errors import PolicyError, UnknownNameError, UsageError
 from vidsieve.framework.planning.attainable import attainable
 from vidsieve.framework.planning.checks import callers
 from vidsieve.framework.planning.inputs import StreamState, VideoInput
+from vidsieve.framework.planning.kept_count import count_fault, kept_tokens
 from vidsieve.framework.planning.pipeline import TokenPlan, plan_video
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.stage import setting_faults
@@ -58,6 +59,19 @@ class Policy(Composition):
     def attainable(self, shape: VideoShape) -> tuple[float, float]:
         """Lowest and highest retention ratio this policy can reach on videos of this shape."""
         return attainable(self, shape)
+
+    @property
+    def count_from_shape(self) -> bool:
+        """Whether how many tokens stay in the prompt follows from the shape of a video, whatever it shows."""
+        return count_fault(self) is None
+
+    def kept_tokens(self, shape: VideoShape) -> int:
+        """How many visual tokens of a video of this shape stay in the prompt.
+
+        Raises:
+            RetentionError: the count depends on what the video shows, or the ratio is out of reach on this shape.
+        """
+        return kept_tokens(self, shape)
 
     def plan(
         self,

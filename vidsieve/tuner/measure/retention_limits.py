@@ -65,15 +65,15 @@ def _found(measurement: Measurement, policy: Policy) -> Retention:
 def _bracket_and_solve(measurement: Measurement, policies: Sequence[Policy]) -> dict[str, Exception]:
     """Time where the largest retention ratio that meets the target lies: bracket, solve, measure there, solve again.
 
-    A point half-way shows where latency falls as retention grows, and mends the first guess where it bends. The two
-    that bracket the target are timed quickly: what counts is measured where the target lies. Returns the errors of
-    those that cannot be run, by name.
+    A point half-way shows where latency falls as retention grows, and mends the first guess where it bends; all tokens
+    are timed only where the target lies beyond it. These are timed quickly: what counts is measured where the target
+    lies. Returns the errors of those that cannot be run, by name.
     """
     failed: dict[str, Exception] = {}
-    for share in (1.0, 0.5):
-        ends = {policy: policy.attainable(measurement.bench.shape) for policy in policies if policy.name not in failed}
-        at = [p.with_(retention_ratio=round_down(low + share * (high - low), low)) for p, (low, high) in ends.items()]
-        _probe(measurement, at, measurement.timings.quick, failed)
+    _probe(measurement, _at(measurement, policies, 0.5), measurement.timings.quick, failed)
+    # what is too slow half-way is at its slowest, all tokens, of no use: it would only cost the longest runs of all
+    unknown = [p for p in policies if p.name not in failed and _half_fits(measurement, p)]
+    _probe(measurement, _at(measurement, unknown, 1.0), measurement.timings.quick, failed)
     rules = careful(measurement.timings.quick)
     unsettled = list(policies)
     for _ in range(ROUNDS):
@@ -88,6 +88,18 @@ def _bracket_and_solve(measurement: Measurement, policies: Sequence[Policy]) -> 
         }
         unsettled = [policy for policy in unsettled if policy.name in off]
     return failed
+
+
+def _at(measurement: Measurement, policies: Sequence[Policy], share: float) -> list[Policy]:
+    """Return the policies at a share of the way from their lowest retention ratio to their highest."""
+    ends = [(policy, *policy.attainable(measurement.bench.shape)) for policy in policies]
+    return [p.with_(retention_ratio=round_down(low + share * (high - low), low)) for p, low, high in ends]
+
+
+def _half_fits(measurement: Measurement, policy: Policy) -> bool:
+    """Whether the target lies beyond the point half-way, as far as has been timed."""
+    curve = measurement.curves[policy.name]
+    return curve.predict(max(curve.measured)) <= measurement.target.ratio
 
 
 def _guess(measurement: Measurement, policy: Policy) -> Policy | None:
