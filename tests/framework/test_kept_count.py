@@ -21,7 +21,7 @@ BEFORE_THE_LLM = sorted(
 
 
 def test_those_whose_counts_depend_on_content_are_known() -> None:
-    published = {name for name in registry.default().policies if not load_policy(name).count_from_shape}
+    published = {name for name in registry.default().policies if load_policy(name).count_fault}
     assert published == CONTENT_DECIDES
 
 
@@ -60,7 +60,7 @@ def test_frame_stages_count_in_whole_units() -> None:
 
 def test_a_stage_in_front_that_leaves_less_than_asked_decides() -> None:
     policy = load_policy("prunevid").with_(without=["static-merge", "dpc-knn.segments"])
-    assert policy.count_from_shape
+    assert policy.count_fault is None
     assert policy.kept_tokens(VideoShape(8, 16)) == 32
 
 

@@ -9,7 +9,8 @@ from tuner.fake_bench import FakeBench, FakeTask, fake_policy
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
 from vidsieve.framework.task import Example, Outcome
-from vidsieve.tuner.judge.matched_controls import MOST_PROBES, controls_for, run_control, sizes
+from vidsieve.tuner.judge.finals import Confirmed
+from vidsieve.tuner.judge.matched_controls import CONTROL_EXAMPLES, MOST_PROBES, controls_for, run_control, sizes
 from vidsieve.tuner.judge.paired_accuracy import Heldout
 from vidsieve.tuner.measure.latency import TimingRules
 from vidsieve.tuner.measure.measurement import Measurement
@@ -65,7 +66,8 @@ def compare(
     heldout = Heldout(bench, FakeTask().examples("heldout", 200), "accuracy")
     latency = measurement.timer.measure(winner, TimingRules())
     bench.timed_calls.clear()
-    return run_control(measurement, heldout, control, latency, heldout.outcomes(winner)), measurement
+    chosen = Confirmed(winner, latency)
+    return run_control(measurement, heldout, control, chosen, heldout.outcomes(winner)), measurement
 
 
 FRAMES, PIXELS = SmallerInput(kind="frames", ratio=1.0), SmallerInput(kind="pixels", ratio=1.0)
@@ -172,3 +174,13 @@ def test_noise_ends_in_a_size_near_the_right_one(kind: str) -> None:
         assert isinstance(control.latency, Latency)
         assert control.retention_ratio is not None
         assert 0.24 <= control.retention_ratio <= 0.75
+
+
+def test_a_control_is_scored_on_some_of_the_held_out_examples_and_compared_on_those() -> None:
+    bench, winner = SmallerBench(), fake_policy("vidcom2").with_(retention_ratio=0.25)
+    measurement = Measurement.open(bench, TuneRequest(latency_ms=300), Listener(), None, lambda: 0.0)
+    heldout = Heldout(bench, FakeTask().examples("heldout", CONTROL_EXAMPLES + 50), "accuracy")
+    confirmed = Confirmed(winner, measurement.timer.measure(winner, TimingRules()))
+    found = run_control(measurement, heldout, fake_policy("random"), confirmed, heldout.outcomes(winner))
+    assert found.accuracy is not None and found.accuracy.n == CONTROL_EXAMPLES
+    assert found.advantage is not None and found.advantage.n == CONTROL_EXAMPLES

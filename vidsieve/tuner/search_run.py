@@ -152,7 +152,7 @@ class Run:
         chosen = self.finals.chosen
         self.breakdown = measure_breakdown(self.measurement, chosen.policy)
         for control in controls:
-            self.controls.append(run_control(self.measurement, self.heldout, control, chosen.latency, outcomes))
+            self.controls.append(run_control(self.measurement, self.heldout, control, chosen, outcomes))
 
     def _judged_compositions(self, outcomes: Sequence[Outcome]) -> CompositionVerdict:
         """Compare the best composition with the best published policy, or say why there is nothing to compare."""

@@ -61,9 +61,9 @@ class Policy(Composition):
         return attainable(self, shape)
 
     @property
-    def count_from_shape(self) -> bool:
-        """Whether how many tokens stay in the prompt follows from the shape of a video, whatever it shows."""
-        return count_fault(self) is None
+    def count_fault(self) -> str | None:
+        """Why how many tokens stay in the prompt does not follow from the shape of a video; None where it does."""
+        return count_fault(self)
 
     def kept_tokens(self, shape: VideoShape) -> int:
         """How many visual tokens of a video of this shape stay in the prompt.

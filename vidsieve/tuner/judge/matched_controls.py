@@ -23,6 +23,11 @@ from vidsieve.tuner.statistics import Interval, wilson_interval
 from vidsieve.tuner.study.record import TrialResult
 from vidsieve.tuner.trial_failure import POLICY_FAULTS, reason_of, release_memory
 
+CONTROL_EXAMPLES = 200
+"""Held-out examples that a control is scored on: it lies far behind, or does not matter."""
+ABOVE_WINNER = 1.25
+"""A control costs about what the winner does: its latency is sought up to this times the winner's retention ratio."""
+
 
 def controls_for(bench: Bench, policies: Sequence[Policy]) -> list[Intervention]:
     """List `policies`, then each kind of smaller input that the bench can give; `run_control` finds its size."""
@@ -31,15 +36,24 @@ def controls_for(bench: Bench, policies: Sequence[Policy]) -> list[Intervention]
 
 
 def run_control(
-    measurement: Measurement, heldout: Heldout, control: Intervention, winner: Latency, ours: Sequence[Outcome]
+    measurement: Measurement,
+    heldout: Heldout,
+    control: Intervention,
+    winner: Confirmed,
+    ours: Sequence[Outcome],
+    *,
+    most: int | None = CONTROL_EXAMPLES,
 ) -> Control:
-    """Bring `control` to the winner's latency and score it on the held-out examples. A failure is a reason."""
+    """Bring `control` to the winner's latency and score it on held-out examples, at `most` so many.
+
+    A failure is a reason.
+    """
     left = measurement.seconds_left()
     if left is not None and left <= 0:
         return Control(name=control.name, kind=_kind(control), reason="time budget used up")
     try:
         matched, latency = _matched(measurement, control, winner)
-        theirs = heldout.outcomes(matched)
+        theirs = heldout.outcomes(matched, most)
         return Control(
             name=control.name,
             retention_ratio=_retention(matched, theirs),
@@ -54,11 +68,12 @@ def run_control(
         return Control(name=control.name, kind=_kind(control), reason=reason_of(error))
 
 
-def _matched(measurement: Measurement, control: Intervention, winner: Latency) -> tuple[Intervention, Latency]:
+def _matched(measurement: Measurement, control: Intervention, winner: Confirmed) -> tuple[Intervention, Latency]:
     """Match `control` to the winner's latency; return it with its latency."""
     if isinstance(control, SmallerInput):
-        return match_smaller(measurement, control.kind, winner)
-    policy = match_latency(measurement, control, winner.ratio.value)
+        return match_smaller(measurement, control.kind, winner.latency)
+    most = (winner.policy.retention_ratio or 1.0) * ABOVE_WINNER
+    policy = match_latency(measurement, control, winner.latency.ratio.value, most=most)
     return policy, measurement.timer.measure(policy, measurement.timings.trial)
 
 
@@ -74,8 +89,11 @@ def _retention(control: Intervention, outcomes: Sequence[Outcome]) -> float | No
     return round(sum(kept) / len(kept), 6) if kept else None
 
 
-def match_latency(measurement: Measurement, control: Policy, latency_ratio: float) -> Policy:
-    """Solve the largest retention ratio of `control` predicted to be as fast as `latency_ratio` ÷ baseline."""
+def match_latency(measurement: Measurement, control: Policy, latency_ratio: float, *, most: float = 1.0) -> Policy:
+    """Solve the largest retention ratio of `control` predicted to be as fast as `latency_ratio` ÷ baseline.
+
+    One that was never timed is sought up to the ratio `most`.
+    """
     missing = control.needs() - measurement.bench.offers
     if missing:
         raise ValueError(f"needs {', '.join(sorted(missing))}")
@@ -83,6 +101,7 @@ def match_latency(measurement: Measurement, control: Policy, latency_ratio: floa
         return control
     low, high = control.attainable(measurement.bench.shape)
     known = measurement.curves.get(control.name)
+    high = max(low, min(high, round(most, 4))) if known is None else high
     # a curve that has its shape from another is placed by what was timed near the latency sought
     for ratio in (low, high) if known is None or known.like is None else ():
         measurement.probe(control.with_(retention_ratio=ratio), measurement.timings.quick)
@@ -137,7 +156,8 @@ def _bracket(measurement: Measurement, kind: Kind, ratios: list[float], aim: flo
 
     Raises TuneError if the smallest is slower.
     """
-    rules = replace(measurement.timings.quick, above=limit)
+    quick = measurement.timings.quick
+    rules = replace(quick, above=limit, max_pairs=quick.min_pairs)
     fits, slow = _time(measurement, kind, ratios, 0, rules), _Point(len(ratios), 1.0, 1.0)
     if fits.latency > limit:
         raise _too_slow(fits.latency, limit)
@@ -204,7 +224,7 @@ def judge_compositions(
     if not rivals:
         return CompositionVerdict(tried=len(tried), composition=first, reason="no published policy met the target")
     rival = rivals[0].policy
-    found = run_control(measurement, heldout, rival, confirmed.latency, ours)
+    found = run_control(measurement, heldout, rival, confirmed, ours, most=None)
     names = (first, rival.name) if composition_won else (rival.name, first)
     if found.advantage is None or found.latency is None:
         return CompositionVerdict(

@@ -70,10 +70,10 @@ class Heldout:
         self._max_drop_points, self._seed, self._step = max_drop_points, seed, step
         self._baseline: tuple[Outcome, ...] | None = None
 
-    def outcomes(self, policy: Intervention | None) -> tuple[Outcome, ...]:
-        """Score a policy or a control on all held-out examples."""
+    def outcomes(self, policy: Intervention | None, most: int | None = None) -> tuple[Outcome, ...]:
+        """Score a policy or a control on all held-out examples, or on the first `most` of them."""
         name = "uncompressed" if policy is None else policy.name
-        return run_examples(self._bench, policy, self._examples, f"held-out: {name}", self._step)
+        return run_examples(self._bench, policy, self._examples[:most], f"held-out: {name}", self._step)
 
     @property
     def baseline(self) -> tuple[Outcome, ...]:
@@ -83,8 +83,12 @@ class Heldout:
         return self._baseline
 
     def compare(self, ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> Interval:
-        """Compute the mean paired difference of 0/1 results, ours minus theirs, resampled by video."""
-        return change_interval(ours, theirs, seed=self._seed)
+        """Compute the mean paired difference of 0/1 results, ours minus theirs, resampled by video.
+
+        Where they were scored on fewer, the examples that both were scored on are compared.
+        """
+        shared = min(len(ours), len(theirs))
+        return change_interval(ours[:shared], theirs[:shared], seed=self._seed)
 
     def accuracy(self, outcomes: Sequence[Outcome], looks: int = 1) -> Accuracy:
         """Judge a policy's outcomes against the uncompressed model's."""

@@ -65,15 +65,14 @@ def _found(measurement: Measurement, policy: Policy) -> Retention:
 def _bracket_and_solve(measurement: Measurement, policies: Sequence[Policy]) -> dict[str, Exception]:
     """Time where the largest retention ratio that meets the target lies: bracket, solve, measure there, solve again.
 
-    A point half-way shows where latency falls as retention grows, and mends the first guess where it bends; all tokens
-    are timed only where the target lies beyond it. These are timed quickly: what counts is measured where the target
+    A point half-way shows where latency falls as retention grows, and mends the first guess where it bends; all tokens,
+    the longest runs there are, only where that leaves the target open. These are timed quickly: what counts is measured where the target
     lies. Returns the errors of those that cannot be run, by name.
     """
     failed: dict[str, Exception] = {}
     _probe(measurement, _at(measurement, policies, 0.5), measurement.timings.quick, failed)
-    # what is too slow half-way is at its slowest, all tokens, of no use: it would only cost the longest runs of all
-    unknown = [p for p in policies if p.name not in failed and _half_fits(measurement, p)]
-    _probe(measurement, _at(measurement, unknown, 1.0), measurement.timings.quick, failed)
+    open_ended = [p for p in policies if p.name not in failed and _tells_nothing(measurement, p)]
+    _probe(measurement, _at(measurement, open_ended, 1.0), measurement.timings.quick, failed)
     rules = careful(measurement.timings.quick)
     unsettled = list(policies)
     for _ in range(ROUNDS):
@@ -96,10 +95,11 @@ def _at(measurement: Measurement, policies: Sequence[Policy], share: float) -> l
     return [p.with_(retention_ratio=round_down(low + share * (high - low), low)) for p, low, high in ends]
 
 
-def _half_fits(measurement: Measurement, policy: Policy) -> bool:
-    """Whether the target lies beyond the point half-way, as far as has been timed."""
+def _tells_nothing(measurement: Measurement, policy: Policy) -> bool:
+    """Whether the point half-way leaves open where the target lies: beyond it, or anywhere on a curve that falls."""
     curve = measurement.curves[policy.name]
-    return curve.predict(max(curve.measured)) <= measurement.target.ratio
+    half = curve.predict(max(curve.measured))
+    return half <= measurement.target.ratio or half >= 1
 
 
 def _guess(measurement: Measurement, policy: Policy) -> Policy | None:

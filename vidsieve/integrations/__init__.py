@@ -1,0 +1,1 @@
+"""Vidsieve inside other programs. Each imports its partner only when used."""

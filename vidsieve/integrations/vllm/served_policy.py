@@ -1,0 +1,145 @@
+"""The policy that a server runs, and why one cannot be served. vLLM is not imported here.
+
+vLLM sizes a prompt before the vision tower has run, encodes each video once for all requests that hold it, and gives
+the language model a prefix that others share. So what is served must count from the shape of a video alone, must not
+read the question, and must be done when the language model begins.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from vidsieve import load_policy
+from vidsieve.framework.errors import UsageError, VidsieveError
+from vidsieve.framework.planning.frames import plan_frames
+from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.records import VideoShape
+
+POLICY, RETENTION = "VIDSIEVE_POLICY", "VIDSIEVE_RETENTION"
+OFFERED = frozenset({"token_grid"})
+"""Inputs a stage may ask for. A question or a signal of the vision tower is not at hand when a video is encoded."""
+WHERE = "vLLM"
+
+
+def reasons_against(policy: Policy, *, positions: frozenset[str]) -> list[str]:
+    """List why `policy` cannot be served; `positions` are the ways to number what is left that the model can do."""
+    reasons = []
+    for bound in policy.stages:
+        inside = [hook for hook in bound.hooks if hook in ("prune_layer", "prune_kv")]
+        if inside:
+            reasons.append(f"stage {bound.label!r} works inside the language model ({inside[0]}); leave it out")
+    # what a stage would like and does not get changes its choice without a word
+    for bound in policy.stages:
+        missing = sorted((bound.stage.needs() | bound.stage.wants()) - OFFERED)
+        if missing:
+            reasons.append(
+                f"stage {bound.label!r} reads {', '.join(missing)}, which an encoder of videos alone has not"
+            )
+    if policy.count_fault is not None:
+        reasons.append(f"the length of a prompt must be known beforehand, but {policy.count_fault}")
+    if policy.positions not in positions and policy.stages:
+        able = " or ".join(f"`positions: {name}`" for name in sorted(positions))
+        reasons.append(f"it has `positions: {policy.positions}`; this model can be served with {able}")
+    return reasons
+
+
+@dataclass(frozen=True, eq=False)
+class ServedPolicy:
+    """A policy as a server uses it, one video at a time."""
+
+    policy: Policy
+
+    @cached_property
+    def described(self) -> str:
+        """Its name, hash and retention ratio, for the log."""
+        ratio = self.policy.retention_ratio
+        share = "" if ratio is None else f", {ratio:.4g} of the visual tokens"
+        return f"policy {self.policy.name!r} ({self.policy.hash}{share})"
+
+    def length(self, grid: tuple[int, int, int]) -> int:
+        """How many visual tokens of a video with this grid (t, h, w) stay. Raises RetentionError if out of reach."""
+        return self.policy.kept_tokens(VideoShape(grid[0], grid[1] * grid[2]))
+
+    def units(self, pixels: Float[Tensor, "units frames channels height width"]) -> Tensor | None:
+        """The units to encode, True stays; None where the policy looks at none."""
+        return plan_frames(self.policy, pixels) if self.policy.frame_stages else None
+
+    def rows(
+        self, features: Float[Tensor, "rows dim"], grid: tuple[int, int, int], *, dim: int, units: Tensor | None = None
+    ) -> tuple[Float[Tensor, "kept dim"], Int[Tensor, " kept"]]:
+        """What is left of a video's features, and the place of each row among all tokens of the grid.
+
+        The first `dim` columns are the visual tokens as the language model reads them; what stands behind them (rows of
+        DeepStack) goes the same way. `features` holds the tokens of `units` where only those were encoded. The number
+        of rows is `length(grid)`, always: a policy that breaks its promise is mended, and a warning says so.
+        """
+        tokens = grid[1] * grid[2]
+        frames = len(features) // tokens
+        at = torch.arange(grid[0]) if units is None else units.nonzero().squeeze(1)
+        if not self.policy.video_stages:
+            kept, index = features, torch.arange(len(features), device=features.device)
+        else:
+            plan = self.policy.plan(
+                features[:, :dim].unflatten(0, (frames, tokens)),
+                token_grid=grid,
+                frame_index=at,
+                units=grid[0],
+            )
+            index = plan.index
+            kept = (
+                torch.cat([plan.features, plan.carry(features[:, dim:])], dim=1)
+                if dim < features.shape[1]
+                else plan.features
+            )
+        kept, index = self._mended(kept, index, features, self.length(grid))
+        return kept, at.to(index.device)[index // tokens] * tokens + index % tokens
+
+    def _mended(
+        self, kept: Tensor, index: Int[Tensor, " kept"], features: Tensor, promised: int
+    ) -> tuple[Tensor, Int[Tensor, " promised"]]:
+        """As many rows as were promised: the last go, or the first that went come back."""
+        if len(index) == promised:
+            return kept, index
+        warn(f"{self.described} left {len(index)} visual tokens where {promised} were promised; mended in order")
+        if len(index) > promised:
+            return kept[:promised], index[:promised]
+        gone = torch.ones(len(features), dtype=torch.bool, device=index.device)
+        gone[index] = False
+        back = gone.nonzero().squeeze(1)[: promised - len(index)]
+        both, order = torch.cat([index, back]).sort()
+        return torch.cat([kept, features[back].to(kept)])[order], both
+
+
+def warn(text: str) -> None:
+    """Say it in the server's log."""
+    import logging
+
+    logging.getLogger("vllm.vidsieve").warning(text)
+
+
+def served_policy(environment: Mapping[str, str] = os.environ) -> ServedPolicy | None:
+    """The policy that the environment names; None where it names none, or one that removes nothing.
+
+    Raises:
+        VidsieveError: the policy cannot be read, or the ratio is none.
+    """
+    name, ratio = environment.get(POLICY), environment.get(RETENTION)
+    if not name:
+        if ratio:
+            raise UsageError(f"{RETENTION}: {ratio} asked, but {POLICY} names no policy; set it, or leave both out.")
+        return None
+    policy = load_policy(name)
+    if ratio:
+        try:
+            policy = policy.with_(retention_ratio=float(ratio))
+        except ValueError:
+            raise UsageError(f"{RETENTION}: must be a number above 0 and at most 1, got {ratio!r}.") from None
+    return None if policy.is_empty else ServedPolicy(policy)
+
+
+__all__ = ["OFFERED", "POLICY", "RETENTION", "ServedPolicy", "VidsieveError", "reasons_against", "served_policy"]

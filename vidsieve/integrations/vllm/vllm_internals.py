@@ -1,0 +1,124 @@
+"""Every name and assumption of vLLM that the integration rests on, checked when it is installed."""
+
+import logging
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against
+
+SUPPORTED = ("0.32",)
+"""Releases it was tried with."""
+MODELS = {
+    "Qwen2VLForConditionalGeneration": ("vidsieve.integrations.vllm.models.qwen2_vl:VidsieveQwen2VL", {"original"}),
+}
+"""Architecture: the class that stands for it, and the ways to number kept tokens that it can do."""
+NAMES = {
+    "vllm.config": ("VllmConfig.try_verify_and_update_config",),
+    "vllm.multimodal": ("MULTIMODAL_REGISTRY",),
+    "vllm.model_executor.models": ("ModelRegistry.register_model",),
+    "vllm.model_executor.models.interfaces": ("SupportsMultiModalPruning.recompute_mrope_positions",),
+    "vllm.v1.worker.gpu_model_runner": ("GPUModelRunner._gather_mm_embeddings",),
+}
+log = logging.getLogger("vllm.vidsieve")
+
+
+def missing_names() -> list[str]:
+    """Names of vLLM that are not there."""
+    missing = []
+    for module, names in NAMES.items():
+        try:
+            found: Any = import_module(module)
+        except ImportError:
+            missing.append(module)
+            continue
+        for name in names:
+            part = found
+            for step in name.split("."):
+                part = getattr(part, step, None)
+            missing += [] if part is not None else [f"{module}.{name}"]
+    return missing
+
+
+def install(policy: ServedPolicy) -> None:
+    """Register the models, and look at every configuration before an engine starts.
+
+    Raises:
+        SystemExit: this vLLM lacks a name that is needed.
+    """
+    missing = missing_names()
+    if missing:
+        raise SystemExit(
+            f"vidsieve: vLLM {version('vllm') if _has('vllm') else 'of this machine'} has no {', '.join(missing)}; "
+            f"tried with {', '.join(SUPPORTED)}."
+        )
+    from vllm.config import VllmConfig
+    from vllm.model_executor.models import ModelRegistry
+
+    for name, (target, _) in MODELS.items():
+        ModelRegistry.register_model(name, target)
+    checked = VllmConfig.try_verify_and_update_config
+
+    def verify(self: Any) -> None:
+        if self.model_config is not None and not getattr(self.model_config, "config_updated", False):
+            _verify(self, policy)
+        checked(self)
+
+    VllmConfig.try_verify_and_update_config = verify
+    _mend_cpu_runner()
+
+
+def _has(name: str) -> bool:
+    try:
+        version(name)
+    except Exception:
+        return False
+    return True
+
+
+def _verify(config: Any, policy: ServedPolicy) -> None:
+    """Refuse what cannot be served, and tell vLLM that prompts are shortened."""
+    faults = faults_of(config, policy)
+    if faults:
+        raise SystemExit(f"vidsieve: {policy.described} cannot be served: {'; '.join(faults)}.")
+    ratio = policy.policy.retention_ratio or 0.5
+    config.model_config.multimodal_config.video_pruning_rate = max(1e-6, 1 - ratio)
+    log.info("vidsieve: %s shortens the videos of %s", policy.described, config.model_config.model)
+
+
+def faults_of(config: Any, policy: ServedPolicy) -> list[str]:
+    """Why this configuration cannot be served with the policy."""
+    model = config.model_config
+    names = model.hf_config.architectures or []
+    found = next((MODELS[name] for name in names if name in MODELS), None)
+    if found is None:
+        return [f"model {model.model} is {' or '.join(names) or 'of no known kind'}, served are {', '.join(MODELS)}"]
+    faults = reasons_against(policy.policy, positions=frozenset(found[1]))
+    media = model.multimodal_config
+    if media is None:
+        return [*faults, f"model {model.model} takes no video here"]
+    tried = (
+        (media.is_multimodal_pruning_enabled(), "--video-pruning-rate prunes too; leave one of the two out"),
+        (media.mm_encoder_tp_mode == "data", "--mm-encoder-tp-mode data is untried"),
+        (getattr(media, "enable_mm_embeds", False), "--enable-mm-embeds lets encoded videos past the policy"),
+        (config.speculative_config is not None, "speculative decoding is untried"),
+        (config.parallel_config.pipeline_parallel_size > 1, "pipeline parallelism is untried"),
+        (getattr(config.compilation_config, "cudagraph_mm_encoder", False), "CUDA graphs of the encoder go past it"),
+    )
+    return faults + [text for is_so, text in tried if is_so]
+
+
+def _mend_cpu_runner() -> None:
+    """The CPU's model runner never asks whether prompts are shortened."""
+    try:
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+    except ImportError:
+        return
+    load = CPUModelRunner.load_model
+
+    def load_model(self: Any, *args: Any, **kwargs: Any) -> None:
+        load(self, *args, **kwargs)
+        model = self.get_model()
+        self.is_multimodal_pruning_enabled = getattr(model, "supports_multimodal_pruning", False)
+
+    CPUModelRunner.load_model = load_model
