@@ -71,7 +71,7 @@ def test_a_sound_file_is_read() -> None:
         ({"retention_ratio": "1.0e+400"}, 3, r"must be in \(0, 1\]"),
         ({"retention_ratio": "yes"}, 3, "must be a number .*got 'yes', which YAML reads as True"),
         ({"retention_ratio": "[0.5]"}, 3, "got a list"),
-        ({"positions": "compacted"}, 4, "original or compact, got the text 'compacted'"),
+        ({"positions": "compacted"}, 4, "original, trained or compact, got the text 'compacted'"),
         ({"exact": "'false'"}, 4, "exact must be true or false, got the text 'false'"),
         ({"exact": "0"}, 4, "exact must be true or false, got the number '0'"),
         ({"summary": "[a]"}, 4, "summary must be text, got a list"),

@@ -138,5 +138,5 @@ def test_a_policy_whose_code_renumbers_says_so_and_takes_that_as_a_setting(name:
 
 @pytest.mark.parametrize("value", ["compacted", None, 1])
 def test_positions_that_do_not_exist_are_refused(value: object) -> None:
-    with pytest.raises(UsageError, match="'positions': must be original or compact"):
+    with pytest.raises(UsageError, match="'positions': must be original, trained or compact"):
         load_policy("divprune", settings={"positions": value})

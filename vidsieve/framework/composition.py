@@ -16,7 +16,7 @@ from vidsieve.framework.records import INPUTS, SIGNALS
 from vidsieve.framework.stage import WRITES, Stage
 
 FORMAT = 1
-Positions = Literal["original", "compact"]
+Positions = Literal["original", "trained", "compact"]
 
 
 @dataclass(frozen=True, eq=False)

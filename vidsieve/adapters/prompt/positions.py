@@ -62,6 +62,33 @@ def original_positions(
     return number(**extra)[0]
 
 
+def trained_positions(
+    positions: Int[Tensor, "*axes rows columns"],
+    kinds: Int[Tensor, "rows columns"],
+    mask: Shaped[Tensor, "rows columns"],
+) -> Int[Tensor, "*axes rows columns"]:
+    """Number what stands behind a picture from its largest position on, where transformers 5 goes on below it.
+
+    `kinds` is 0 on text and another number on each kind of picture. transformers 5.19 to 5.23 counts on from a
+    picture's longer side, so that text behind a video of more steps than that has the positions of its frames; the
+    code that Qwen2-VL and its kin came with (transformers 4), and vLLM, count on from the largest of all three axes.
+    Models with one axis of positions are left alone.
+    """
+    if positions.dim() == 2:
+        return positions
+    highest = positions.amax(dim=0)
+    borders = torch.ones_like(kinds, dtype=torch.bool)
+    borders[:, 1:] = kinds[:, 1:] != kinds[:, :-1]
+    run = borders.long().cumsum(dim=1) - 1
+    ends = torch.zeros_like(highest).scatter_reduce_(1, run, highest, "amax", include_self=False)
+    behind = borders & mask.bool()
+    behind[:, 1:] &= kinds[:, :-1] != 0
+    behind[:, 0] = False
+    before = ends.gather(1, (run - 1).clamp(min=0))
+    shift = torch.where(behind, before + 1 - highest, 0).cumsum(dim=1)
+    return torch.where(mask.bool(), positions + shift, positions)
+
+
 def _other_names(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What Qwen2.5-Omni calls otherwise in its inputs and where it numbers positions."""
     heard = inputs.get("feature_attention_mask")

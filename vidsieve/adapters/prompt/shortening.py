@@ -16,7 +16,13 @@ from torch import Tensor
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.adapters.prompt.columns import PER_TOKEN, Columns, kept_order
-from vidsieve.adapters.prompt.positions import beyond, original_positions, reads_types, text_positions
+from vidsieve.adapters.prompt.positions import (
+    beyond,
+    original_positions,
+    reads_types,
+    text_positions,
+    trained_positions,
+)
 from vidsieve.adapters.prompt.reading import placeholders_of, question_ids, videos_by_row
 from vidsieve.adapters.towers import require_pixels
 from vidsieve.adapters.transformers_internals import rope_index
@@ -139,7 +145,7 @@ def shorten(request: Request) -> Shortened:
             features = None if vision is None else shortened_output(vision, list(chain(*pictures)))
     if policy.positions == "compact" and any(layouts):
         _refuse_beyond(request, columns, certain=True)
-    gapped = removed and policy.positions == "original" and columns.positions.dim() == 2
+    gapped = removed and policy.positions != "compact" and columns.positions.dim() == 2
     return Shortened(
         columns=columns,
         features=features,
@@ -292,6 +298,9 @@ def _columns(request: Request, layouts: Sequence[Sequence[VideoLayout]]) -> Colu
     """The full prompt's columns."""
     ids, mask = request.ids, request.mask
     others, positions = _numbered(request.adapter, request.model, request.inputs, ids, mask, request.placeholders)
+    if request.policy.positions == "trained" and request.inputs.get("position_ids") is None:
+        images = ids.eq(request.model.config.image_token_id) & ~request.placeholders
+        positions = trained_positions(positions, images.int() + 2 * request.placeholders.int(), mask)
     if request.start is not None:
         positions = positions + request.start
     visual = [visual_placeholders(layout, ids.device) for layout in chain(*layouts)]

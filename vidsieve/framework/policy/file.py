@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from vidsieve.framework.composition import (
     FORMAT,
     BoundStage,
     Composition,
+    Positions,
     count_faults,
     flow_faults,
     stage_faults,
@@ -217,9 +218,9 @@ class _Reader:
         return None
 
     def _positions(self, node: yaml.Node) -> str | None:
-        if node.tag.endswith(":str") and node.value in ("original", "compact"):
+        if node.tag.endswith(":str") and node.value in get_args(Positions):
             return node.value
-        self.faults.add(node, f"positions must be original or compact, got {kind(node)}.")
+        self.faults.add(node, f"positions must be original, trained or compact, got {kind(node)}.")
         return None
 
     def _exact(self, node: yaml.Node) -> bool | None:

@@ -132,7 +132,7 @@ class Policy(Composition):
     ) -> "Policy":
         """A variant with another retention ratio, other settings (`{"stage-label.setting": value}`) or other stages.
 
-        The setting `positions` is the policy's own: `original` or `compact`.
+        The setting `positions` is the policy's own: `original`, `trained` or `compact`.
 
         `without` names labels of stages to leave out, `instead` gives stages to put at the label of another; either
         changes the name (`vidcom2-without-frame-budget`). Settings then address the stages that are there.
@@ -179,7 +179,9 @@ class Policy(Composition):
 
 def _checked_positions(policy: Policy, value: Any) -> Positions:
     if value not in get_args(Positions):
-        raise UsageError(f"policy {policy.name!r}, setting 'positions': must be original or compact, got {value!r}.")
+        raise UsageError(
+            f"policy {policy.name!r}, setting 'positions': must be original, trained or compact, got {value!r}."
+        )
     checked: Positions = value
     return checked
 

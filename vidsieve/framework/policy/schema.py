@@ -1,8 +1,8 @@
 """The JSON Schema of policy files, for editors: made from what the registered stages declare."""
 
-from typing import Any
+from typing import Any, get_args
 
-from vidsieve.framework.composition import FORMAT
+from vidsieve.framework.composition import FORMAT, Positions
 from vidsieve.framework.policy.file import CHOICES
 from vidsieve.framework.registry import Registry, default
 
@@ -27,7 +27,7 @@ def policy_schema(registry: Registry | None = None) -> dict[str, Any]:
             "reference": _TEXT,
             "requires": _TEXTS,
             "retention_ratio": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
-            "positions": {"enum": ["original", "compact"]},
+            "positions": {"enum": list(get_args(Positions))},
             "exact": {"type": "boolean"},
             "stages": {"type": "array", "items": {"anyOf": [_stage(name, stages[name]) for name in sorted(stages)]}},
             "search": _search(sorted(stages)),

@@ -1,8 +1,8 @@
 """Where kept tokens stood in their video, carried to the language model inside their own rows.
 
 vLLM numbers a prompt before its videos are encoded. A kept row therefore brings its three positions along, relative to
-the start of its video, as digits in base 128 appended to its features: whole numbers below 129 are exact in bfloat16 and
-float16. The model takes them off again just before the language model reads the rows.
+the start of its video, as digits in base 128 appended to its features: whole numbers below 129 are exact in bfloat16
+and float16. The model takes them off again just before the language model reads the rows.
 """
 
 from collections.abc import Sequence

@@ -37,12 +37,9 @@ class ShorteningModel:
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Sequence[Any]) -> tuple[Tensor, int]:
         """Number the short prompt as the whole one; what stands at a kept video token is put in when it is encoded."""
         ordered = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
+        grids = self.iter_mm_grid_thw(ordered)  # type: ignore[attr-defined]
         pieces, at, following = [], 0, 0
-        for feature, (offset, time, height, width, factor) in zip(
-            ordered,
-            self.iter_mm_grid_thw(list(mm_features)),
-            strict=True,  # type: ignore[attr-defined]
-        ):
+        for feature, (offset, time, height, width, factor) in zip(ordered, grids, strict=True):
             text = offset - at
             pieces.append(torch.arange(text).expand(3, -1) + following)
             following += text

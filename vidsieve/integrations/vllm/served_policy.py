@@ -37,9 +37,7 @@ def reasons_against(policy: Policy, *, positions: frozenset[str]) -> list[str]:
     for bound in policy.stages:
         missing = sorted((bound.stage.needs() | bound.stage.wants()) - OFFERED)
         if missing:
-            reasons.append(
-                f"stage {bound.label!r} reads {', '.join(missing)}, which an encoder of videos alone has not"
-            )
+            reasons.append(f"stage {bound.label!r} reads {', '.join(missing)}, which is not at hand there")
     if policy.count_fault is not None:
         reasons.append(f"the length of a prompt must be known beforehand, but {policy.count_fault}")
     if policy.positions not in positions and policy.stages:

@@ -66,8 +66,8 @@ def _bracket_and_solve(measurement: Measurement, policies: Sequence[Policy]) -> 
     """Time where the largest retention ratio that meets the target lies: bracket, solve, measure there, solve again.
 
     A point half-way shows where latency falls as retention grows, and mends the first guess where it bends; all tokens,
-    the longest runs there are, only where that leaves the target open. These are timed quickly: what counts is measured where the target
-    lies. Returns the errors of those that cannot be run, by name.
+    the longest runs there are, only where that leaves the target open. These are timed quickly: what counts is measured
+    where the target lies. Returns the errors of those that cannot be run, by name.
     """
     failed: dict[str, Exception] = {}
     _probe(measurement, _at(measurement, policies, 0.5), measurement.timings.quick, failed)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from vllm.model_executor.models.qwen2_vl import (
     Qwen2VLDummyInputsBuilder,
@@ -13,7 +14,7 @@ from vllm.model_executor.models.qwen2_vl import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from vidsieve.adapters.families.qwen2_vl import ADAPTER
+from vidsieve.adapters.towers import GRID_UNITS
 from vidsieve.integrations.vllm.plugin import served
 from vidsieve.integrations.vllm.pruning import CountingProcessor, ShorteningModel, shorter_updates
 
@@ -40,9 +41,7 @@ class VidsieveQwen2VL(ShorteningModel, Qwen2VLForConditionalGeneration):
 
     def _process_video_input(self, video_input: Any) -> tuple[Tensor, ...]:
         if video_input["type"] == "video_embeds":
-            raise ValueError(
-                "vidsieve: video_embeds are encoded elsewhere, where no policy ran; send the video itself."
-            )
+            raise ValueError("vidsieve: video_embeds were encoded where no policy ran; send the video itself.")
         grids = video_input["video_grid_thw"]
         sizes = grids.prod(-1).tolist()
         parts = video_input["pixel_values_videos"].split(sizes)
@@ -50,11 +49,13 @@ class VidsieveQwen2VL(ShorteningModel, Qwen2VLForConditionalGeneration):
 
     def _shortened(self, pixels: Tensor, grid: Tensor) -> Tensor:
         """One video's kept rows with their places."""
-        one = {"pixel_values_videos": pixels, "video_grid_thw": grid[None]}
+        one: Mapping[str, Any] = {"pixel_values_videos": pixels, "video_grid_thw": grid[None]}
         policy, units = served(), None
         if policy.policy.frame_stages:
-            units = policy.units(next(iter(ADAPTER.units.pixels(self.config, one))))
-            one = dict(ADAPTER.units.without(one, [units]))
+            # where the tower itself normalises pixels, the policy must see what the tower sees
+            seen = self.visual.input_norm(pixels.to(self.visual.device), torch.float32)
+            units = policy.units(GRID_UNITS.pixels(self.config, {**one, "pixel_values_videos": seen})[0])
+            [one] = GRID_UNITS.without(one, [units])
         found = Qwen2VLVideoPixelInputs(type="pixel_values_videos", **one)
         [rows] = super()._process_video_input(found)
         merge = self.config.vision_config.spatial_merge_size
