@@ -78,6 +78,6 @@ class ShorteningModel:
         return int(self.config.get_text_config().hidden_size)  # type: ignore[attr-defined]
 
 
-def shorter_updates(updates: Sequence[Any], video: Any) -> list[Any]:
+def updates_for_videos(updates: Sequence[Any], video: Any) -> list[Any]:
     """A processor's prompt updates with the one for videos filled by `video`."""
     return [replace(one, replacement=video) if one.modality == "video" else one for one in updates]

@@ -10,9 +10,10 @@ from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_again
 SUPPORTED = ("0.32",)
 """Releases it was tried with."""
 MODELS = {
-    "Qwen2VLForConditionalGeneration": ("vidsieve.integrations.vllm.models.qwen2_vl:VidsieveQwen2VL", {"original"}),
+    "Qwen2VLForConditionalGeneration": ("qwen2_vl:VidsieveQwen2VL", {"original", "trained"}),
+    "LlavaOnevisionForConditionalGeneration": ("llava_onevision:VidsieveLlavaOnevision", {"compact"}),
 }
-"""Architecture: the class that stands for it, and the ways to number kept tokens that it can do."""
+"""Architecture: the class of `models` that stands for it, and the ways to number kept tokens that it can do."""
 NAMES = {
     "vllm.config": ("VllmConfig.try_verify_and_update_config",),
     "vllm.multimodal": ("MULTIMODAL_REGISTRY",),
@@ -56,7 +57,7 @@ def install(policy: ServedPolicy) -> None:
     from vllm.model_executor.models import ModelRegistry
 
     for name, (target, _) in MODELS.items():
-        ModelRegistry.register_model(name, target)
+        ModelRegistry.register_model(name, f"vidsieve.integrations.vllm.models.{target}")
     checked = VllmConfig.try_verify_and_update_config
 
     def verify(self: Any) -> None:

@@ -16,7 +16,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vidsieve.adapters.towers import GRID_UNITS
 from vidsieve.integrations.vllm.plugin import served
-from vidsieve.integrations.vllm.pruning import CountingProcessor, ShorteningModel, shorter_updates
+from vidsieve.integrations.vllm.pruning import CountingProcessor, ShorteningModel, updates_for_videos
 
 
 class Processor(CountingProcessor, Qwen2VLMultiModalProcessor):
@@ -32,7 +32,7 @@ class Processor(CountingProcessor, Qwen2VLMultiModalProcessor):
             time, height, width = out_mm_kwargs["video"][item_idx]["video_grid_thw"].data.tolist()
             return [token] * self.kept((time, height // merge, width // merge))
 
-        return shorter_updates(super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs), video)
+        return updates_for_videos(super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs), video)
 
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=Qwen2VLProcessingInfo, dummy_inputs=Qwen2VLDummyInputsBuilder)

@@ -1,0 +1,1 @@
+"""Parts of `scripts/vllm_equality.py` that run inside vLLM's own environment."""

@@ -1,0 +1,63 @@
+"""What is asked of both sides: clips of the bundled task with a question each, in prompts of several kinds."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vidsieve.bundled.bundled_models import get
+from vidsieve.bundled.bundled_task import BundledTask
+
+NEW_TOKENS = 6
+KINDS = ("one video", "two videos", "image beside video")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A finished prompt with its pictures: videos [frames height width 3] and images [height width 3], uint8."""
+
+    kind: str
+    text: str
+    videos: list[np.ndarray]
+    images: list[np.ndarray]
+
+
+def prompts(model: str, frames: int, count: int, seed: int = 1) -> list[Asked]:
+    """`count` prompts of every kind about clips cut to their first `frames`."""
+    shape = get(model).shape
+    kinds = len(shape.kinds)
+    # another kind of question about each clip
+    examples = BundledTask("static", shape=shape).examples("heldout", 2 * count * kinds, seed=seed)[:: kinds + 1]
+    clips = [np.ascontiguousarray(one.frames[:frames].permute(0, 2, 3, 1).numpy()) for one in examples]
+    video, image = PLACES[get(model).family]
+    made = []
+    for number in range(count):
+        first, other = clips[number], clips[-1 - number]
+        question = examples[number].question
+        for kind, places, videos, images in (
+            (KINDS[0], video, [first], []),
+            (KINDS[1], video + video, [first, other], []),
+            (KINDS[2], image + video, [first], [other[0]]),
+        ):
+            made.append(Asked(kind, f"<|user|>{places}{question}<|assistant|>", videos, images))
+    return made
+
+
+PLACES = {
+    "qwen2-vl": ("<|vision_start|><|video_pad|><|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>"),
+    "llava-onevision": ("<video>", "<image>"),
+}
+
+
+def metadata(video: np.ndarray) -> dict[str, Any]:
+    """What both are told of a clip."""
+    count = len(video)
+    return {
+        "fps": 8.0,
+        "duration": count / 8,
+        "total_num_frames": count,
+        "frames_indices": list(range(count)),
+        "video_backend": "none",
+        "width": video.shape[2],
+        "height": video.shape[1],
+    }

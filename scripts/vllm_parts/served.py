@@ -1,0 +1,96 @@
+"""What vLLM answers to the same prompts: `python served.py JOB.json`, with the policy in the environment."""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from prompts import NEW_TOKENS, Asked, metadata, prompts
+from safetensors.torch import load_file, save_file
+
+from vidsieve.bundled.bundled_models import get
+
+
+def servable(model: str, into: Path) -> Path:
+    """The bundled checkpoint as vLLM reads it.
+
+    transformers 5 writes the names of a SigLIP tower without `vision_model`, which vLLM 0.32 expects, as older
+    checkpoints have it; a copy gets those names.
+    """
+    folder = get(model).folder
+    if not model.startswith("llava"):
+        return folder
+    shutil.copytree(folder, into)
+    weights = load_file(into / "model.safetensors")
+    renamed = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    save_file(renamed, into / "model.safetensors", {"format": "pt"})
+    return into
+
+
+def main() -> None:
+    """Read the job, answer in every way, write."""
+    from vllm import LLM
+
+    job = json.loads(Path(sys.argv[1]).read_text())
+    folder = tempfile.TemporaryDirectory()
+    llm = LLM(
+        model=str(servable(job["model"], Path(folder.name) / job["model"])),
+        dtype="float32",
+        enforce_eager=True,
+        skip_mm_profiling=True,
+        block_size=32,
+        max_model_len=4096,
+        limit_mm_per_prompt={"video": 2, "image": 1},
+        max_num_batched_tokens=8192,
+        long_prefill_token_threshold=job["chunk_tokens"],
+        max_num_seqs=8,
+        disable_log_stats=True,
+    )
+    asked = prompts(job["model"], job["frames"], job["count"])
+    found = {}
+    if job["chunk_tokens"]:
+        found["chunked"] = [_answer(llm, [one])[0] for one in asked]
+    else:
+        found["one by one"] = [_answer(llm, [one])[0] for one in asked]
+        found["prefix cached"] = [_answer(llm, [one])[0] for one in asked]
+        llm.reset_prefix_cache()
+        found["batched"] = _answer(llm, asked)
+    Path(job["out"]).write_text(json.dumps(found))
+
+
+def _answer(llm: Any, asked: list[Asked]) -> list[dict[str, Any]]:
+    """Greedy tokens with their log-probabilities, of a batch."""
+    from vllm import SamplingParams
+
+    rules = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, logprobs=1, ignore_eos=True)
+    outputs = llm.generate([_request(one) for one in asked], rules, use_tqdm=False)
+    return [
+        {
+            "kind": one.kind,
+            "ids": list(output.outputs[0].token_ids),
+            "logp": [
+                step[token].logprob
+                for step, token in zip(output.outputs[0].logprobs, output.outputs[0].token_ids, strict=True)
+            ],
+            "prompt": len(output.prompt_token_ids),
+            "cached": output.num_cached_tokens or 0,
+        }
+        for one, output in zip(asked, outputs, strict=True)
+    ]
+
+
+def _request(asked: Asked) -> dict[str, Any]:
+    media: dict[str, Any] = {
+        "video": [(video, metadata(video) | {"do_sample_frames": False}) for video in asked.videos]
+    }
+    if asked.images:
+        from PIL import Image
+
+        media["image"] = [Image.fromarray(image) for image in asked.images]
+    return {"prompt": asked.text, "multi_modal_data": media}
+
+
+if __name__ == "__main__":
+    main()
