@@ -17,6 +17,7 @@ from vidsieve.cli.ls import ls
 from vidsieve.cli.options import flat
 from vidsieve.cli.output import complain
 from vidsieve.cli.run import run
+from vidsieve.cli.serve_check import serve_check
 from vidsieve.cli.show import show
 from vidsieve.cli.tune import tune
 from vidsieve.framework.errors import VidsieveError
@@ -113,5 +114,6 @@ for _name, _verb in (
     ("ls", ls),
     ("show", show),
     ("check", check),
+    ("serve-check", serve_check),
 ):
     app.command(_name, help=_verb.__doc__)(guarded(flat(_verb)))

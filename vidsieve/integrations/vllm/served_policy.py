@@ -42,7 +42,9 @@ def reasons_against(policy: Policy, *, positions: frozenset[str]) -> list[str]:
         reasons.append(f"the length of a prompt must be known beforehand, but {policy.count_fault}")
     if policy.positions not in positions and policy.stages:
         able = " or ".join(f"`positions: {name}`" for name in sorted(positions))
-        reasons.append(f"it has `positions: {policy.positions}`; this model can be served with {able}")
+        reasons.append(
+            f"it has `positions: {policy.positions}`; this model can be served with {able}, a line of its file"
+        )
     return reasons
 
 
