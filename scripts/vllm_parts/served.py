@@ -65,7 +65,7 @@ def _answer(llm: Any, asked: list[Asked]) -> list[dict[str, Any]]:
     from vllm import SamplingParams
 
     rules = SamplingParams(max_tokens=NEW_TOKENS, temperature=0, logprobs=1, ignore_eos=True)
-    outputs = llm.generate([_request(one) for one in asked], rules, use_tqdm=False)
+    outputs = llm.generate([request(one) for one in asked], rules, use_tqdm=False)
     return [
         {
             "kind": one.kind,
@@ -81,7 +81,8 @@ def _answer(llm: Any, asked: list[Asked]) -> list[dict[str, Any]]:
     ]
 
 
-def _request(asked: Asked) -> dict[str, Any]:
+def request(asked: Asked) -> dict[str, Any]:
+    """The prompt and its pictures as `LLM.generate` takes them."""
     media: dict[str, Any] = {
         "video": [(video, metadata(video) | {"do_sample_frames": False}) for video in asked.videos]
     }

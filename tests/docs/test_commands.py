@@ -47,7 +47,7 @@ def test_commands_use_options_that_exist(where: str, line: str) -> None:
 
 def test_the_readme_holds_the_two_commands() -> None:
     readme = text("README.md")
-    assert "pip install -c constraints.txt -e . && vidsieve tune --model qwen2-vl --latency-ms 200\n" in readme
+    assert "pip install -c constraints.txt -e . && vidsieve tune --model qwen2-vl --speedup 2\n" in readme
     assert "pip install -c constraints.txt -e '.[dev]' && pytest -n auto --dist loadfile\n" in readme
 
 

@@ -79,7 +79,7 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any, 
 
 HELP = """Make video LLMs in transformers answer sooner by removing visual tokens that carry little.
 
-Start with: vidsieve tune --model qwen2-vl --latency-ms 200
+Start with: vidsieve tune --model qwen2-vl --speedup 2
 """
 
 app = typer.Typer(
