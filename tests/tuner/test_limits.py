@@ -129,7 +129,7 @@ def test_policies_left_when_time_is_up_are_set_aside_and_one_is_always_measured(
     # time for every policy at its floor, but not for every range
     now[0] = 0.0
     bench = Slow(lambda policy: 0.9)
-    measurement = _measurement(bench, lambda: now[0], time_budget_s=110.0)
+    measurement = _measurement(bench, lambda: now[0], time_budget_s=85.0)
     bounds = explore(measurement, policies).bounds
     assert {name for name, _ in bench.timed_calls} == {"", *first, *left}
     assert list(bounds.policies) == first

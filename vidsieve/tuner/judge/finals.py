@@ -31,7 +31,7 @@ MOST_SHRINK = 0.7
 LEAST_GROWTH = 1.02
 """Fewer tokens than this are not worth another measurement."""
 MOST_GROWTH = 1.25
-GROWTH_SECONDS = 60.0
+GROWTH_SECONDS = 45.0
 """No growing step begins after this long; shrinking to a policy that fits continues."""
 HALF_WIDTH_RATIO = 0.007
 """A target that binds is worth more pairs: what the interval is wide cannot be spent on tokens."""

@@ -102,15 +102,22 @@ def match_latency(measurement: Measurement, control: Policy, latency_ratio: floa
     low, high = control.attainable(measurement.bench.shape)
     known = measurement.curves.get(control.name)
     high = max(low, min(high, round(most, 4))) if known is None else high
+    rules = shortest(measurement)
     # a curve that has its shape from another is placed by what was timed near the latency sought
     for ratio in (low, high) if known is None or known.like is None else ():
-        measurement.probe(control.with_(retention_ratio=ratio), measurement.timings.quick)
+        measurement.probe(control.with_(retention_ratio=ratio), rules)
     curve = measurement.curves[control.name]
     first = curve.solve(latency_ratio)
     if first is not None and low < first < high:
-        measurement.probe(control.with_(retention_ratio=first), measurement.timings.quick)
+        measurement.probe(control.with_(retention_ratio=first), rules)
     solved = curve.solve(latency_ratio)
     return control.with_(retention_ratio=low if solved is None else max(low, round(solved, 4)))
+
+
+def shortest(measurement: Measurement) -> TimingRules:
+    """Make the rules to look for a control's latency; what is found is timed properly afterwards."""
+    quick = measurement.timings.quick
+    return replace(quick, max_pairs=quick.min_pairs)
 
 
 TOLERANCE = 0.02
@@ -156,8 +163,7 @@ def _bracket(measurement: Measurement, kind: Kind, ratios: list[float], aim: flo
 
     Raises TuneError if the smallest is slower.
     """
-    quick = measurement.timings.quick
-    rules = replace(quick, above=limit, max_pairs=quick.min_pairs)
+    rules = replace(shortest(measurement), above=limit)
     fits, slow = _time(measurement, kind, ratios, 0, rules), _Point(len(ratios), 1.0, 1.0)
     if fits.latency > limit:
         raise _too_slow(fits.latency, limit)

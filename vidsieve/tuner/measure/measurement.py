@@ -30,9 +30,9 @@ class Timings:
         """Choose rules: a GPU needs ten warm-up runs a shape (clocks, autotuning, allocator), a CPU two."""
         warmup = 2 if device.startswith("cpu") else 10
         return cls(
-            quick=TimingRules(warmup=warmup, min_pairs=6, max_pairs=12, max_seconds=8.0, half_width_ratio=0.04),
-            trial=TimingRules(warmup=warmup, min_pairs=6, max_pairs=40, max_seconds=12.0),
-            final=TimingRules(warmup=warmup, min_pairs=20, max_seconds=40.0),
+            quick=TimingRules(warmup=warmup, min_pairs=6, max_pairs=12, max_seconds=6.0, half_width_ratio=0.04),
+            trial=TimingRules(warmup=warmup, min_pairs=6, max_pairs=40, max_seconds=8.0),
+            final=TimingRules(warmup=warmup, min_pairs=20, max_seconds=30.0),
         )
 
 
