@@ -29,6 +29,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
 
     class VllmConfig:
         verified = 0
+        use_v2_model_runner = False
 
         def try_verify_and_update_config(self) -> None:
             self.verified += 1
@@ -47,6 +48,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
         "vllm": {},
         "vllm.config": {"VllmConfig": VllmConfig},
         "vllm.multimodal": {"MULTIMODAL_REGISTRY": object()},
+        "vllm.platforms": {"current_platform": SimpleNamespace(is_cpu=lambda: True)},
         "vllm.model_executor": {},
         "vllm.model_executor.models": {"ModelRegistry": registry},
         "vllm.model_executor.models.interfaces": {
@@ -129,6 +131,7 @@ def test_a_policy_registers_the_models_and_passes_a_sound_configuration(
         ({"media__mm_encoder_tp_mode": "data"}, "--mm-encoder-tp-mode data"),
         ({"media__enable_mm_embeds": True}, "--enable-mm-embeds"),
         ({"compilation__cudagraph_mm_encoder": True}, "CUDA graphs of the encoder"),
+        ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
     ],
 )
 def test_what_cannot_be_served_ends_in_a_sentence_before_the_engine_starts(

@@ -15,8 +15,9 @@ MODELS = {
 }
 """Architecture: the class of `models` that stands for it, and the ways to number kept tokens that it can do."""
 NAMES = {
-    "vllm.config": ("VllmConfig.try_verify_and_update_config",),
+    "vllm.config": ("VllmConfig.try_verify_and_update_config", "VllmConfig.use_v2_model_runner"),
     "vllm.multimodal": ("MULTIMODAL_REGISTRY",),
+    "vllm.platforms": ("current_platform",),
     "vllm.model_executor.models": ("ModelRegistry.register_model",),
     "vllm.model_executor.models.interfaces": ("SupportsMultiModalPruning.recompute_mrope_positions",),
     "vllm.v1.worker.gpu_model_runner": ("GPUModelRunner._gather_mm_embeddings",),
@@ -105,16 +106,19 @@ def faults_of(config: Any, policy: ServedPolicy) -> list[str]:
         (config.speculative_config is not None, "speculative decoding is untried"),
         (config.parallel_config.pipeline_parallel_size > 1, "pipeline parallelism is untried"),
         (getattr(config.compilation_config, "cudagraph_mm_encoder", False), "CUDA graphs of the encoder go past it"),
+        (config.use_v2_model_runner, "the second model runner is untried; set VLLM_USE_V2_MODEL_RUNNER=0"),
     )
     return faults + [text for is_so, text in tried if is_so]
 
 
 def _mend_cpu_runner() -> None:
     """The CPU's model runner never asks whether prompts are shortened."""
-    try:
-        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
-    except ImportError:
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
         return
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
     load = CPUModelRunner.load_model
 
     def load_model(self: Any, *args: Any, **kwargs: Any) -> None:
