@@ -5,6 +5,7 @@ the language model a prefix that others share. So what is served must count from
 read the question, and must be done when the language model begins.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidsieve import load_policy
-from vidsieve.framework.errors import UsageError, VidsieveError
+from vidsieve.framework.errors import UsageError
 from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
@@ -23,7 +24,7 @@ from vidsieve.framework.records import VideoShape
 POLICY, RETENTION = "VIDSIEVE_POLICY", "VIDSIEVE_RETENTION"
 OFFERED = frozenset({"token_grid"})
 """Inputs a stage may ask for. A question or a signal of the vision tower is not at hand when a video is encoded."""
-WHERE = "vLLM"
+log = logging.getLogger("vllm.vidsieve")
 
 
 def reasons_against(policy: Policy, *, positions: frozenset[str]) -> list[str]:
@@ -105,7 +106,9 @@ class ServedPolicy:
         """As many rows as were promised: the last go, or the first that went come back."""
         if len(index) == promised:
             return kept, index
-        warn(f"{self.described} left {len(index)} visual tokens where {promised} were promised; mended in order")
+        log.warning(
+            "%s left %d visual tokens where %d were promised; mended in order", self.described, len(index), promised
+        )
         if len(index) > promised:
             return kept[:promised], index[:promised]
         gone = torch.ones(len(features), dtype=torch.bool, device=index.device)
@@ -113,13 +116,6 @@ class ServedPolicy:
         back = gone.nonzero().squeeze(1)[: promised - len(index)]
         both, order = torch.cat([index, back]).sort()
         return torch.cat([kept, features[back].to(kept)])[order], both
-
-
-def warn(text: str) -> None:
-    """Say it in the server's log."""
-    import logging
-
-    logging.getLogger("vllm.vidsieve").warning(text)
 
 
 def served_policy(environment: Mapping[str, str] = os.environ) -> ServedPolicy | None:
@@ -140,6 +136,3 @@ def served_policy(environment: Mapping[str, str] = os.environ) -> ServedPolicy |
         except ValueError:
             raise UsageError(f"{RETENTION}: must be a number above 0 and at most 1, got {ratio!r}.") from None
     return None if policy.is_empty else ServedPolicy(policy)
-
-
-__all__ = ["OFFERED", "POLICY", "RETENTION", "ServedPolicy", "VidsieveError", "reasons_against", "served_policy"]
