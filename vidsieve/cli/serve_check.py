@@ -34,7 +34,7 @@ def serve_check(
     """
     registry = add_plugins(None)
     loaded = PolicyOptions(policy=policy, retention=retention).load(registry)
-    from vidsieve.integrations.vllm.serve_check import serve_check as check
+    from vidsieve.integrations.vllm.servability import serve_check as check
 
     setup = Setup(model=model, checkpoint=checkpoint)
     found = check(loaded, policy, setup, registry, frames=frames, height=height, width=width, retention=retention)
