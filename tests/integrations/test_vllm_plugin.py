@@ -203,6 +203,13 @@ def test_the_processor_counts_as_the_policy_keeps(environment: Callable[..., Non
     assert Processor().kept((8, 4, 6)) == 48
 
 
+def test_a_video_too_short_for_the_ratio_is_answered_with_a_sentence(environment: Callable[..., None]) -> None:
+    environment("evs", "0.1")
+    assert Processor().kept((16, 4, 6)) == 38
+    with pytest.raises(ValueError, match=r"vidsieve: policy 'evs': retention ratio 0\.1 asked.*it reaches"):
+        Processor().kept((2, 4, 6))
+
+
 @dataclass(frozen=True)
 class Update:
     modality: str

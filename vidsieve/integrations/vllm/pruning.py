@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidsieve.framework.errors import RetentionError
 from vidsieve.integrations.vllm.places import grid_places, place_media, with_places
 from vidsieve.integrations.vllm.plugin import served
 
@@ -15,8 +16,15 @@ class CountingProcessor:
     """Mixed into a model's processor: prompts hold as many placeholders as the policy leaves tokens."""
 
     def kept(self, grid: tuple[int, int, int]) -> int:
-        """Visual tokens that stay of a video with this grid."""
-        return served().length(grid)
+        """Visual tokens that stay of a video with this grid.
+
+        Raises:
+            ValueError: the policy's ratio is out of reach on it; the server answers that request with the sentence.
+        """
+        try:
+            return served().length(grid)
+        except RetentionError as error:
+            raise ValueError(f"vidsieve: {error}") from None
 
     def _get_mm_hashes(self, inputs: Any) -> Any:
         """Caches must not mix what different policies left of one video."""

@@ -60,7 +60,7 @@ def serve_check(
         raise UsageError(f"a video of {frames} frames of {width} x {height} pixels: must be at least 1 of each.")
     from transformers import AutoConfig
 
-    from vidsieve.integrations.vllm.served_policy import reasons_against
+    from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against
 
     choice = fetched(choose(setup.model, setup.checkpoint, registry))
     assert choice.folder is not None
@@ -75,7 +75,7 @@ def serve_check(
     kept = None
     if grid is not None and not reasons:
         try:
-            kept = _kept(policy, grid)
+            kept = ServedPolicy(policy).length(grid)
         except RetentionError as error:
             reasons.append(str(error))
     ratio = "" if retention is None else f"VIDSIEVE_RETENTION={retention:g} "
@@ -95,12 +95,6 @@ def serve_check(
         kept_tokens=kept,
         command=f"{ratio}VIDSIEVE_POLICY={shlex.quote(given)} vllm serve {shlex.quote(path)}",
     )
-
-
-def _kept(policy: "Policy", grid: tuple[int, int, int]) -> int:
-    from vidsieve.framework.records import VideoShape
-
-    return policy.kept_tokens(VideoShape(grid[0], grid[1] * grid[2]))
 
 
 def _grid(

@@ -81,7 +81,8 @@ class ServedPolicy:
         """
         tokens = grid[1] * grid[2]
         frames = len(features) // tokens
-        at = torch.arange(grid[0]) if units is None else units.nonzero().squeeze(1)
+        chosen = torch.ones(grid[0], dtype=torch.bool) if units is None else units
+        at = chosen.to(features.device).nonzero().squeeze(1)
         if not self.policy.video_stages:
             kept, index = features, torch.arange(len(features), device=features.device)
         else:
@@ -98,7 +99,7 @@ class ServedPolicy:
                 else plan.features
             )
         kept, index = self._mended(kept, index, features, self.length(grid))
-        return kept, at.to(index.device)[index // tokens] * tokens + index % tokens
+        return kept, at[index // tokens] * tokens + index % tokens
 
     def _mended(
         self, kept: Tensor, index: Int[Tensor, " kept"], features: Tensor, promised: int
