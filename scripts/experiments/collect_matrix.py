@@ -152,27 +152,37 @@ class Collection:
 
     def pack(self) -> None:
         """Write the matrix of all scored clips and all recorded pairs."""
-        files = sorted(self.parts.glob("clip-*.npz"))
-        if not files:
+        scores, scored = self._scores()
+        if scores is None:
             print("nothing scored yet; nothing packed")
             return
-        rows = np.concatenate([np.load(file)["rows"] for file in files], axis=2)
         header = self._header()
-        scored = {example.id for file in files for example in self.clips[int(file.stem[-5:])]}
         header["examples"] = [example for example in header["examples"] if example["id"] in scored]
         header["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
         times, loads = self._times(len(header["timed"]))
         header["load_average"] = [min(loads), float(np.median(loads)), max(loads)] if loads else None
-        matrix = Matrix(
-            header=header,
-            p_gold=rows[:, 0],
-            correct=rows[:, 1],
-            attained=rows[:, 2],
-            times_ms=times,
-        )
-        matrix.save(self.out)
+        p_gold, correct, attained = scores
+        Matrix(header=header, p_gold=p_gold, correct=correct, attained=attained, times_ms=times).save(self.out)
         size = self.out.stat().st_size
-        print(f"wrote {self.out}: {len(self.cells)} configurations x {len(kept)} examples, {size} bytes")
+        print(f"wrote {self.out}: {len(self.cells)} configurations x {len(scored)} examples, {size} bytes")
+
+    def _scores(self) -> tuple[tuple[np.ndarray, ...] | None, set[str]]:
+        """`p_gold`, `correct` and `attained`, and which examples they are of: the parts', else the packed file's.
+
+        The second lets a quiet machine time what another one scored.
+        """
+        files = sorted(self.parts.glob("clip-*.npz"))
+        if files:
+            rows = np.concatenate([np.load(file)["rows"] for file in files], axis=2)
+            scored = {example.id for file in files for example in self.clips[int(file.stem[-5:])]}
+            return (rows[:, 0], rows[:, 1], rows[:, 2]), scored
+        if not self.out.exists():
+            return None, set()
+        packed = Matrix.load(self.out)
+        if packed.header["cells"] != self._header()["cells"]:
+            raise SystemExit(f"{self.out}: was scored with another grid; remove it or use --out")
+        scored = {example["id"] for example in packed.header["examples"]}
+        return (packed.p_gold, packed.correct, packed.attained), scored
 
     def _times(self, count: int) -> tuple[np.ndarray, list[float]]:
         files = sorted(self.parts.glob("times-*.jsonl"))
