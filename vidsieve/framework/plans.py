@@ -48,7 +48,8 @@ class Budget:
 class Scores:
     """How much each token matters; higher means keep. Finite or +inf, float32.
 
-    On video tokens the axes are frames and tokens; from `prune_layer` one axis, the visual tokens of the video.
+    On video tokens the axes are frames and tokens; from `prune_layer` one axis, the visual tokens of the video; from
+    `evict_kv` prompts and their visual tokens.
     """
 
     values: Float[Tensor, "*tokens"]

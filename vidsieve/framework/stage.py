@@ -106,9 +106,9 @@ class Stage(BaseModel):
         return frozenset()
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Prune points of a layer or KV stage: *after* these zero-based decoder layers."""
+        """Prune points of a layer or KV stage: *after* these zero-based decoder layers. Of evict_kv: the layers cut."""
         raise PluginError(
-            f"stage {type(self).__name__}: a stage with prune_layer or prune_kv must say after which layers it acts; "
+            f"stage {type(self).__name__}: a stage with prune_layer, evict_kv or prune_kv must say at which layers it acts; "
             f"define layers(num_layers) (this model has {num_layers})."
         )
 
@@ -125,7 +125,8 @@ class Stage(BaseModel):
     def leaves(self, offered: int, num_layers: int) -> tuple[int, ...]:
         """How many visual tokens a layer stage leaves after each of its prune points, with the settings it has.
 
-        `offered` came to its first one. The default: the share `attainable` says, after every one of them.
+        `offered` came to its first one. Of a stage with evict_kv: how many of `offered` visual entries each of its
+        layers keeps. The default: the share `attainable` says, after every one of them.
         """
         share = self.attainable(VideoShape(1, offered, num_layers))[0]
         return (round(share * offered),) * len(self.layers(num_layers))

@@ -96,6 +96,22 @@ class DecodeKV:
         self._settle(0 if self._cache is None else int(self._cache.get_seq_length()))
         return self._read / self._held if self._held else None
 
+    @property
+    def cache(self) -> Any:
+        """The cache of the last decode step."""
+        return self._cache
+
+    @property
+    def held_entries(self) -> list[int]:
+        """Visual entries that each layer's cache holds, all rows together."""
+        by_layer = {layer: sum(group.visual) for group in self._groups for layer in group.layers}
+        return [by_layer[layer] for layer in sorted(by_layer)]
+
+    @property
+    def resident_entries(self) -> list[int]:
+        """Visual entries of each layer that decode steps attend from, all rows together."""
+        return self.held_entries
+
     @contextmanager
     def attached(self) -> Iterator["DecodeKV"]:
         """While open, decode steps of the model run under the stages."""
