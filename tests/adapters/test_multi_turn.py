@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from vidsieve.framework.errors import InputError
-from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
+from vidsieve.testing.adapter_decoder_kit import KeepKeys, TopKV, TopLayer
 from vidsieve.testing.adapter_kit import EMPTY, HALF, STEPS, KeepRandom, Row, logits, policy_of, run, unpatched
 
 KITS: dict[str, Any] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
@@ -25,6 +25,7 @@ POLICIES = {
     "renumbered layers": policy_of(TopLayer(), ratio=0.7, positions="compact"),
     "renumbered": policy_of(KeepRandom(), ratio=0.5, positions="compact"),
     "KV": policy_of(KeepRandom(), TopKV(), ratio=0.5),
+    "evicted": policy_of(KeepRandom(), KeepKeys(), ratio=0.5),
 }
 
 

@@ -59,7 +59,7 @@ class StageSpecs:
 
     @hookspec(firstresult=True)
     def evict_kv(self, entries: "PromptKV") -> "Scores":
-        """Say, once a layer has read the prompt, how much each visual entry of its KV cache matters; the rest leaves."""
+        """Say, once a layer has read the prompt, how much each visual entry of its cache matters; the rest leaves."""
 
     @hookspec(firstresult=True)
     def prune_kv(self, step: "DecodeStep") -> "KeepKV":

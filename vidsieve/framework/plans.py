@@ -160,6 +160,16 @@ def _largest_remainder(
     return base.to(torch.int64) + (rank < left - base.sum())
 
 
+def highest(
+    values: Float[Tensor, "rows visual"], valid: Bool[Tensor, "rows visual"], counts: Sequence[int]
+) -> Bool[Tensor, "rows visual"]:
+    """The valid places with the highest values, so many of each row; ties go to the lower place."""
+    order = torch.argsort(torch.where(valid, values, -torch.inf), dim=1, descending=True, stable=True)
+    place = torch.arange(values.shape[1], device=values.device)
+    chosen = place < torch.tensor(counts, device=values.device)[:, None]
+    return torch.zeros_like(valid).scatter(1, order, chosen)
+
+
 @dataclass(frozen=True, eq=False)
 class MergeStep:
     """A merge as a linear map: pairs and normalised coefficients.

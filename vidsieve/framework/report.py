@@ -52,8 +52,9 @@ class Report:
     `kv_ratio` is the mean share of visual KV entries attended to over decode steps and decoder layers, or None when
     no KV stage ran; entries that left the cache for good count as not attended to. `kv_full_bytes` is what the keys and
     values of all visual entries take that came to the cache, over layers and rows, and `kv_resident_bytes` what those
-    take that stay where the decode steps attend from. `layer_tokens` are the visual tokens that entered each decoder layer, one tuple a video, empty
-    when no layer stage ran; `layer_ratio` is their mean over layers divided by the baseline.
+    take that stay where the decode steps attend from. `layer_tokens` are the visual tokens that entered each decoder
+    layer, one tuple a video, empty when no layer stage ran; `layer_ratio` is their mean over layers divided by the
+    baseline.
     """
 
     policy_name: str

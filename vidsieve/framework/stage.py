@@ -106,10 +106,10 @@ class Stage(BaseModel):
         return frozenset()
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Prune points of a layer or KV stage: *after* these zero-based decoder layers. Of evict_kv: the layers cut."""
+        """Prune points of a layer or KV stage: *after* these zero-based decoder layers; of evict_kv, the layers cut."""
         raise PluginError(
-            f"stage {type(self).__name__}: a stage with prune_layer, evict_kv or prune_kv must say at which layers it acts; "
-            f"define layers(num_layers) (this model has {num_layers})."
+            f"stage {type(self).__name__}: a stage with prune_layer, evict_kv or prune_kv must say at which layers it "
+            f"acts; define layers(num_layers) (this model has {num_layers})."
         )
 
     def attainable(self, shape: VideoShape) -> tuple[float, float]:

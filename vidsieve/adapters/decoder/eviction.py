@@ -20,6 +20,7 @@ from vidsieve.adapters.prompt.columns import CachedColumns, kept_order
 from vidsieve.adapters.transformers_internals import cached_layer, grows_plainly
 from vidsieve.framework.errors import PlanError, PolicyError
 from vidsieve.framework.planning.checks import call as call_stage
+from vidsieve.framework.plans import highest
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import PromptKV
 from vidsieve.framework.stage import Stage
@@ -82,8 +83,10 @@ class Eviction:
         """Entries that left, by layer; empty where no layer was cut."""
         return {layer: count - self.kept[layer] for layer, count in self.offered.items()}
 
-    def attended(self, call: AttentionCall, prefill: Prefill, visual: Bool[Tensor, "prompts width"], cache: Any) -> None:
-        """Cut the cache of a layer that has just read the prompt; `visual` are the columns a stage may choose among."""
+    def attended(
+        self, call: AttentionCall, prefill: Prefill, visual: Bool[Tensor, "prompts width"], cache: Any
+    ) -> None:
+        """Cut the cache of a layer that has just read the prompt; a stage chooses among the `visual` columns."""
         cut = self.cuts.get(call.layer)
         if cut is None or cache is None:
             return
@@ -132,7 +135,7 @@ class Eviction:
         self._faults.append((cut.where, ((values.isnan() | values.isneginf()) & valid).any()))
         kept = [self._count(cut, count) for count in counts]
         self.offered[number], self.kept[number] = sum(counts) * prefill.times, sum(kept) * prefill.times
-        chosen = _highest(values, valid, kept)
+        chosen = highest(values, valid, kept)
         keep = held.real & ~torch.zeros_like(held.real).scatter(1, places, valid & ~chosen)
         width, filled = _width(prefill, number, counts, kept)
         left, order = held.part(keep, width, filled=filled)
@@ -184,12 +187,13 @@ class _Asked:
 
 def _whole(prefill: Prefill) -> CachedColumns:
     """What a layer holds that holds everything."""
-    columns = CachedColumns.everything(*prefill.mask.shape, prefill.mask.device)
+    rows, width = prefill.mask.shape
+    columns = CachedColumns.everything(rows, width, prefill.mask.device)
     return replace(columns, real=prefill.mask, complete=False)
 
 
 def _width(prefill: Prefill, layer: int, counts: Sequence[int], kept: Sequence[int]) -> tuple[int, bool]:
-    """The widest row of a layer after a cut of this prompt, and whether any row may be shorter; nothing is read back."""
+    """The widest row of a layer after a cut, and whether any row may be shorter; nothing is read back."""
     lengths = [row.width - all_ + left for row, all_, left in zip(prefill.rows, counts, kept, strict=True)]
     uneven = len(set(lengths)) > 1
     if not prefill.start:
@@ -197,14 +201,3 @@ def _width(prefill: Prefill, layer: int, counts: Sequence[int], kept: Sequence[i
     past = prefill.past[layer]
     width = prefill.start if past is None else past.width
     return width + max(lengths), uneven or (not prefill.whole if past is None else past.filled)
-
-
-def _highest(
-    values: Float[Tensor, "prompts visual"], valid: Bool[Tensor, "prompts visual"], kept: Sequence[int]
-) -> Bool[Tensor, "prompts visual"]:
-    """The `kept` valid entries with the highest values of each row; ties go to the lower place."""
-    order = torch.argsort(torch.where(valid, values, -torch.inf), dim=1, descending=True, stable=True)
-    place = torch.arange(values.shape[1], device=values.device)
-    chosen = place < torch.tensor(kept, device=values.device)[:, None]
-    return torch.zeros_like(valid).scatter(1, order, chosen)
-
