@@ -87,6 +87,8 @@ class GenerateCall:
                 stack.enter_context(prune.attached())
             if decode is not None:
                 decode.prompt = short.columns
+                # of the caller's cache, or one that is returned, everything must be in its place afterwards
+                decode.restores = asked.cache is not None or bool(asked.setting("return_dict_in_generate"))
                 decode.held = lambda: None if prune is None else prune.held
                 stack.enter_context(decode.attached())
             if short.columns.ids is not asked.ids:

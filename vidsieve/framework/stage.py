@@ -17,7 +17,7 @@ from vidsieve.framework.records import VideoShape
 
 RESERVED = (
     *("use", "as", "needs", "wants", "solves", "reads", "reads_if_made", "data_dependent", "optional"),
-    *("layers", "leaves", "attainable", "count_from_shape", "hooks", "writes", "settings", "build"),
+    *("layers", "leaves", "attainable", "count_from_shape", "parks", "hooks", "writes", "settings", "build"),
 )
 WRITES = {"segment_frames": "segments", "budget_frames": "budget", "score_tokens": "scores"}
 
@@ -130,6 +130,14 @@ class Stage(BaseModel):
         """
         share = self.attainable(VideoShape(1, offered, num_layers))[0]
         return (round(share * offered),) * len(self.layers(num_layers))
+
+    def parks(self) -> bool:
+        """Whether visual KV entries that a decode step does not read wait in host memory; it may depend on settings.
+
+        Of the stages with prune_kv the last in the decoder is asked. Its `KeepKV.active` is then True in every row
+        with visual tokens, because what decode attends from has room for a choice, not for everything.
+        """
+        return False
 
     def count_from_shape(self) -> bool:
         """Whether how many tokens it leaves follows from how many it is offered, its settings and its budget alone.

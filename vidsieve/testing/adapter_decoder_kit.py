@@ -30,6 +30,11 @@ class TopKV(Stage):
 
     ratio: float = 0.4
     after: int = AFTER
+    parked: bool = False
+
+    def parks(self) -> bool:
+        """Whether what is not read waits on the host."""
+        return self.parked
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """One prune point."""

@@ -10,6 +10,8 @@ from vidsieve.framework.report import Report
 
 def report_kv(report: Report, policy: Policy, decode: DecodeKV | None, prune: LayerPrune | None) -> None:
     """Write which KV stages ran, how much of the visual KV was read, and what it takes."""
+    if decode is not None:
+        report.notes = (*report.notes, *decode.notes)
     read = None if decode is None else decode.read_ratio
     evicted = {} if prune is None else prune.eviction.evicted
     ran = set() if read is None else {bound.label for bound in policy.decode_stages}
