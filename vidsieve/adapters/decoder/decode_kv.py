@@ -307,6 +307,8 @@ class DecodeKV:
             group, left = self._groups[number], counts[turn * rows : (turn + 1) * rows]
             step.entries -= group.behind(point.layer) * (sum(step.counts[number]) - sum(left))
             step.counts[number] = left
+            if number in wanted:
+                continue
             whole = left == group.lengths
             step.views[number] = None if whole else CachedColumns.read(reads[number], left, self._behind(step))
         for (number, one), count in zip(wanted.items(), most, strict=True):

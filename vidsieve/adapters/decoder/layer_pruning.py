@@ -309,12 +309,12 @@ def attach_layers(
         PolicyError: a stage names a layer that is not there, or one without full attention.
     """
     prune = LayerPrune(model, policy, seed=seed)
-    prune.announce = partial(_announce, visual_span, frames, budget)
+    prune.announce = partial(announce_span, visual_span, frames, budget)
     with prune.attached():
         yield prune
 
 
-def _announce(
+def announce_span(
     span: tuple[int, int], frames: int, budget: Budget | None, prune: LayerPrune, tokens: Tensor, mask: Any
 ) -> None:
     """The prompt that comes: the span is a video in every row."""
