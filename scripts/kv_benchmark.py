@@ -1,6 +1,6 @@
 """Print what a decode step costs and holds: the whole visual KV, a part gathered, a part with the rest parked, evicted.
 
-    python scripts/kv_benchmark.py                        2k, 8k and 32k visual tokens, batch 1 and 4; some minutes, 20 GiB
+    python scripts/kv_benchmark.py                        2k, 8k and 32k visual tokens, batch 1 and 4: minutes, 20 GiB
     python scripts/kv_benchmark.py --visual 8192 --rows 1 one cell
     python scripts/kv_benchmark.py --write                the table and its numbers are stored in scripts/data too
 
