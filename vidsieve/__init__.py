@@ -21,7 +21,7 @@ _HOMES = {
         *("Budget", "Keep", "KeepFrames", "KeepKV", "Merge", "Scores", "Segments"),
         *("apportion", "tokens_to_keep"),
     ),
-    "vidsieve.framework.records": ("DecodeStep", "FrameBatch", "LayerTokens", "VideoShape", "VideoTokens"),
+    "vidsieve.framework.records": ("DecodeStep", "FrameBatch", "LayerTokens", "PromptKV", "VideoShape", "VideoTokens"),
     "vidsieve.framework.errors": (
         *("VidsieveError", "UsageError", "UnknownNameError", "PolicyError", "PolicyFileError", "RetentionError"),
         *("PlanError", "StageError", "PluginError", "ModelError", "InputError", "MediaError", "DataError", "TuneError"),

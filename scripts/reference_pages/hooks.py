@@ -16,8 +16,8 @@ bare `@hookimpl`. Take only the arguments you use. A stage hook answers with a [
 an error, and "nothing to do" is a plan that says so.
 
 Steps 3 to 7 run stage by stage in the order of the policy file, on one video at a time; the hooks of one stage run in
-the order of this page. `reduce_frames`, `prune_layer` and `prune_kv` run at their own time. Every example is a lone
-plugin file of `docs/examples/hooks`."""
+the order of this page. `reduce_frames`, `prune_layer`, `evict_kv` and `prune_kv` run at their own time. Every example
+is a lone plugin file of `docs/examples/hooks`."""
 
 STEPS = {
     "reduce_frames": "1, before the vision tower",
@@ -27,6 +27,7 @@ STEPS = {
     "select_tokens": "6",
     "merge_tokens": "7",
     "prune_layer": "9, inside the language model in prefill",
+    "evict_kv": "10, in prefill, once a layer has read the prompt",
     "prune_kv": "10, in decode",
 }
 

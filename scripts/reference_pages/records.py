@@ -8,7 +8,14 @@ from vidsieve.framework import plans, records
 from vidsieve.framework.policy.file import KEYS
 from vidsieve.framework.report import Report
 
-RECORDS = (records.FrameBatch, records.VideoTokens, records.LayerTokens, records.DecodeStep, records.VideoShape)
+RECORDS = (
+    records.FrameBatch,
+    records.VideoTokens,
+    records.LayerTokens,
+    records.PromptKV,
+    records.DecodeStep,
+    records.VideoShape,
+)
 PLANS = (
     plans.KeepFrames,
     plans.Segments,

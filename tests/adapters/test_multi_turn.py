@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from vidsieve.framework.errors import InputError
-from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
+from vidsieve.testing.adapter_decoder_kit import KeepKeys, TopKV, TopLayer
 from vidsieve.testing.adapter_kit import EMPTY, HALF, STEPS, KeepRandom, Row, logits, policy_of, run, unpatched
 
 KITS: dict[str, Any] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
@@ -25,6 +25,8 @@ POLICIES = {
     "renumbered layers": policy_of(TopLayer(), ratio=0.7, positions="compact"),
     "renumbered": policy_of(KeepRandom(), ratio=0.5, positions="compact"),
     "KV": policy_of(KeepRandom(), TopKV(), ratio=0.5),
+    "parked": policy_of(KeepRandom(), TopKV(parked=True), ratio=0.5),
+    "evicted": policy_of(KeepRandom(), KeepKeys(), ratio=0.5),
 }
 
 
@@ -86,7 +88,7 @@ def test_a_prompt_filled_once_answers_every_question_as_the_whole_prompt_does(ki
 def test_another_policy_continues_what_is_there(kit: Any, model: Any, policy: Any) -> None:
     first, _ = run(model, policy, kit.make_inputs(model, Row()))
     turn = asked(kit, first.sequences, 7, 8, 9)
-    others = {name: copy.deepcopy(first.past_key_values) for name in POLICIES if name != "KV"}
+    others = {name: copy.deepcopy(first.past_key_values) for name in POLICIES if name not in ("KV", "parked")}
     expected, _ = run(model, policy, {**turn, "past_key_values": first.past_key_values})
     for name, cache in others.items():
         output, _ = run(model, POLICIES[name], {**turn, "past_key_values": cache})

@@ -22,6 +22,7 @@ POLICIES = {
     "before the model": HALF,
     "KV": policy_of(TopKV(ratio=0.3)),
     "KV twice": policy_of(KeepRandom(), TopKV(after=0), TopKV(ratio=0.5, after=2), TopKV(after=2), ratio=0.5),
+    "KV parked": policy_of(TopKV(after=0), TopKV(ratio=0.5, after=1, parked=True)),
     "dycoke": vidsieve.load_policy("dycoke", retention_ratio=0.5),
 }
 LONG = {"max_new_tokens": 12, "suppress_tokens": [IMAGE, VIDEO]}  # as candidates they would want a picture

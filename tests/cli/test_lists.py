@@ -31,7 +31,7 @@ from vidsieve.adapters.adapter import Adapter
 
 @hookimpl
 def register_models(register):
-    runs = frozenset({"score_tokens", "select_tokens", "prune_kv"})
+    runs = frozenset({"score_tokens", "select_tokens", "evict_kv", "prune_kv"})
     classes, name = ("PartialForConditionalGeneration",), "my-org/partial-vl"
     register("partial-vl", Adapter(
         family="partial-vl", model_classes=classes, default_checkpoint=name, layouts=lambda *_: [], runs=runs))

@@ -12,7 +12,7 @@ from vidsieve.framework.planning.checks import check_keep_frames
 from vidsieve.framework.plans import KeepFrames
 from vidsieve.framework.records import FrameBatch
 from vidsieve.framework.stage import Stage
-from vidsieve.testing import StageContract, rank_layer, select_kv
+from vidsieve.testing import StageContract, kept_kv, rank_layer, select_kv
 
 FOLDER = ROOT / "docs" / "examples" / "hooks"
 
@@ -75,8 +75,15 @@ def test_prune_kv_reads_the_most_attended_and_stays_with_them() -> None:
     assert again.tolist() == index.tolist()
 
 
+def test_evict_kv_keeps_the_entries_with_the_largest_values() -> None:
+    values = torch.tensor([0.1, 3.0, 2.0, 0.2, 1.0])[None, None, :, None].expand(2, 2, 5, 4)
+    stage, more = _example("evict_kv"), _example("evict_kv").model_copy(update={"keep_ratio": 0.7})
+    assert kept_kv(stage, values=values, counts=(5, 3)) == [[1], [1]]
+    assert kept_kv(more, values=values, counts=(5, 3)) == [[1, 2, 4], [1, 2]]
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_every_hook_example_is_tried_here(path: Path) -> None:
-    known = {"reduce_frames", "prune_layer", "prune_kv", "register_policies", "register_models"}
+    known = {"reduce_frames", "prune_layer", "evict_kv", "prune_kv", "register_policies", "register_models"}
     contracts = {name.removeprefix("Test") for name in globals() if name.startswith("Test")}
     assert path.stem in known or path.stem.title().replace("_", "") in contracts

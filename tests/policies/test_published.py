@@ -9,6 +9,7 @@ import torch
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import PolicyError, UsageError
+from vidsieve.framework.hookspecs import KV_HOOKS
 from vidsieve.framework.planning.attainable import check_attainable
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.records import SIGNALS, VideoShape
@@ -17,6 +18,9 @@ from vidsieve.testing.samples import video_features
 
 STAGES = sorted(default().stages)
 INSIDE = sorted(name for name in default().policies if load_policy(name).layer_stages)
+KV_ALONE = sorted(
+    name for name in default().policies if {*load_policy(name).hooks} and load_policy(name).hooks <= {*KV_HOOKS}
+)
 NAMES = sorted(set(default().policies) - set(INSIDE))
 
 
@@ -36,6 +40,7 @@ def test_every_stage_and_policy_is_found() -> None:
     assert {"dycoke.kv", "fastv.prune", "divprune.select", "top-k", "vidcom2.token-score"} <= set(STAGES)
     assert {"dycoke", "none", "pixel-change", "random", "vidcom2-released", "divprune"} <= set(NAMES)
     assert {"fastv", "pyramiddrop-released", "sparsevlm"} <= set(INSIDE)
+    assert {"key-norm", "snapkv"} == set(KV_ALONE)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -54,7 +59,7 @@ def test_a_published_policy_survives_being_written_and_read(name: str) -> None:
     assert again.hash == policy.hash
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("none", "pixel-change")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("none", "pixel-change", *KV_ALONE)])
 def test_a_published_policy_runs_as_it_stands(name: str) -> None:
     features = video_features(8, 16, 16)
     report = load_policy(name).plan(features, **shown(name, features)).report
@@ -94,6 +99,14 @@ def test_released_forms_declare_what_sets_them_apart() -> None:
 
 def test_decode_stages_are_named_as_not_run_in_a_plan() -> None:
     assert load_policy("dycoke").plan(video_features(8, 16, 8)).report.not_run == ("dycoke.kv",)
+
+
+@pytest.mark.parametrize("name", KV_ALONE)
+def test_a_policy_of_the_cache_alone_leaves_the_prompt_as_it_is_and_says_it_did_not_run(name: str) -> None:
+    policy = load_policy(name)
+    report = policy.plan(video_features(8, 16, 8)).report
+    assert report.attained_ratio == 1.0
+    assert report.not_run == tuple(bound.label for bound in policy.kv_stages)
 
 
 def test_the_kv_stage_stands_alone_too() -> None:

@@ -6,11 +6,11 @@ from typing import Any, Literal, TypeAlias
 
 from vidsieve.adapters.layouts import VideoLayout
 from vidsieve.adapters.towers import Tower, Units
-from vidsieve.framework.hookspecs import VIDEO_HOOKS
+from vidsieve.framework.hookspecs import KV_HOOKS, VIDEO_HOOKS
 
 VideoModel: TypeAlias = Any
 """A transformers `...ForConditionalGeneration` model. Its parts are found by name, so no class says more."""
-RUNS = frozenset({*VIDEO_HOOKS, "prune_layer", "prune_kv"})
+RUNS = frozenset({*VIDEO_HOOKS, "prune_layer", *KV_HOOKS})
 """Stage hooks that the generic machinery carries out on every family."""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vidsieve.adapters.adapter import Adapter, VideoModel
 from vidsieve.adapters.decoder.decode_kv import DecodeKV
+from vidsieve.adapters.decoder.kv_report import report_kv
 from vidsieve.adapters.decoder.layer_pruning import LayerPrune, refuse_settings
 from vidsieve.adapters.decoder.layer_rows import rows_of_prompt
 from vidsieve.adapters.generate_arguments import GenerateArguments, refuse_right_padding
@@ -86,6 +87,8 @@ class GenerateCall:
                 stack.enter_context(prune.attached())
             if decode is not None:
                 decode.prompt = short.columns
+                # of the caller's cache, or one that is returned, everything must be in its place afterwards
+                decode.restores = asked.cache is not None or bool(asked.setting("return_dict_in_generate"))
                 decode.held = lambda: None if prune is None else prune.held
                 stack.enter_context(decode.attached())
             if short.columns.ids is not asked.ids:
@@ -95,17 +98,14 @@ class GenerateCall:
                 broken_off = partial(self._past, prompt, short, prune)
                 stack.enter_context(extending(asked.cache, past, broken_off))
             output = original(**self._inputs(prompt, short, view, contiguous=hooked))
-        if decode is not None and decode.read_ratio is not None:
-            ran = {bound.label for bound in self.policy.kv_stages}
-            short.report.kv_ratio = decode.read_ratio
-            short.report.not_run = tuple(label for label in short.report.not_run if label not in ran)
         if prune is not None:
             prune.report(short.report)
+        report_kv(short.report, self.policy, decode, prune)
         return self._restore(prompt, short, prune, output), short.report
 
     def _decode_kv(self) -> DecodeKV | None:
         """The KV stages of the policy, ready to be attached; None without any."""
-        stages = self.policy.kv_stages
+        stages = self.policy.decode_stages
         if not stages:
             return None
         if self.asked.setting("use_cache") is False:
@@ -118,8 +118,8 @@ class GenerateCall:
         )
 
     def _layer_prune(self, past: Past | None) -> LayerPrune | None:
-        """The layer stages of the policy, and a cache that earlier ones cut; None without either."""
-        stages = self.policy.layer_stages
+        """Stages that shorten the prompt or its cache inside the decoder, and a cache that earlier ones cut."""
+        stages = (*self.policy.layer_stages, *self.policy.evict_stages)
         if not stages and (past is None or past.held is None):
             return None
         where = f"policy {self.policy.name!r}, stage {stages[0].label!r}" if stages else "past_key_values"
@@ -134,7 +134,7 @@ class GenerateCall:
         placeholders = placeholders_of(self.adapter, self.model.config, columns.ids)
         layers = len(prune.decoder.layers)
         rows = rows_of_prompt(columns, short.start, short.plans, placeholders, self.policy, layers)
-        prune.start(rows, columns.mask, short.start, held)
+        prune.start(rows, columns.mask, columns.visual, short.start, held)
 
     def _types(self) -> dict[str, Any]:
         """`mm_token_type_ids` of a call with images only that came without: M-RoPE would see only text."""

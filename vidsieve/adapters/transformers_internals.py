@@ -115,6 +115,18 @@ def cached_keys(cache: Any, layer: int) -> Any:
     return needed(needed(cache, "layers")[layer], "keys")
 
 
+def cached_layer(cache: Any, layer: int) -> Any:
+    """A layer of a cache, with `keys` and `values` [rows kv_heads tokens dim]."""
+    return needed(cache, "layers")[layer]
+
+
+def grows_plainly(layer: Any) -> bool:
+    """Whether a layer of a cache holds nothing but keys and values of all its tokens, which may be replaced."""
+    from transformers.cache_utils import DynamicLayer
+
+    return type(layer) is DynamicLayer
+
+
 def growing_cache(config: Any) -> bool:
     """Whether the cache that `generate` makes grows in every layer, by all keys and values, and has nothing else."""
     from transformers import DynamicCache

@@ -9,14 +9,14 @@ import typer
 
 from vidsieve.cli.options import Json, Plugins
 from vidsieve.cli.output import say, say_json, table
-from vidsieve.framework.hookspecs import STAGE_HOOKS, VIDEO_HOOKS
+from vidsieve.framework.hookspecs import KV_HOOKS, STAGE_HOOKS, VIDEO_HOOKS
 from vidsieve.harness.setup import add_plugins
 
 if TYPE_CHECKING:
     from vidsieve.framework.registry import Registry
 
 
-STEPS = {"frames": ("reduce_frames",), "tokens": VIDEO_HOOKS, "layers": ("prune_layer",), "kv": ("prune_kv",)}
+STEPS = {"frames": ("reduce_frames",), "tokens": VIDEO_HOOKS, "layers": ("prune_layer",), "kv": KV_HOOKS}
 INPUTS = ("question", "token_grid", "timestamps_s")
 """Told before the signals, which are taken from the vision tower."""
 MEANING = (

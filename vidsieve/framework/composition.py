@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from vidsieve.framework.errors import UsageError, suggest
-from vidsieve.framework.hookspecs import REDUCING_HOOKS, VIDEO_HOOKS
+from vidsieve.framework.hookspecs import KV_HOOKS, REDUCING_HOOKS, VIDEO_HOOKS
 from vidsieve.framework.records import INPUTS, SIGNALS
 from vidsieve.framework.stage import WRITES, Stage
 
@@ -86,7 +86,17 @@ class Composition:
 
     @cached_property
     def kv_stages(self) -> tuple[BoundStage, ...]:
-        """Stages that choose KV entries in decode (step 10)."""
+        """Stages that act on the KV cache (step 10): the first token is the same without them."""
+        return self._having(*KV_HOOKS)
+
+    @cached_property
+    def evict_stages(self) -> tuple[BoundStage, ...]:
+        """Stages by which visual entries leave the KV cache for good, once the prompt is read."""
+        return self._having("evict_kv")
+
+    @cached_property
+    def decode_stages(self) -> tuple[BoundStage, ...]:
+        """Stages that choose KV entries in each decode step."""
         return self._having("prune_kv")
 
     @cached_property

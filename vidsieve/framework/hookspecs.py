@@ -11,7 +11,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from vidsieve.framework.plans import Budget, Keep, KeepFrames, KeepKV, Merge, Scores, Segments
-    from vidsieve.framework.records import DecodeStep, FrameBatch, LayerTokens, VideoTokens
+    from vidsieve.framework.records import DecodeStep, FrameBatch, LayerTokens, PromptKV, VideoTokens
 
 PROJECT = "vidsieve"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -21,7 +21,9 @@ VIDEO_HOOKS = ("segment_frames", "budget_frames", "score_tokens", "select_tokens
 """Steps 3 to 7 in house order: they run on projected visual tokens, one video at a time."""
 REDUCING_HOOKS = ("select_tokens", "merge_tokens", "prune_layer")
 """Hooks whose plans remove visual tokens from what the language model reads. `reduce_frames` counts apart."""
-STAGE_HOOKS = ("reduce_frames", *VIDEO_HOOKS, "prune_layer", "prune_kv")
+KV_HOOKS = ("evict_kv", "prune_kv")
+"""Hooks that act on the KV cache, after a layer's attention over the prompt: the first token does not see them."""
+STAGE_HOOKS = ("reduce_frames", *VIDEO_HOOKS, "prune_layer", *KV_HOOKS)
 
 
 class StageSpecs:
@@ -54,6 +56,10 @@ class StageSpecs:
     @hookspec(firstresult=True)
     def prune_layer(self, tokens: "LayerTokens") -> "Scores | Keep | Merge":
         """Choose, after a decoder layer in prefill, the visual tokens that go on."""
+
+    @hookspec(firstresult=True)
+    def evict_kv(self, entries: "PromptKV") -> "Scores":
+        """Say, once a layer has read the prompt, how much each visual entry of its cache matters; the rest leaves."""
 
     @hookspec(firstresult=True)
     def prune_kv(self, step: "DecodeStep") -> "KeepKV":

@@ -48,7 +48,8 @@ class Budget:
 class Scores:
     """How much each token matters; higher means keep. Finite or +inf, float32.
 
-    On video tokens the axes are frames and tokens; from `prune_layer` one axis, the visual tokens of the video.
+    On video tokens the axes are frames and tokens; from `prune_layer` one axis, the visual tokens of the video; from
+    `evict_kv` prompts and their visual tokens.
     """
 
     values: Float[Tensor, "*tokens"]
@@ -157,6 +158,16 @@ def _largest_remainder(
     rank = torch.empty_like(order)
     rank[order] = torch.arange(order.numel(), device=order.device)
     return base.to(torch.int64) + (rank < left - base.sum())
+
+
+def highest(
+    values: Float[Tensor, "rows visual"], valid: Bool[Tensor, "rows visual"], counts: Sequence[int]
+) -> Bool[Tensor, "rows visual"]:
+    """The valid places with the highest values, so many of each row; ties go to the lower place."""
+    order = torch.argsort(torch.where(valid, values, -torch.inf), dim=1, descending=True, stable=True)
+    place = torch.arange(values.shape[1], device=values.device)
+    chosen = place < torch.tensor(counts, device=values.device)[:, None]
+    return torch.zeros_like(valid).scatter(1, order, chosen)
 
 
 @dataclass(frozen=True, eq=False)

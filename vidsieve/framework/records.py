@@ -181,6 +181,25 @@ class LayerTokens:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class PromptKV:
+    """Step 10, once in prefill: what the cache of decoder layer `layer` (zero-based) of `layers` holds of the prompts.
+
+    `valid` marks real visual tokens (rows differ in number), `counts` says the same in Python integers. `entries(of)`
+    gives the "keys" (rotated) or the "values" of the visual tokens, in float32, 0 where not valid. `attention(rows)`
+    gives the softmaxed attention to them, in float32, of the last `rows` tokens of the text behind the last visual
+    token: all of it where there are fewer, the prompt's last token where there is none, and 0 for rows that are not
+    there. A stage answers with `Scores`, of which the core keeps the highest: as many as `Stage.leaves` says.
+    """
+
+    entries: Callable[[str], Float[Tensor, "rows kv_heads visual dim"]]
+    attention: Callable[[int], Float[Tensor, "rows heads asked visual"]]
+    valid: Bool[Tensor, "rows visual"]
+    counts: tuple[int, ...]
+    layer: int
+    layers: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DecodeStep:
     """Step 10: one decode step of a batch, seen from the prune point of a stage.
 

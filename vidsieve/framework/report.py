@@ -50,8 +50,11 @@ class Report:
     own processor left some out. Structural tokens (newlines, timestamps, vision start and end) count nowhere. Ratios
     are fractions kept.
     `kv_ratio` is the mean share of visual KV entries attended to over decode steps and decoder layers, or None when
-    no KV stage ran. `layer_tokens` are the visual tokens that entered each decoder layer, one tuple a video, empty
-    when no layer stage ran; `layer_ratio` is their mean over layers divided by the baseline.
+    no KV stage ran; entries that left the cache for good count as not attended to. `kv_full_bytes` is what the keys and
+    values of all visual entries take that came to the cache, over layers and rows, and `kv_resident_bytes` what those
+    take that stay where the decode steps attend from. `layer_tokens` are the visual tokens that entered each decoder
+    layer, one tuple a video, empty when no layer stage ran; `layer_ratio` is their mean over layers divided by the
+    baseline.
     """
 
     policy_name: str
@@ -63,6 +66,8 @@ class Report:
     notes: tuple[str, ...] = ()
     stopwatches: tuple[Stopwatch, ...] = ()
     kv_ratio: float | None = None
+    kv_full_bytes: int | None = None
+    kv_resident_bytes: int | None = None
     layer_ratio: float | None = None
     layer_tokens: tuple[tuple[int, ...], ...] = ()
 
@@ -81,6 +86,8 @@ class Report:
             notes=notes,
             stopwatches=tuple(watch for report in reports for watch in report.stopwatches),
             kv_ratio=_mean(reports, [report.kv_ratio for report in reports]),
+            kv_full_bytes=_sum([report.kv_full_bytes for report in reports]),
+            kv_resident_bytes=_sum([report.kv_resident_bytes for report in reports]),
             layer_ratio=_mean(reports, [report.layer_ratio for report in reports]),
             layer_tokens=tuple(counts for report in reports for counts in report.layer_tokens),
         )
@@ -132,6 +139,8 @@ class Report:
             "kept_tokens": self.kept_tokens,
             "per_frame": [list(frames) for frames in self.per_frame],
             "kv_ratio": self.kv_ratio,
+            "kv_full_bytes": self.kv_full_bytes,
+            "kv_resident_bytes": self.kv_resident_bytes,
             "prompt_ratio": self.prompt_ratio,
             "layer_ratio": self.layer_ratio,
             "layer_tokens": [list(counts) for counts in self.layer_tokens],
@@ -139,6 +148,12 @@ class Report:
             "notes": list(self.notes),
             "compress_ms": self.compress_ms,
         }
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """The sum of what was counted; None where nothing was."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _mean(reports: Sequence[Report], ratios: Sequence[float | None]) -> float | None:

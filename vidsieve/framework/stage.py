@@ -17,7 +17,7 @@ from vidsieve.framework.records import VideoShape
 
 RESERVED = (
     *("use", "as", "needs", "wants", "solves", "reads", "reads_if_made", "data_dependent", "optional"),
-    *("layers", "leaves", "attainable", "count_from_shape", "hooks", "writes", "settings", "build"),
+    *("layers", "leaves", "attainable", "count_from_shape", "parks", "hooks", "writes", "settings", "build"),
 )
 WRITES = {"segment_frames": "segments", "budget_frames": "budget", "score_tokens": "scores"}
 
@@ -106,10 +106,10 @@ class Stage(BaseModel):
         return frozenset()
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
-        """Prune points of a layer or KV stage: *after* these zero-based decoder layers."""
+        """Prune points of a layer or KV stage: *after* these zero-based decoder layers; of evict_kv, the layers cut."""
         raise PluginError(
-            f"stage {type(self).__name__}: a stage with prune_layer or prune_kv must say after which layers it acts; "
-            f"define layers(num_layers) (this model has {num_layers})."
+            f"stage {type(self).__name__}: a stage with prune_layer, evict_kv or prune_kv must say at which layers it "
+            f"acts; define layers(num_layers) (this model has {num_layers})."
         )
 
     def attainable(self, shape: VideoShape) -> tuple[float, float]:
@@ -125,10 +125,19 @@ class Stage(BaseModel):
     def leaves(self, offered: int, num_layers: int) -> tuple[int, ...]:
         """How many visual tokens a layer stage leaves after each of its prune points, with the settings it has.
 
-        `offered` came to its first one. The default: the share `attainable` says, after every one of them.
+        `offered` came to its first one. Of a stage with evict_kv: how many of `offered` visual entries each of its
+        layers keeps. The default: the share `attainable` says, after every one of them.
         """
         share = self.attainable(VideoShape(1, offered, num_layers))[0]
         return (round(share * offered),) * len(self.layers(num_layers))
+
+    def parks(self) -> bool:
+        """Whether visual KV entries that a decode step does not read wait in host memory; it may depend on settings.
+
+        Of the stages with prune_kv the last in the decoder is asked. Its `KeepKV.active` is then True in every row
+        with visual tokens, because what decode attends from has room for a choice, not for everything.
+        """
+        return False
 
     def count_from_shape(self) -> bool:
         """Whether how many tokens it leaves follows from how many it is offered, its settings and its budget alone.

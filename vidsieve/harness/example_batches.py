@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vidsieve.adapters.apply import check_policy
 from vidsieve.adapters.prefix_sharing import shares_prefixes
+from vidsieve.framework.hookspecs import KV_HOOKS
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.task import Example
 from vidsieve.harness.question_batch import OnePrefix, QuestionBatch, VideoPrefix, WholePrompts
@@ -71,7 +72,7 @@ class ExampleBatches:
             return policy, ()
         if not kv:
             return policy, get_args(Way)
-        if policy.stages[-len(kv) :] != kv or any(bound.hooks != ("prune_kv",) for bound in kv):
+        if policy.stages[-len(kv) :] != kv or any(not set(bound.hooks) <= {*KV_HOOKS} for bound in kv):
             return policy, ()
         # they act in decode alone, so first tokens are the same without them; the stages before keep their seeds
         check_policy(self._runners.full.loaded.adapter, policy)

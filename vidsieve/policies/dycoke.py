@@ -136,8 +136,10 @@ class DynamicKV(Stage):
     noticed too. With `refresh: full`, as in the released code, it is the attention of the step before, and a
     step without a new choice reads everything.
 
-    This frees no memory: nothing is evicted, the cache keeps every entry so that a later step can choose it
-    again. A step only reads fewer keys and values, and gathering them costs time too.
+    Nothing leaves for good, because a later step may choose it again. With `rest: parked` entries that are not
+    read wait in host memory and come back when they are chosen, so that the cache of the layers from `layer` on
+    is smaller where attention reads. With `rest: held` they stay in the cache, from which each step gathers what
+    it reads: that frees no memory. `refresh: full` reads everything in most steps, so there entries are held.
 
     Source: DyCoke, arXiv 2411.15024, and its code (github.com/KD-TAO/DyCoke at dd74634, Apache-2.0).
     """
@@ -153,6 +155,14 @@ class DynamicKV(Stage):
     threshold: float = tunable(0.9, low=0.0, high=1.0, help="cosine similarity at which attention has not moved")
     refresh: Literal["reuse", "full"] = Field("reuse", description="what a step reads if attention has not moved")
     keep_last: bool = Field(False, description="always read the last visual token, as the released code does")
+
+    rest: Literal["parked", "held"] = Field(
+        "parked", description="where entries that a step does not read are: in host memory, or in the cache"
+    )
+
+    def parks(self) -> bool:
+        """With `rest: parked`, where every step reads a choice."""
+        return self.rest == "parked" and self.refresh == "reuse"
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """After the layer before the first that sees fewer."""

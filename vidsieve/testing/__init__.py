@@ -1,7 +1,7 @@
 """Tests to inherit and doors to check a method against outside results.
 
 A stage author subclasses `StageContract`, an adapter author `AdapterContract`; pytest then runs the laws every
-built-in obeys. `select_kv` and `rank_layer` feed recorded attention to a stage and say what it keeps;
+built-in obeys. `select_kv`, `kept_kv` and `rank_layer` feed recorded tensors to a stage and say what it keeps;
 `attach_kv` attaches a KV stage to a text LLM.
 """
 
@@ -12,6 +12,7 @@ _HOMES = {
     "AdapterContract": "vidsieve.testing.adapter_contract",
     "select_kv": "vidsieve.testing.doors",
     "rank_layer": "vidsieve.testing.doors",
+    "kept_kv": "vidsieve.testing.doors",
     "attach_kv": "vidsieve.adapters.decoder.decode_kv",
     "video_tokens": "vidsieve.testing.samples",
 }

@@ -17,7 +17,7 @@ from transformers import CompileConfig
 from vidsieve.adapters.adapter import decoder_of
 from vidsieve.framework.errors import PolicyError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.testing.adapter_decoder_kit import TopKV, TopLayer
+from vidsieve.testing.adapter_decoder_kit import KeepKeys, TopKV, TopLayer
 from vidsieve.testing.adapter_kit import HALF, ModelKit, Row, adapter_for, logits, policy_of, run, unpatched
 
 _HOW: dict[str, Any] = {"backend": "eager", "dynamic": True}
@@ -87,7 +87,7 @@ class CompileLaws(ModelKit):
         if not inside:
             assert torch.allclose(logits(unpatched(model, inputs, **options)), plain, atol=1e-5)
         for name, policy in policies.items():
-            if way == "static cache" and name == "layer":
+            if way == "static cache" and name in ("layer", "evicted"):
                 with pytest.raises(PolicyError, match="static"):
                     run(model, policy, inputs, **options)
                 continue
@@ -106,6 +106,8 @@ def _policies(model: Any) -> dict[str, Policy]:
         found["layer"] = policy_of(TopLayer(after=(0,)), ratio=0.7)
     if "prune_kv" in runs:
         found["kv"] = policy_of(TopKV(after=0))
+    if "evict_kv" in runs:
+        found["evicted"] = policy_of(KeepKeys())
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, KeepKV, Scores
-from vidsieve.framework.records import DecodeStep, LayerTokens
+from vidsieve.framework.records import DecodeStep, LayerTokens, PromptKV
 from vidsieve.framework.stage import Stage, tunable
 from vidsieve.testing.adapter_kit import (
     OWN_INPUTS,
@@ -30,6 +30,11 @@ class TopKV(Stage):
 
     ratio: float = 0.4
     after: int = AFTER
+    parked: bool = False
+
+    def parks(self) -> bool:
+        """Whether what is not read waits on the host."""
+        return self.parked
 
     def layers(self, num_layers: int) -> tuple[int, ...]:
         """One prune point."""
@@ -44,6 +49,26 @@ class TopKV(Stage):
         rows = torch.arange(order.shape[1]) < torch.tensor(counts)[:, None]
         active = torch.ones(len(counts), dtype=torch.bool)
         return KeepKV(torch.where(rows, order, -1), active, state={"sum": rank})
+
+
+class KeepKeys(Stage):
+    """Let entries go whose keys are long, in every layer but the first."""
+
+    ratio: float = 0.4
+    first: int = 1
+
+    def layers(self, num_layers: int) -> tuple[int, ...]:
+        """All behind the first."""
+        return tuple(range(self.first, num_layers))
+
+    def leaves(self, offered: int, num_layers: int) -> tuple[int, ...]:
+        """The same share in each."""
+        return (int(offered * self.ratio),) * len(self.layers(num_layers))
+
+    @hookimpl
+    def evict_kv(self, entries: PromptKV) -> Scores:
+        """Short keys first."""
+        return Scores(-entries.entries("keys").norm(dim=-1).mean(dim=1))
 
 
 class Misbehaves(TopKV):

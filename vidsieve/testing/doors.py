@@ -11,8 +11,8 @@ from torch import Tensor
 from vidsieve.framework.errors import PlanError
 from vidsieve.framework.planning.checks import call
 from vidsieve.framework.planning.layer_cut import cut_of
-from vidsieve.framework.plans import Budget, KeepKV, Scores
-from vidsieve.framework.records import DecodeStep, LayerTokens
+from vidsieve.framework.plans import Budget, KeepKV, Scores, highest
+from vidsieve.framework.records import DecodeStep, LayerTokens, PromptKV
 from vidsieve.framework.stage import Stage
 
 
@@ -57,6 +57,55 @@ def select_kv(
     chosen = plan.index[0][plan.index[0] >= 0] + start
     outside = everything[(everything < start) | (everything >= start + length)]
     return torch.cat([outside, chosen]).unique(), plan.state
+
+
+def kept_kv(
+    stage: Stage,
+    *,
+    keys: Float[Tensor, "rows kv_heads visual dim"] | None = None,
+    values: Float[Tensor, "rows kv_heads visual dim"] | None = None,
+    attention: Float[Tensor, "rows heads asked visual"] | None = None,
+    counts: tuple[int, ...] | None = None,
+    num_layers: int = 32,
+    turn: int = 0,
+) -> list[list[int]]:
+    """Which visual entries a KV stage keeps for good in a layer's cache, row by row and in ascending order.
+
+    Args:
+        stage: a stage with `evict_kv`.
+        keys, values: what the cache holds of the visual tokens, as far as the stage reads it.
+        attention: softmaxed attention to them of the text behind the video, in order; its last rows are shown.
+        counts: visual tokens of each row; all by default.
+        num_layers: depth of the model the stage believes to be in.
+        turn: which of the layers it names it is asked about.
+    """
+    given: Any = next(one for one in (keys, values, attention) if one is not None)
+    rows, visual = given.shape[0], given.shape[-1 if given is attention else 2]
+    counts = counts or (visual,) * rows
+    valid = torch.arange(visual, device=given.device) < torch.tensor(counts, device=given.device)[:, None]
+    entries = {"keys": keys, "values": values}
+
+    def shown(of: str) -> Tensor:
+        found = entries[of]
+        assert found is not None, f"the stage reads {of}, which were not given"
+        return found.float().masked_fill(~valid[:, None, :, None], 0.0)
+
+    def attended(asked: int) -> Tensor:
+        assert attention is not None, "the stage reads attention, which was not given"
+        return attention.float()[:, :, -asked:].masked_fill(~valid[:, None, None], 0.0)
+
+    record = PromptKV(
+        entries=shown,
+        attention=attended,
+        valid=valid,
+        counts=counts,
+        layer=stage.layers(num_layers)[turn],
+        layers=num_layers,
+    )
+    where = f"stage {type(stage).__name__}, evict_kv"
+    scores = call(where, stage, "evict_kv", record).values
+    left = [min(count, stage.leaves(count, num_layers)[turn]) if count else 0 for count in counts]
+    return [row.nonzero().squeeze(1).tolist() for row in highest(scores, valid, left)]
 
 
 def rank_layer(

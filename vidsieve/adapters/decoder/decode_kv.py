@@ -1,10 +1,11 @@
 """Step 10 on a model: in each decode step, later layers read a part of the visual KV entries.
 
 Prefill is untouched. After the layer a stage names, one attention row over the visual columns goes to the stage; the
-layers behind it read the gathered rest. Nothing is evicted: the step reads less memory and frees none, the gather and
-the cache's own growth cost time, and on short prompts a step can be slower than without. Each selection reads one
-number a row back from the device. A step in which every row is inactive costs nothing beyond the attention row; if
-some rows are, all rows take part at full width and the others are masked.
+layers behind it read the rest, in one of two ways. A stage that parks (`Stage.parks`) has its layers keep what is read
+in slots, and everything in host memory, from which a new choice swaps in what differs. Otherwise each step gathers the
+entries from the whole cache: it reads less memory and frees none, and on short prompts a step can be slower than
+without. Each selection reads a few numbers a row back from the device. A step in which every row is inactive costs
+nothing beyond the attention row; if some rows are, all rows take part at full width and the others are masked.
 
 A pass of several tokens behind the prompt (candidates of speculative decoding) is carried out token by token in the
 layers that read a part, so it equals as many single steps.
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.attention_taps import AttentionCall, tapped
+from vidsieve.adapters.decoder.parked_layer import ParkedLayer, unpark, unparkable
+from vidsieve.adapters.decoder.slots import Filled, Slots, Swap
 from vidsieve.adapters.prompt.columns import CachedColumns, Columns
 from vidsieve.adapters.transformers_internals import attention_name, beam_reorder, unread_configuration
 from vidsieve.adapters.uncompiled import uncompiled
@@ -59,6 +62,7 @@ class _Step:
     """A token of a pass that is decoded: `total` tokens are cached with it, `keep` are the prompt columns it reads.
 
     `counts` and `views` say what the layers of each group read of the prompt; `entries` are visual entries read.
+    `filled` are the slots of the groups that park.
     """
 
     total: int
@@ -66,6 +70,7 @@ class _Step:
     counts: list[list[int]]
     views: list[CachedColumns | None]
     entries: int
+    filled: dict[int, Filled] = field(default_factory=dict)
 
 
 class DecodeKV:
@@ -86,6 +91,11 @@ class DecodeKV:
         self._cache: Any = None
         self._read, self._held = 0, 0
         self._tapped = False
+        self.restores = True
+        self.notes: tuple[str, ...] = ()
+        self._parks = bool(self.points) and self.points[-1].stage.parks()
+        self._slots: dict[int, Slots] = {}
+        self._width = 0
 
     @property
     def read_ratio(self) -> float | None:
@@ -95,6 +105,26 @@ class DecodeKV:
         """
         self._settle(0 if self._cache is None else int(self._cache.get_seq_length()))
         return self._read / self._held if self._held else None
+
+    @property
+    def cache(self) -> Any:
+        """The cache of the last decode step."""
+        return self._cache
+
+    @property
+    def held_entries(self) -> list[int]:
+        """Visual entries that each layer's cache holds, all rows together."""
+        by_layer = {layer: sum(group.visual) for group in self._groups for layer in group.layers}
+        return [by_layer[layer] for layer in sorted(by_layer)]
+
+    @property
+    def resident_entries(self) -> list[int]:
+        """Visual entries of each layer for which there is room where decode steps attend from, all rows together."""
+        entries, last = self.held_entries, self.points[-1].layer
+        for number, slots in self._slots.items():
+            for layer in self._groups[number].layers:
+                entries[layer] = slots.table.numel() if layer > last else entries[layer]
+        return entries
 
     @contextmanager
     def attached(self) -> Iterator["DecodeKV"]:
@@ -110,6 +140,8 @@ class DecodeKV:
             handle.remove()
             for cache in self._caches:
                 del cache.reorder_cache
+                if self.restores:
+                    unpark(cache)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before each pass of the decoder: which of its tokens are decoded behind a prompt with visual tokens?
@@ -125,7 +157,7 @@ class DecodeKV:
         self._settle(past)
         if past == 0 and self.span is not None:
             self.prompt = Columns.with_span(self.span, rows, new, kwargs.get("attention_mask"), tokens.device)
-            self._groups = []
+            self._groups, self._slots = [], {}
             for point in self.points:
                 point.states = {}
         if self.prompt is None or past + new <= self.prompt.width or not any(self.prompt.visual_counts):
@@ -133,6 +165,8 @@ class DecodeKV:
         self.prompt = prompt = self.prompt.for_rows(rows)
         if not self._groups or len(self._groups[0].lengths) != rows:
             self._groups = _groups_of(prompt, self.held(), len(self.decoder.layers))
+            self._slots = {}
+            unpark(cache)
         self._front = max(prompt.width - past, 0)
         entries = sum(len(group.layers) * sum(group.visual) for group in self._groups)
         self.steps = [
@@ -170,6 +204,8 @@ class DecodeKV:
             original(beam_idx)
             for point in self.points:
                 point.states = {total: _reordered(state, beam_idx) for total, state in point.states.items()}
+            for slots in self._slots.values():
+                slots.reorder(beam_idx)
 
         cache.reorder_cache = reorder
         self._caches.append(cache)
@@ -185,7 +221,9 @@ class DecodeKV:
         alone = [call]
         if call.query.shape[2] > 1 and (points or any(views)):
             alone = [self._alone(call, step) for step in self.steps]
-        if any(views):
+        if number in self._slots and call.layer > self.points[-1].layer:
+            output = _joined([*self._prompt_part(call), *self._from_slots(call, alone, number)])
+        elif any(views):
             parts = [_read(one, view) for one, view in zip(alone, views, strict=True)]
             output = _joined([*self._prompt_part(call), *parts])
         else:
@@ -195,6 +233,24 @@ class DecodeKV:
                 for point in points:
                     self._decide(point, one, step)
         return output
+
+    def _from_slots(self, call: AttentionCall, alone: Sequence[AttentionCall], number: int) -> list[Any]:
+        """The kernel's results on what stands in the slots, token by token; the first time, the rest is parked."""
+        slots, layers = self._slots[number], self._cache.layers
+        if not isinstance(layers[call.layer], ParkedLayer):
+            tokens = self.steps[0].filled[number].tokens
+            layers[call.layer] = ParkedLayer(layers[call.layer], slots.prompt, slots.visual, slots.others, tokens)
+            first = True
+        else:
+            first = False
+        layer, results = layers[call.layer], []
+        for turn, (one, step) in enumerate(zip(alone, self.steps, strict=True)):
+            filled = step.filled[number]
+            if filled.swap is not None and (turn or not first):
+                layer.put(filled.swap)
+            key, value = layer.keys[:, :, : filled.view.width], layer.values[:, :, : filled.view.width]
+            results.append(one.run(key, value, filled.view.mask(one.mask, 1, one.implementation, one.query.dtype)))
+        return results
 
     def _group(self, layer: int) -> int:
         return next(number for number, group in enumerate(self._groups) if layer in group.layers)
@@ -232,7 +288,7 @@ class DecodeKV:
         self._narrow(point, plan, record, step)
 
     def _narrow(self, point: _Point, plan: KeepKV, record: DecodeStep, step: _Step) -> None:
-        """The columns read from now on in this step. One read-back: counts for each row."""
+        """The columns read from now on in this step. One read-back: counts for each row, and what is new in slots."""
         prompt = self.prompt
         assert prompt is not None
         keep, fits = _chosen(prompt, plan, record)
@@ -240,19 +296,77 @@ class DecodeKV:
         behind = [number for number, group in enumerate(self._groups) if group.layers[-1] >= point.layer]
         reads = {number: self._groups[number].held.among(step.keep) for number in behind}
         sums = torch.stack([one.sum(dim=1) for one in reads.values()])
-        *counts, ok = torch.cat([sums.flatten(), fits.reshape(1)]).tolist()
-        if not ok:
-            raise PlanError(
-                f"{point.where}: KeepKV.index must hold numbers of the row's visual tokens (0 to "
-                f"{max(prompt.visual_counts) - 1} at most, -1 to fill up), got others."
-            )
+        wanted = self._wanted(point, plan, reads)
+        missing = [self._slots[number].missing(one).sum(dim=1).max() for number, one in wanted.items()]
+        idle = (~plan.active & record.valid.any(dim=1)).any().to(keep.device)
+        told = torch.cat([sums.flatten(), torch.stack([fits, idle, *missing]).long()]).tolist()
+        counts, (ok, rests, *most) = told[: sums.numel()], told[sums.numel() :]
+        self._check(point, plan, bool(ok), bool(rests and wanted))
         rows = len(keep)
         for turn, number in enumerate(behind):
             group, left = self._groups[number], counts[turn * rows : (turn + 1) * rows]
             step.entries -= group.behind(point.layer) * (sum(step.counts[number]) - sum(left))
             step.counts[number] = left
+            if number in wanted:
+                continue
             whole = left == group.lengths
             step.views[number] = None if whole else CachedColumns.read(reads[number], left, self._behind(step))
+        for (number, one), count in zip(wanted.items(), most, strict=True):
+            group = self._groups[number]
+            chosen = [
+                left - (all_ - seen)
+                for left, all_, seen in zip(step.counts[number], group.lengths, group.visual, strict=True)
+            ]
+            step.filled[number] = filled = self._slots[number].fill(one, count, chosen, self._behind(step))
+            step.views[number] = filled.view
+            if filled.swap is not None:
+                self._fetch(group, filled.swap)
+
+    def _wanted(
+        self, point: _Point, plan: KeepKV, reads: Mapping[int, Bool[Tensor, "rows held"]]
+    ) -> dict[int, Bool[Tensor, "rows visual"]]:
+        """Of the groups whose layers park what is not read: which visual entries this step reads."""
+        prompt = self.prompt
+        assert prompt is not None
+        if point is not self.points[-1] or not self._parks:
+            return {}
+        why = unparkable(self._cache, point.layer)
+        if why:
+            self._parks, self.notes = False, (f"{point.where}: entries stayed in the cache, because {why}.",)
+            return {}
+        for number in reads:
+            group = self._groups[number]
+            if number not in self._slots and group.behind(point.layer):
+                visual = group.held.among(prompt.visual)
+                self._slots[number] = Slots.of(group.held, visual, group.visual, plan.index.shape[1])
+                self._width = plan.index.shape[1]
+        return {number: slots.wanted(reads[number]) for number, slots in self._slots.items()}
+
+    def _fetch(self, group: _Group, swap: Swap) -> None:
+        """Let the layers of a group that have parked their entries bring those of a swap."""
+        for number in group.layers:
+            layer = self._cache.layers[number] if number < len(self._cache.layers) else None
+            if isinstance(layer, ParkedLayer):
+                layer.fetch(swap)
+
+    def _check(self, point: _Point, plan: KeepKV, fits: bool, idle: bool) -> None:
+        """Refuse indices that are none, and what there are no slots for."""
+        assert self.prompt is not None
+        if not fits:
+            raise PlanError(
+                f"{point.where}: KeepKV.index must hold numbers of the row's visual tokens (0 to "
+                f"{max(self.prompt.visual_counts) - 1} at most, -1 to fill up), got others."
+            )
+        if idle:
+            raise PlanError(
+                f"{point.where}: KeepKV.active must be True in every row with visual tokens, because the stage parks "
+                "what a step does not read (Stage.parks) and there is no room for everything."
+            )
+        if self._slots and plan.index.shape[1] > self._width and point is self.points[-1]:
+            raise PlanError(
+                f"{point.where}: KeepKV.index had {self._width} columns in the first step of the request and has "
+                f"{plan.index.shape[1]} now; keep the width and fill up with -1."
+            )
 
 
 def _groups_of(prompt: Columns, held: Sequence[CachedColumns | None] | None, layers: int) -> list[_Group]:

@@ -75,7 +75,7 @@ class Prefill:
         if any(point.layer == layer for point in self.points):
             self.before = hidden
             for row in self.rows:
-                row.seen = self._columns(row)
+                row.seen = self.columns_of(row)
         if layer == self.layers - 1:
             self._finish()
         self.rotation = kwargs.get("position_embeddings")
@@ -96,7 +96,7 @@ class Prefill:
 
     def attended(self, call: AttentionCall) -> None:
         """The attention of a layer that a prune point follows has its queries and keys ready."""
-        self._last = self._tapped(call, call.layer, call.key)
+        self._last = self.tapped(call, call.layer, call.key)
 
     def _finish(self) -> None:
         for row in self.rows:
@@ -117,7 +117,7 @@ class Prefill:
         if unchanged and not any(cut.moved for cut in flat):
             return hidden
         hidden = self._melted(hidden, every)
-        before = [self._columns(row) for row in self.rows]
+        before = [self.columns_of(row) for row in self.rows]
         picked = [places[row.cut(cuts)] for places, row, cuts in zip(before, self.rows, every, strict=True)]
         index, self.real = right_aligned(picked)
         self.width = index.shape[1]
@@ -137,7 +137,7 @@ class Prefill:
         row, bound = self.rows[number], self.policy.stages[point.position]
         offered = video.counts.offered(point)
         stage, count = video.counts.ask(point)
-        first, columns, device = number * self.times, self._columns(row), hidden.device
+        first, columns, device = number * self.times, self.columns_of(row), hidden.device
         tokens = ShownTokens(
             {
                 "hidden": lambda: _at(hidden, first, columns[video.slots]),
@@ -200,7 +200,7 @@ class Prefill:
         else:
             if "next" not in ahead:
                 ahead["next"] = self._ahead(point.layer + 1, hidden, kwargs)
-            tap, places = ahead["next"], self._columns(row)
+            tap, places = ahead["next"], self.columns_of(row)
         asked = places[row.query_slots(rows)]
         return tap.rows(number * self.times, number, asked, places[video.slots]).to(hidden.device)
 
@@ -236,7 +236,7 @@ class Prefill:
 
     # ---------------------------------------------------------------- where things are
 
-    def _columns(self, row: PrefillRow) -> Int[Tensor, " slots"]:
+    def columns_of(self, row: PrefillRow) -> Int[Tensor, " slots"]:
         """The column of each of a row's tokens in the sequence as it is now."""
         if self.width is None:
             return row.places
@@ -246,14 +246,15 @@ class Prefill:
         """The columns that stages may ask the attention of: the text behind the video, and the last one."""
         found = [
             torch.cat([columns[row.others[row.text]], columns[-1:]])
-            for row, columns in ((row, self._columns(row)) for row in self.rows)
+            for row, columns in ((row, self.columns_of(row)) for row in self.rows)
         ]
         return right_aligned(found)[0].repeat_interleave(self.times, dim=0)
 
     def _real(self) -> Bool[Tensor, "prompts new"]:
         return self.mask[:, self.start :] if self.width is None else self.real
 
-    def _tapped(self, call: AttentionCall, layer: int, key: Tensor) -> Tapped:
+    def tapped(self, call: AttentionCall, layer: int, key: Tensor) -> Tapped:
+        """Queries of a call and the keys of a layer, with what is real among them."""
         past = self.past[layer]
         return Tapped(
             query=call.query,
@@ -272,7 +273,7 @@ class Prefill:
         key = call.key
         if self.start:
             key = torch.cat([cached_keys(kwargs["past_key_values"], layer), key], dim=2)
-        return self._tapped(call, layer, key)
+        return self.tapped(call, layer, key)
 
     # ---------------------------------------------------------------- shortening
 
@@ -288,7 +289,7 @@ class Prefill:
         for number, video, cut in merges:
             if cut.merge is None:
                 continue
-            places = self._columns(self.rows[number])[video.slots].to(hidden.device)
+            places = self.columns_of(self.rows[number])[video.slots].to(hidden.device)
             for beam in range(number * self.times, (number + 1) * self.times):
                 hidden[beam, places] = cut.merge.apply(hidden[beam, places])
         return hidden

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vidsieve.adapters.adapter import VideoModel, decoder_of
 from vidsieve.adapters.attention_taps import AttentionCall, tapped
+from vidsieve.adapters.decoder.eviction import Eviction
 from vidsieve.adapters.decoder.layer_prefill import Prefill, renumbered
 from vidsieve.adapters.decoder.layer_rows import PrefillRow, rows_of_prompt
 from vidsieve.adapters.prompt.columns import CachedColumns, Columns
@@ -35,22 +36,27 @@ class LayerPrune:
         self.decoder = decoder_of(model)
         self.policy, self.seed, self.mrope = policy, seed, rope_index(model) is not None
         self.points = prune_points(policy, len(self.decoder.layers))
-        refuse_layers(self.decoder, policy, min((point.layer for point in self.points), default=0))
+        config, layers = self.decoder.config, len(self.decoder.layers)
+        refuse_layers(self.decoder, policy, min((point.layer for point in self.points), default=layers))
+        self.eviction = Eviction.of(policy, config, layers)
         self.prefill: Prefill | None = None
         self.announce: Callable[[LayerPrune, Tensor, Any], None] | None = None
         self.width = 0
         self._passing = False
         self._step: dict[Any, Any] = {}
+        self._cache: Any = None
 
     def start(
         self,
         rows: Sequence[PrefillRow],
         mask: Tensor,
+        visual: Tensor,
         start: int = 0,
         past: Sequence[CachedColumns | None] | None = None,
     ) -> None:
-        """The next pass is over a prompt of these columns, `start` of which are cached."""
+        """The next pass is over a prompt of these columns, `start` of which are cached; some are `visual`."""
         self.width = mask.shape[1]
+        self.visual = visual & (torch.arange(self.width, device=visual.device) >= start)
         self.prefill = Prefill(
             self.decoder,
             self.policy,
@@ -64,6 +70,20 @@ class LayerPrune:
         self._passing = False
 
     @property
+    def cache(self) -> Any:
+        """The cache of the last pass."""
+        return self._cache
+
+    @property
+    def held_entries(self) -> list[int]:
+        """Visual entries of the prompt that each layer's cache holds, all rows together."""
+        evicted, prefill = self.eviction.evicted, self.prefill
+        assert prefill is not None
+        every = [video.counts.entered for row in prefill.rows for video in row.videos]
+        counts = [sum(counts) * prefill.times for counts in zip(*every, strict=True)]
+        return [count - evicted.get(layer, 0) for layer, count in enumerate(counts)]
+
+    @property
     def held(self) -> tuple[CachedColumns | None, ...] | None:
         """What each layer's cache holds of the prompt; None where it is everything, for all or for a layer."""
         if self.prefill is None or all(one is None for one in self.prefill.held):
@@ -75,12 +95,14 @@ class LayerPrune:
         """While open, the decoder prunes prompts that were announced by `start`."""
         layers = self.decoder.layers
         handles = [self.decoder.register_forward_pre_hook(self._begin, with_kwargs=True)]
-        modules = {point.layer: layers[point.layer].self_attn for point in self.points}
+        tapped_layers = {*(point.layer for point in self.points), *self.eviction.cuts}
+        modules = {number: layers[number].self_attn for number in sorted(tapped_layers)}
         try:
             for number, layer in enumerate(layers):
                 handles.append(layer.register_forward_pre_hook(_Enter(self, number), with_kwargs=True))
             with uncompiled, tapped(modules, self._tap), self._deepstack():
                 yield self
+                self.eviction.check()
         finally:
             for handle in handles:
                 handle.remove()
@@ -132,7 +154,8 @@ class LayerPrune:
         cache = kwargs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
         refuse_cache(self.policy, cache)
-        self._step = {}
+        self.eviction.check()
+        self._step, self._cache = {}, cache
         if self.announce is not None and past == 0:
             self.announce(self, tokens, kwargs.get("attention_mask"))
         if self.prefill is None:
@@ -148,6 +171,9 @@ class LayerPrune:
     def _tap(self, call: AttentionCall) -> Any:
         if self.prefill is not None and self._passing:
             self.prefill.attended(call)
+            output = call.run(call.key, call.value, call.mask)
+            self.eviction.attended(call, self.prefill, self.visual, self._cache)
+            return output
         return call.run(call.key, call.value, call.mask)
 
     def enter(self, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -239,11 +265,11 @@ def refuse_layers(decoder: Any, policy: Policy, first: int) -> None:
         )
     if getattr(config, "num_kv_shared_layers", 0):
         raise PolicyError(
-            f"{where}: prunes inside the decoder, but layers of this model share keys and values, which must be "
-            "of one length; remove visual tokens before the language model instead."
+            f"{where}: acts inside the decoder, but layers of this model share keys and values, which must be of one "
+            "length; remove visual tokens before the language model instead."
         )
     types = getattr(config, "layer_types", None) or ["full_attention"] * layers
-    if set(types[first:]) != {"full_attention"}:
+    if not set(types[first:]) <= {"full_attention"}:
         raise PolicyError(
             f"{where}: prunes inside the decoder from layer {first} on, but this model has layers of types "
             f"{', '.join(sorted(set(types[first:])))} there; all must have full attention."
@@ -283,12 +309,12 @@ def attach_layers(
         PolicyError: a stage names a layer that is not there, or one without full attention.
     """
     prune = LayerPrune(model, policy, seed=seed)
-    prune.announce = partial(_announce, visual_span, frames, budget)
+    prune.announce = partial(announce_span, visual_span, frames, budget)
     with prune.attached():
         yield prune
 
 
-def _announce(
+def announce_span(
     span: tuple[int, int], frames: int, budget: Budget | None, prune: LayerPrune, tokens: Tensor, mask: Any
 ) -> None:
     """The prompt that comes: the span is a video in every row."""
@@ -304,4 +330,5 @@ def _announce(
         report=Report(policy_name=prune.policy.name, policy_hash="", requested_ratio=None, keeps=(keep,)),
     )
     layers = len(prune.decoder.layers)
-    prune.start(rows_of_prompt(columns, 0, [[plan]] * rows, columns.visual, prune.policy, layers), columns.mask)
+    prompts = rows_of_prompt(columns, 0, [[plan]] * rows, columns.visual, prune.policy, layers)
+    prune.start(prompts, columns.mask, columns.visual)

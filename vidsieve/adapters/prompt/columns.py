@@ -215,6 +215,15 @@ class CachedColumns:
         times = rows // len(self.columns)
         return self if times == 1 else self.rows(torch.arange(len(self.columns)).repeat_interleave(times))
 
+    def part(
+        self, keep: Bool[Tensor, "rows held"], width: int, *, filled: bool
+    ) -> tuple["CachedColumns", Int[Tensor, "rows kept"]]:
+        """The entries `keep`, at most `width` of each row, and where they were; `filled` if any row has fewer."""
+        order, real = kept_order(keep, width)
+        columns, places = self.columns.gather(1, order), self.places.gather(1, order)
+        kept = replace(self, columns=columns, places=places, real=real, filled=filled, complete=False)
+        return kept, order
+
     # ---------------------------------------------------------------- between the prompt's numbering and the cache's
 
     def among(self, keep: Bool[Tensor, "rows prompt"]) -> Bool[Tensor, "rows held"]:

@@ -30,6 +30,7 @@ from vidsieve.adapters.vision.encoded_videos import of_units, with_pixels
 from vidsieve.adapters.vision.encoding import Vision, repack, rows_of
 from vidsieve.adapters.vision.signals import encode_all, signals_by_picture
 from vidsieve.framework.errors import InputError
+from vidsieve.framework.hookspecs import KV_HOOKS
 from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.framework.planning.pipeline import TokenPlan
 from vidsieve.framework.policy.policy import Policy
@@ -163,7 +164,7 @@ def _report(
     report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)
     report.stopwatches = (*report.stopwatches, *watches)
     if plans:
-        later = ("prune_layer", "prune_kv")
+        later = ("prune_layer", *KV_HOOKS)
         ran = {bound.label for bound in request.policy.frame_stages if not bound.runs(*later)}
         report.not_run = tuple(label for label in report.not_run if label not in ran)
     return report

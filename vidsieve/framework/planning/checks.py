@@ -14,7 +14,7 @@ from torch import Tensor
 from vidsieve.framework.errors import PlanError, StageError, VidsieveError
 from vidsieve.framework.hookspecs import PROJECT, STAGE_HOOKS, StageSpecs
 from vidsieve.framework.plans import Budget, Keep, KeepFrames, KeepKV, Merge, Scores, Segments
-from vidsieve.framework.records import DecodeStep, FrameBatch, VideoTokens
+from vidsieve.framework.records import DecodeStep, FrameBatch, PromptKV, VideoTokens
 from vidsieve.framework.stage import Stage, cached_on_owner
 
 _ALLOWED: dict[str, tuple[type, ...]] = {
@@ -25,8 +25,12 @@ _ALLOWED: dict[str, tuple[type, ...]] = {
     "select_tokens": (Keep,),
     "merge_tokens": (Merge, Keep),
     "prune_layer": (Scores, Keep, Merge),
+    "evict_kv": (Scores,),
     "prune_kv": (KeepKV,),
 }
+
+_ARGUMENTS = {"reduce_frames": "frames", "evict_kv": "entries", "prune_kv": "step"}
+"""What a hook calls the record it is shown, where that is not `tokens`."""
 
 
 def check_type(where: str, hook: str, plan: object) -> None:
@@ -219,7 +223,7 @@ def call(where: str, stage: Stage, hook: str, record: object, *, exact: bool = T
         PlanError: the plan is refused. With `exact` a Budget may not fix counts.
         StageError: the stage raised; the cause is chained. Our own errors and out-of-memory pass as they are.
     """
-    argument = {"reduce_frames": "frames", "prune_kv": "step"}.get(hook, "tokens")
+    argument = _ARGUMENTS.get(hook, "tokens")
     hook_caller = callers(stage)[hook]
     try:
         plan = hook_caller(**{argument: record})
@@ -235,6 +239,8 @@ def call(where: str, stage: Stage, hook: str, record: object, *, exact: bool = T
         check_keep_frames(where, plan, len(record.pixels), record.pixels)
     elif isinstance(record, DecodeStep):
         check_keep_kv(where, plan, len(record.valid), record.attention)
+    elif isinstance(record, PromptKV):
+        check_tensor(where, "Scores.values", plan.values, record.valid.shape, "float32", record.valid)
     return plan
 
 

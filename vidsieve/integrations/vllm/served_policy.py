@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vidsieve import load_policy
 from vidsieve.framework.errors import UsageError
+from vidsieve.framework.hookspecs import KV_HOOKS
 from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
@@ -31,7 +32,7 @@ def reasons_against(policy: Policy, *, positions: frozenset[str]) -> list[str]:
     """List why `policy` cannot be served; `positions` are the ways to number what is left that the model can do."""
     reasons = []
     for bound in policy.stages:
-        inside = [hook for hook in bound.hooks if hook in ("prune_layer", "prune_kv")]
+        inside = [hook for hook in bound.hooks if hook in ("prune_layer", *KV_HOOKS)]
         if inside:
             reasons.append(f"stage {bound.label!r} works inside the language model ({inside[0]}); leave it out")
     # what a stage would like and does not get changes its choice without a word

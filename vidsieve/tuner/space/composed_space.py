@@ -35,6 +35,7 @@ DOES = dict(
             "select tokens by",
             "merge tokens by",
             "prune inside the decoder by",
+            "let KV entries go by",
             "choose KV entries by",
         ),
         strict=True,

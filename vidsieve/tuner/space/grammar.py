@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from vidsieve.framework.composition import BoundStage, Composition, stage_faults
-from vidsieve.framework.hookspecs import VIDEO_HOOKS
+from vidsieve.framework.hookspecs import KV_HOOKS, VIDEO_HOOKS
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.stage import Stage, setting_faults
 from vidsieve.tuner.space.arrangement import fit, fitting_order
@@ -32,7 +32,7 @@ PARTS = (
     Part("frame budget", ("budget_frames",)),
     Part("segmenter", ("segment_frames",)),
     Part("frame skipper", ("reduce_frames",)),
-    Part("KV stage", ("prune_kv",)),
+    Part("KV stage", KV_HOOKS),
 )
 """In the order in which a search chooses: who reads before who is read."""
 
@@ -249,7 +249,7 @@ def _unfit(name: str, stage: Stage, offers: Collection[str] | None, hooks: Colle
     elsewhere = [] if hooks is None else [hook for hook in stage.hooks() if hook not in hooks]
     if elsewhere:
         return f"acts in {', '.join(elsewhere)}, which this model family does not carry out"
-    if not decode and stage.hooks() == ("prune_kv",):
+    if not decode and set(stage.hooks()) <= {*KV_HOOKS}:
         return "works in decode alone, after what is measured"
     return ""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vidsieve.framework.composition import BoundStage
 from vidsieve.framework.errors import PolicyError, UsageError, suggest
+from vidsieve.framework.hookspecs import KV_HOOKS
 from vidsieve.framework.policy.file import CHOICES
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.tuner.space.knobs import STAGES, Knob, knobs_of
@@ -87,7 +88,7 @@ def places_of(policy: Policy) -> tuple[Place, ...]:
 
 def decode_only(policy: Policy) -> frozenset[str]:
     """List the labels of the stages that do nothing before the first token."""
-    return frozenset(bound.label for bound in policy.stages if bound.stage.hooks() == ("prune_kv",))
+    return frozenset(bound.label for bound in policy.stages if set(bound.hooks) <= {*KV_HOOKS})
 
 
 def variants_of(
