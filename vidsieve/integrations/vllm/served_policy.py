@@ -27,13 +27,21 @@ OFFERED = frozenset({"token_grid"})
 log = logging.getLogger("vllm.vidsieve")
 
 
-def reasons_against(policy: Policy, *, positions: frozenset[str]) -> list[str]:
-    """List why `policy` cannot be served; `positions` are the ways to number what is left that the model can do."""
+def reasons_against(policy: Policy, *, positions: frozenset[str], frames: bool = True) -> list[str]:
+    """List why `policy` cannot be served on a model.
+
+    Args:
+        positions: the ways to number what is left that the model can do.
+        frames: whether it can leave frames unencoded.
+    """
     reasons = []
     for bound in policy.stages:
         inside = [hook for hook in bound.hooks if hook in ("prune_layer", "prune_kv")]
         if inside:
             reasons.append(f"stage {bound.label!r} works inside the language model ({inside[0]}); leave it out")
+    if not frames:
+        early = [bound.label for bound in policy.frame_stages]
+        reasons += [f"stage {label!r} chooses frames before they are encoded, which this model does not" for label in early]
     # what a stage would like and does not get changes its choice without a word
     for bound in policy.stages:
         missing = sorted((bound.stage.needs() | bound.stage.wants()) - OFFERED)
