@@ -71,7 +71,7 @@ def environment(folder: Path, vllm: str) -> Path:
     return python
 
 
-def run(python: Path, script: str, job: dict[str, Any], **settings: str) -> dict[str, list[dict[str, Any]]]:
+def run(python: Path, script: str, job: dict[str, Any]) -> dict[str, Any]:
     """Run a part in vLLM's environment and read what it wrote. Raises RuntimeError with the end of what it said."""
     with tempfile.TemporaryDirectory() as folder:
         out, told = Path(folder) / "out.json", Path(folder) / "job.json"
@@ -79,13 +79,13 @@ def run(python: Path, script: str, job: dict[str, Any], **settings: str) -> dict
         surroundings = {name: value for name, value in os.environ.items() if not name.startswith("VIDSIEVE_")}
         done = subprocess.run(
             [str(python), str(PARTS / script), str(told)],
-            env=surroundings | SETTINGS | settings,
+            env=surroundings | SETTINGS,
             capture_output=True,
             text=True,
         )
         if not out.exists():
             raise RuntimeError(f"{script}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-        found: dict[str, list[dict[str, Any]]] = json.loads(out.read_text())
+        found: dict[str, Any] = json.loads(out.read_text())
         return found
 
 
@@ -103,29 +103,30 @@ def compared(ours: list[dict[str, Any]], truth: list[dict[str, Any]]) -> dict[st
 def rows(python: Path, model: str, policies: list[tuple[str, float | None]], count: int) -> list[str]:
     """The table of a model, a row a policy."""
     frames, positions = MODELS[model]
-    common = {"model": model, "frames": frames, "count": count}
-    truth = run(python, "truth.py", common | {"policies": policies, "positions": positions})
+    common = {"model": model, "frames": frames, "count": count, "chunk_tokens": CHUNK_TOKENS}
     lines = []
     with tempfile.TemporaryDirectory() as folder:
+        files = {}
         for name, ratio in policies:
-            file = Path(folder) / f"{name}.yaml"
-            settings = {"VIDSIEVE_POLICY": str(file)} if name != "none" else {"VIDSIEVE_POLICY": "none"}
+            file = files[f"{name} {ratio}"] = Path(folder) / f"{name}-{ratio}.yaml"
             file.write_text(_policy_file(python, name, ratio, positions))
-            cells, prompt = {}, 0
-            for chunk in (0, CHUNK_TOKENS):
-                try:
-                    found = run(python, "served.py", common | {"chunk_tokens": chunk}, **settings)
-                except RuntimeError as error:
-                    cells[f"chunks of {chunk}"] = str(error)
-                    continue
-                for way, ours in found.items():
-                    for kind, (equal, of, apart) in compared(ours, truth[f"{name} {ratio}"]).items():
-                        cells[f"{kind}, {way}"] = f"{equal}/{of}, {apart:.0e}"
-                    prompt = ours[0]["prompt"]
-                    if way == "prefix cached":
-                        cells["cached"] = f"{sum(one['cached'] > 0 for one in ours)}/{len(ours)}"
-            lines.append((name, ratio, prompt, cells))
-            print(name, ratio, prompt, cells, file=sys.stderr, flush=True)
+        named = {label: str(file) for label, file in files.items()}
+        truth = run(python, "truth.py", common | {"policies": named})
+        # without stages there is no plugin: an engine of its own
+        groups = [{label: file for label, file in named.items() if label.startswith("none ") == alone} for alone in (True, False)]
+        answers: dict[str, Any] = {}
+        for group in groups:
+            answers |= run(python, "served.py", common | {"policies": group}) if group else {}
+    for name, ratio in policies:
+        cells, prompt = {}, 0
+        for way, ours in answers[f"{name} {ratio}"].items():
+            for kind, (equal, of, apart) in compared(ours, truth[f"{name} {ratio}"]).items():
+                cells[f"{kind}, {way}"] = f"{equal}/{of}, {apart:.0e}"
+            prompt = ours[0]["prompt"]
+            if way == "prefix cached":
+                cells["cached"] = f"{sum(one['cached'] > 0 for one in ours)}/{len(ours)}"
+        lines.append((name, ratio, prompt, cells))
+        print(name, ratio, prompt, cells, file=sys.stderr, flush=True)
     return _markdown(model, frames, lines)
 
 
@@ -134,7 +135,9 @@ def _policy_file(python: Path, name: str, ratio: float | None, positions: str) -
         "import sys; from vidsieve import load_policy; n, r, p = sys.argv[1:]; "
         "print(load_policy(n, retention_ratio=float(r) if r else None, settings={'positions': p}).to_yaml())"
     )
-    asked = [str(python), "-c", code, name, "" if ratio is None else str(ratio), positions]
+    given = PARTS / f"{name}.yaml"
+    asked = [str(python), "-c", code, str(given) if given.exists() else name]
+    asked += ["" if ratio is None else str(ratio), positions]
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout
 
 

@@ -27,11 +27,9 @@ def main() -> None:
     processor = transformers.AutoProcessor.from_pretrained(folder)
     asked = prompts(job["model"], job["frames"], job["count"])
     found = {}
-    for policy, ratio in job["policies"]:
-        settings = {"positions": job["positions"]}
-        chosen = load_policy(policy, retention_ratio=ratio, settings=settings)
-        found[f"{policy} {ratio}"] = [_answer(model, processor, chosen, one) for one in asked]
-        print(policy, ratio, flush=True)
+    for label, file in job["policies"].items():
+        chosen = load_policy(file)
+        found[label] = [_answer(model, processor, chosen, one) for one in asked]
     Path(job["out"]).write_text(json.dumps(found))
 
 
