@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from torch import Tensor
@@ -14,12 +15,24 @@ from vidsieve.integrations.vllm.plugin import served
 class CountingProcessor:
     """Mixed into a model's processor: prompts hold as many placeholders as the policy leaves tokens."""
 
+    _sizing = False
+
+    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Made-up videos that the engine sizes itself with: counted whole, since a real one may leave more."""
+        self._sizing = True
+        try:
+            return super().get_dummy_mm_inputs(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._sizing = False
+
     def kept(self, grid: tuple[int, int, int]) -> int:
         """Visual tokens that stay of a video with this grid.
 
         Raises:
             ValueError: the policy's ratio is out of reach on it; the server answers that request with the sentence.
         """
+        if self._sizing:
+            return prod(grid)
         try:
             return served().length(grid)
         except RetentionError as error:

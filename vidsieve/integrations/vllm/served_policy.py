@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidsieve import load_policy
-from vidsieve.framework.errors import UsageError
+from vidsieve.framework.errors import RetentionError, UsageError
 from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.records import VideoShape
@@ -75,8 +75,13 @@ class ServedPolicy:
         return self.policy.kept_tokens(VideoShape(grid[0], grid[1] * grid[2]))
 
     def units(self, pixels: Float[Tensor, "units frames channels height width"]) -> Tensor | None:
-        """The units to encode, True stays; None where the policy looks at none."""
-        return plan_frames(self.policy, pixels) if self.policy.frame_stages else None
+        """The units to encode, True stays; None where the policy looks at none, or the ratio is out of reach."""
+        if not self.policy.frame_stages:
+            return None
+        try:
+            return plan_frames(self.policy, pixels)
+        except RetentionError:
+            return None
 
     def rows(
         self, features: Float[Tensor, "rows dim"], grid: tuple[int, int, int], *, dim: int, units: Tensor | None = None
@@ -85,8 +90,13 @@ class ServedPolicy:
 
         The first `dim` columns are the visual tokens as the language model reads them; what stands behind them (rows of
         DeepStack) goes the same way. `features` holds the tokens of `units` where only those were encoded. The number
-        of rows is `length(grid)`, always: a policy that breaks its promise is mended, and a warning says so.
+        of rows is `length(grid)`, always: a policy that breaks its promise is mended, and a warning says so. Where the
+        ratio is out of reach a video stays whole: no request gets that far, the engine's own made-up videos may.
         """
+        try:
+            promised = self.length(grid)
+        except RetentionError:
+            return features, torch.arange(len(features), device=features.device)
         tokens = grid[1] * grid[2]
         frames = len(features) // tokens
         chosen = torch.ones(grid[0], dtype=torch.bool) if units is None else units
@@ -106,7 +116,7 @@ class ServedPolicy:
                 if dim < features.shape[1]
                 else plan.features
             )
-        kept, index = self._mended(kept, index, features, self.length(grid))
+        kept, index = self._mended(kept, index, features, promised)
         return kept, at[index // tokens] * tokens + index % tokens
 
     def _mended(
