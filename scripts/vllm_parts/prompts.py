@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from vllm_models import CLIPS_OF, family
+from vllm_models import CLIPS_OF, COUNTED_BY_AXIS, family
 
 from vidsieve.bundled.bundled_models import get
 from vidsieve.bundled.bundled_task import BundledTask
@@ -45,7 +44,8 @@ def prompts(model: str, frames: int, count: int, seed: int = 1) -> list[Asked]:
         ):
             made.append(Asked(kind, f"<|user|>{places}{question}<|assistant|>", videos, images))
         # no text behind it, so that an answer begins right behind a token that may have gone
-        made.append(Asked(KINDS[3], f"<|user|>{question}<|assistant|>{bare}", [first], []))
+        if model not in COUNTED_BY_AXIS:
+            made.append(Asked(KINDS[3], f"<|user|>{question}<|assistant|>{bare}", [first], []))
     return made
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from prompts import NEW_TOKENS, Asked, metadata, prompts
-
 from vllm_models import checkpoint
 
 from vidsieve import applied, load_policy

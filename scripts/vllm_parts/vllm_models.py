@@ -1,5 +1,6 @@
 """The models that are asked: bundled ones, and random ones of families without."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,22 @@ from vidsieve.bundled.bundled_models import get
 
 CLIPS_OF = dict.fromkeys(RANDOM_MODELS, "qwen2-vl-mini")
 """Whose clips a random model is shown."""
+COUNTED_BY_AXIS = ("qwen2-vl-mini", "qwen2.5-vl-random")
+"""Where a prompt can end in a visual token with three positions. transformers 5 goes on from each of the three, vLLM
+from the largest, as the released code did: there is nothing to compare."""
 
 
 def family(model: str) -> str:
     """How its prompts are written."""
     return "qwen" if model.startswith("qwen") else model.partition("-")[0]
+
+
+def architecture(model: str) -> str:
+    """The class that transformers loads it with."""
+    if model in RANDOM_MODELS:
+        return type(RANDOM_MODELS[model].build()).__name__
+    found: str = json.loads((get(model).folder / "config.json").read_text())["architectures"][0]
+    return found
 
 
 def checkpoint(model: str, into: Path) -> Path:

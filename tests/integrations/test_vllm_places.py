@@ -34,7 +34,7 @@ def test_a_step_in_time_is_a_product_in_float32_as_in_transformers() -> None:
 
 
 def _prompt() -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], torch.Tensor]:
-    """Text, a video of which 3 tokens are kept, text, an image of 4, and right behind it a video of which 2 are kept."""
+    """Text, a video of which 3 tokens are kept, text, an image of 4, right behind it a video of which 2 are kept."""
     image = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1], [0, 1, 0, 1]])
     unknown = torch.zeros(3, 3, dtype=torch.long)
     media = [Medium(2, 3, 8, unknown), Medium(7, 4, 2, image), Medium(11, 2, 15, unknown[:, :2])]

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeCheck:
-    """The verdict: `reasons` against serving, none where it works; tokens of one video, before and after."""
+    """The verdict: `reasons` against serving, none where it works; tokens of one video, before and after.
+
+    `remarks` say what a server that may serve the policy does otherwise than transformers.
+    """
 
     policy: str
     policy_hash: str
@@ -24,6 +27,7 @@ class ServeCheck:
     model: str
     architecture: str
     reasons: tuple[str, ...]
+    remarks: tuple[str, ...]
     frames: int
     height: int
     width: int
@@ -60,7 +64,7 @@ def serve_check(
         raise UsageError(f"a video of {frames} frames of {width} x {height} pixels: must be at least 1 of each.")
     from transformers import AutoConfig
 
-    from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against
+    from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against, remarks_on
 
     choice = fetched(choose(setup.model, setup.checkpoint, registry))
     assert choice.folder is not None
@@ -88,6 +92,7 @@ def serve_check(
         model=choice.name,
         architecture=architecture,
         reasons=tuple(reasons),
+        remarks=() if reasons else tuple(remarks_on(policy)),
         frames=frames,
         height=height,
         width=width,

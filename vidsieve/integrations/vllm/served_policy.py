@@ -41,7 +41,9 @@ def reasons_against(policy: Policy, *, positions: frozenset[str], frames: bool =
             reasons.append(f"stage {bound.label!r} works inside the language model ({inside[0]}); leave it out")
     if not frames:
         early = [bound.label for bound in policy.frame_stages]
-        reasons += [f"stage {label!r} chooses frames before they are encoded, which this model does not" for label in early]
+        reasons += [
+            f"stage {label!r} chooses frames before they are encoded, which this model does not" for label in early
+        ]
     # what a stage would like and does not get changes its choice without a word
     for bound in policy.stages:
         missing = sorted((bound.stage.needs() | bound.stage.wants()) - OFFERED)
@@ -55,6 +57,37 @@ def reasons_against(policy: Policy, *, positions: frozenset[str], frames: bool =
             f"it has `positions: {policy.positions}`; this model can be served with {able}, a line of its file"
         )
     return reasons
+
+
+def remarks_on(policy: Policy) -> list[str]:
+    """List what a server does otherwise than transformers, though it may serve `policy`."""
+    return [_BY_PLACE] if _draws_by_place(policy) else []
+
+
+_BY_PLACE = (
+    "its random choice depends on which video of the prompt a video is; a server keeps what is left of a video for "
+    "every prompt that holds it, so each is chosen from as if it were the first"
+)
+_TRIED = (32, 8, 8)
+"""A grid on which every ratio in use is within reach."""
+
+
+def _draws_by_place(policy: Policy) -> bool:
+    """Whether the same video as the first and as the second of a prompt is left with other tokens."""
+    frames, height, width = _TRIED
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.rand(frames, 1, 3, height, width, generator=generator)
+    features = torch.rand(frames, height * width, 8, generator=generator)
+    found = []
+    for place in (0, 1):
+        try:
+            units = plan_frames(policy, shown, video_index=place) if policy.frame_stages else None
+            found.append(
+                units if units is not None else policy.plan(features, token_grid=_TRIED, video_index=place).index
+            )
+        except RetentionError:
+            return False
+    return not torch.equal(*found)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Videos whose frames stand between text: what is left of them, with that text, in one piece.
 
 How many tokens stay in a frame is known only when the video is encoded, after vLLM has sized the prompt. The total is
-known before. So the whole spelling of a video is one run of placeholders, and the encoder gives the rows of its text too.
+known before. So the whole spelling of a video is one run of placeholders, and the encoder gives rows for its text too.
 """
 
 from collections.abc import Sequence

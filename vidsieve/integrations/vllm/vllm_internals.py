@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against
+from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against, remarks_on
 
 SUPPORTED = ("0.32",)
 """Releases it was tried with."""
@@ -102,6 +102,8 @@ def _verify(config: Any, policy: ServedPolicy) -> None:
     ratio = policy.policy.retention_ratio or 0.5
     config.model_config.multimodal_config.video_pruning_rate = max(1e-6, 1 - ratio)
     log.info("vidsieve: %s shortens the videos of %s", policy.described, config.model_config.model)
+    for remark in remarks_on(policy.policy):
+        log.warning("vidsieve: %s: %s", policy.described, remark)
 
 
 def faults_of(config: Any, policy: ServedPolicy) -> list[str]:

@@ -45,9 +45,7 @@ class Processor(CountingProcessor, InternS1MultiModalProcessor):
         return updates_for_videos(updates, video)
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    Processor, info=InternS1ProcessingInfo, dummy_inputs=InternS1DummyInputsBuilder
-)
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=InternS1ProcessingInfo, dummy_inputs=InternS1DummyInputsBuilder)
 class VidsieveInternVL(InternS1ForConditionalGeneration):
     """Videos are shortened behind the projector; the encoder gives them with their text."""
 
