@@ -178,6 +178,12 @@ def test_a_vllm_that_lacks_a_name_is_refused(
     assert "vllm.multimodal" in str(refused.value)
 
 
+def test_a_class_of_vllm_that_lost_a_method_ends_the_import() -> None:
+    vllm_internals.require(Parent, "_get_mm_hashes")
+    with pytest.raises(ImportError, match=r"vLLM's Parent has no _get_mm_data; tried with vLLM 0\.32"):
+        vllm_internals.require(Parent, "_get_mm_hashes", "_get_mm_data")
+
+
 class Parent:
     """vLLM's own processor."""
 

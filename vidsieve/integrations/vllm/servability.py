@@ -125,7 +125,10 @@ def _grid(
         frame_index=torch.arange(frames),
         source_frames=frames,
     )
-    inputs = processor_of(choice, setup).build_inputs(["?"], [[clip]])
+    inputs = dict(processor_of(choice, setup).build_inputs(["?"], [[clip]]))
+    if found[0].modality == "image":
+        # a lone frame would pass for an image; vLLM is told that it is a video
+        inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == config.image_token_id)
     [layout] = found[0].layouts(config, inputs)
     grid: tuple[int, int, int] = layout.grid
     return grid

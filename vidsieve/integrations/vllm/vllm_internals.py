@@ -38,7 +38,19 @@ NAMES = {
     "vllm.model_executor.models.interfaces": ("SupportsMultiModalPruning.recompute_mrope_positions",),
     "vllm.v1.worker.gpu_model_runner": ("GPUModelRunner._gather_mm_embeddings",),
 }
+PROCESSOR_HOOKS = ("_get_prompt_updates", "_get_mm_hashes", "get_dummy_mm_inputs")
+GRID_HOOKS = ("_process_video_input", "get_mrope_input_positions")
+"""Methods of vLLM's processors and models that are overridden: without one of them, ours would never be called."""
 log = logging.getLogger("vllm.vidsieve")
+
+
+def require(owner: type, *names: str) -> None:
+    """Raise ImportError, which ends the start, where a class of vLLM has not what is overridden or called of it."""
+    missing = [name for name in names if not hasattr(owner, name)]
+    if missing:
+        raise ImportError(
+            f"vidsieve: vLLM's {owner.__name__} has no {', '.join(missing)}; tried with vLLM {', '.join(SUPPORTED)}."
+        )
 
 
 def missing_names() -> list[str]:

@@ -18,6 +18,10 @@ from vllm.tokenizers.registry import cached_tokenizer_from_config
 from vidsieve.integrations.vllm.plugin import served
 from vidsieve.integrations.vllm.pruning import CountingProcessor, updates_for_videos
 from vidsieve.integrations.vllm.spelling import Spelling
+from vidsieve.integrations.vllm.vllm_internals import PROCESSOR_HOOKS, require
+
+require(InternS1MultiModalProcessor, *PROCESSOR_HOOKS)
+require(InternS1ForConditionalGeneration, "_process_vision_input")
 
 
 def spelled(tokenizer: Any, frames: int, tokens: int) -> list[int]:

@@ -9,6 +9,10 @@ from vllm.model_executor.models.qwen2_5_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vidsieve.integrations.vllm.grid_videos import GridModel, GridProcessor
+from vidsieve.integrations.vllm.vllm_internals import GRID_HOOKS, PROCESSOR_HOOKS, require
+
+require(Qwen2_5_VLMultiModalProcessor, *PROCESSOR_HOOKS)
+require(Qwen2_5_VLForConditionalGeneration, *GRID_HOOKS)
 
 
 class Processor(GridProcessor, Qwen2_5_VLMultiModalProcessor):

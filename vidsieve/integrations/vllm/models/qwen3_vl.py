@@ -15,6 +15,10 @@ from vidsieve.integrations.vllm.grid_videos import Grid, GridModel, GridProcesso
 from vidsieve.integrations.vllm.places import with_places
 from vidsieve.integrations.vllm.plugin import served
 from vidsieve.integrations.vllm.spelling import Spelling
+from vidsieve.integrations.vllm.vllm_internals import GRID_HOOKS, PROCESSOR_HOOKS, require
+
+require(Qwen3VLMultiModalProcessor, *PROCESSOR_HOOKS, "get_video_repl")
+require(Qwen3VLForConditionalGeneration, *GRID_HOOKS)
 
 
 def spelled(config: Any, tokenizer: Any, timestamps: Any, tokens: int) -> list[int]:
