@@ -21,6 +21,8 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
+from vidsieve.bundled.train.package import TEMPLATES
+
 SPECIALS = (
     "<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
     "<|video_pad|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>",
@@ -119,11 +121,12 @@ def _internvl_files() -> Any:
 
 @dataclass(frozen=True)
 class RandomModel:
-    """What is built, how its pictures are prepared, and its special tokens by the names its processor reads."""
+    """What is built, how its pictures are prepared, its special tokens by the names its processor reads, its chats."""
 
     build: Callable[[], torch.nn.Module]
     files: Callable[[], dict[str, dict[str, Any]]]
     tokens: dict[str, str]
+    template: str = TEMPLATES["qwen2_vl"]
 
 
 _QWEN_TOKENS = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
@@ -148,6 +151,7 @@ RANDOM_MODELS = {
             "context_image_token": "<IMG_CONTEXT>",
             "video_token": "<video>",
         },
+        TEMPLATES["llava_onevision"].replace("<image>", "<IMG_CONTEXT>"),
     ),
 }
 
@@ -164,12 +168,12 @@ def save_random(name: str, folder: Path) -> None:
             elif key.endswith("bias"):
                 value.normal_(std=0.1)
     model.save_pretrained(folder)
-    _tokenizer(made.tokens).save_pretrained(folder)
+    _tokenizer(made.tokens, made.template).save_pretrained(folder)
     for file, settings in made.files().items():
         (folder / file).write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def _tokenizer(tokens: dict[str, str]) -> PreTrainedTokenizerFast:
+def _tokenizer(tokens: dict[str, str], template: str) -> PreTrainedTokenizerFast:
     """A token a byte."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = ID | {letter: len(SPECIALS) + number for number, letter in enumerate(letters)}
@@ -183,5 +187,6 @@ def _tokenizer(tokens: dict[str, str]) -> PreTrainedTokenizerFast:
         eos_token="<|end|>",
         padding_side="left",
         model_max_length=8192,
+        chat_template=template,
         extra_special_tokens=tokens,
     )
