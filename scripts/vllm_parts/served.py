@@ -1,40 +1,27 @@
-"""What vLLM answers to the same prompts: `python served.py JOB.json`, with the policy in the environment."""
+"""What vLLM answers to the same prompts: `python served.py JOB.json`."""
 
 import json
-import shutil
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from prompts import NEW_TOKENS, Asked, metadata, prompts
-from safetensors.torch import load_file, save_file
+from vllm_models import servable
 
-from vidsieve.bundled.bundled_models import get
-
-
-def servable(model: str, into: Path) -> Path:
-    """The bundled checkpoint as vLLM reads it.
-
-    transformers 5 writes the names of a SigLIP tower without `vision_model`, which vLLM 0.32 expects, as older
-    checkpoints have it; a copy gets those names.
-    """
-    folder = get(model).folder
-    if not model.startswith("llava"):
-        return folder
-    shutil.copytree(folder, into)
-    weights = load_file(into / "model.safetensors")
-    renamed = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
-    save_file(renamed, into / "model.safetensors", {"format": "pt"})
-    return into
+from vidsieve.integrations.vllm import plugin
 
 
 def main() -> None:
-    """Read the job, answer in every way, write."""
+    """Read the job, serve one policy after another in one engine, answer in every way, write."""
     from vllm import LLM
 
     job = json.loads(Path(sys.argv[1]).read_text())
     folder = tempfile.TemporaryDirectory()
+    _take(next(iter(job["policies"].values())))
     llm = LLM(
         model=str(servable(job["model"], Path(folder.name) / job["model"])),
         dtype="float32",
@@ -44,20 +31,37 @@ def main() -> None:
         max_model_len=4096,
         limit_mm_per_prompt={"video": 2, "image": 1},
         max_num_batched_tokens=8192,
-        long_prefill_token_threshold=job["chunk_tokens"],
         max_num_seqs=8,
         disable_log_stats=True,
     )
     asked = prompts(job["model"], job["frames"], job["count"])
-    found = {}
-    if job["chunk_tokens"]:
-        found["chunked"] = [_answer(llm, [one])[0] for one in asked]
-    else:
-        found["one by one"] = [_answer(llm, [one])[0] for one in asked]
-        found["prefix cached"] = [_answer(llm, [one])[0] for one in asked]
+    found: dict[str, dict[str, Any]] = {}
+    for label, file in job["policies"].items():
+        # the caches of the policy before stay: they must not be mixed up
+        _take(file)
+        ways = found[label] = {"one by one": [_answer(llm, [one])[0] for one in asked]}
+        ways["prefix cached"] = [_answer(llm, [one])[0] for one in asked]
         llm.reset_prefix_cache()
-        found["batched"] = _answer(llm, asked)
+        ways["batched"] = _answer(llm, asked)
+        llm.reset_prefix_cache()
+        with _chunks(llm, job["chunk_tokens"]):
+            ways["chunked"] = [_answer(llm, [one])[0] for one in asked]
     Path(job["out"]).write_text(json.dumps(found))
+
+
+def _take(file: str) -> None:
+    """Serve this policy from now on."""
+    os.environ["VIDSIEVE_POLICY"] = file
+    plugin._served.cache_clear()
+
+
+@contextmanager
+def _chunks(llm: Any, tokens: int) -> Iterator[None]:
+    """While open, prompts are read so many tokens at a time."""
+    rules = llm.llm_engine.engine_core.engine_core.scheduler.scheduler_config
+    before, rules.long_prefill_token_threshold = rules.long_prefill_token_threshold, tokens
+    yield
+    rules.long_prefill_token_threshold = before
 
 
 def _answer(llm: Any, asked: list[Asked]) -> list[dict[str, Any]]:

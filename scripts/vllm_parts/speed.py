@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from prompts import KINDS, prompts
-from served import request, servable
+from served import request
+from vllm_models import servable
 
 
 def main() -> None:

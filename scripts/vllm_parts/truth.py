@@ -2,33 +2,33 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from prompts import NEW_TOKENS, Asked, metadata, prompts
+from vllm_models import checkpoint
 
 from vidsieve import applied, load_policy
-from vidsieve.bundled.bundled_models import get
 
 
 def main() -> None:
     """Read the job, answer, write."""
     job = json.loads(Path(sys.argv[1]).read_text())
     torch.set_num_threads(1)
-    folder = get(job["model"]).folder
+    place = tempfile.TemporaryDirectory()
+    folder = checkpoint(job["model"], Path(place.name) / job["model"])
     name = json.loads((folder / "config.json").read_text())["architectures"][0]
     model = getattr(transformers, name).from_pretrained(folder).eval()
     model.generation_config.eos_token_id = None
     processor = transformers.AutoProcessor.from_pretrained(folder)
     asked = prompts(job["model"], job["frames"], job["count"])
     found = {}
-    for policy, ratio in job["policies"]:
-        settings = {"positions": job["positions"]}
-        chosen = load_policy(policy, retention_ratio=ratio, settings=settings)
-        found[f"{policy} {ratio}"] = [_answer(model, processor, chosen, one) for one in asked]
-        print(policy, ratio, flush=True)
+    for label, file in job["policies"].items():
+        chosen = load_policy(file)
+        found[label] = [_answer(model, processor, chosen, one) for one in asked]
     Path(job["out"]).write_text(json.dumps(found))
 
 

@@ -48,6 +48,13 @@ def test_a_file_is_named_in_the_command_and_the_document_is_whole(invoke: Invoke
     assert f"VIDSIEVE_POLICY='{file}'" in told["command"]
 
 
+def test_what_a_server_does_otherwise_is_told(invoke: Invoke) -> None:
+    done = invoke("serve-check", "random", "--model", "qwen2-vl-tiny")
+    assert done.exit_code == 0
+    assert "otherwise than in transformers: its random choice depends on which video of the prompt" in done.stdout
+    assert json.loads(invoke("serve-check", "random", "--model", "qwen2-vl-tiny", "--json").stdout)["remarks"]
+
+
 @pytest.mark.parametrize("arguments", [("--frames", "0"), ("--retention", "25"), ("--height", "-3")])
 def test_impossible_sizes_are_refused(invoke: Invoke, arguments: tuple[str, str]) -> None:
     done = invoke("serve-check", "vidcom2", "--model", "qwen2-vl-tiny", *arguments)

@@ -4,14 +4,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 
 from vidsieve.integrations.vllm import plugin, vllm_internals
+from vidsieve.integrations.vllm.grid_videos import GridModel, GridProcessor
 from vidsieve.integrations.vllm.places import CHANNELS
-from vidsieve.integrations.vllm.pruning import CountingProcessor, ShorteningModel, updates_for_videos
+from vidsieve.integrations.vllm.pruning import CountingProcessor, updates_for_videos
 
 
 @dataclass
@@ -177,6 +178,12 @@ def test_a_vllm_that_lacks_a_name_is_refused(
     assert "vllm.multimodal" in str(refused.value)
 
 
+def test_a_class_of_vllm_that_lost_a_method_ends_the_import() -> None:
+    vllm_internals.require(Parent, "_get_mm_hashes")
+    with pytest.raises(ImportError, match=r"vLLM's Parent has no _get_mm_data; tried with vLLM 0\.32"):
+        vllm_internals.require(Parent, "_get_mm_hashes", "_get_mm_data")
+
+
 class Parent:
     """vLLM's own processor."""
 
@@ -221,43 +228,113 @@ def test_only_the_update_of_videos_is_exchanged() -> None:
     assert updates_for_videos([image, video], 3) == [image, Update("video", 3)]
 
 
-class Model(ShorteningModel):
-    """A model of 4 columns with a video (10, 2, 3) of which 7 tokens stay, and an image (1, 2, 2)."""
+class Vision(torch.nn.Module):
+    """Stands for a model of vLLM: its tower gives the tokens that it is handed as pixels."""
 
-    config = SimpleNamespace(video_token_id=1, image_token_id=2, get_text_config=lambda: SimpleNamespace(hidden_size=4))
-    ids: ClassVar[list[int]] = [0, 0, *[1] * 7, 0, *[2] * 4, 0, 0]
-
-    def iter_mm_grid_thw(self, features: list[Any]) -> Any:
-        sizes = {2: (2, 10, 2, 3, 1.0), 10: (10, 1, 2, 2, 1.0)}
-        return [sizes[feature.mm_position.offset] for feature in features]
+    def _process_video_input(self, video_input: Any) -> tuple[torch.Tensor, ...]:
+        assert video_input["type"] == "pixel_values_videos"
+        return (video_input["pixel_values_videos"][::4],)
 
 
-def test_text_keeps_the_positions_of_the_whole_prompt_and_kept_tokens_get_theirs() -> None:
-    model = Model()
-    features = [
-        SimpleNamespace(mm_position=SimpleNamespace(offset=10, length=4)),
-        SimpleNamespace(mm_position=SimpleNamespace(offset=2, length=7)),
-    ]
-    positions, delta = model.get_mrope_input_positions(model.ids, features)
-    text = [0, 1, 9, 14, 15]
-    # behind the video's ten steps from position 2, and behind the image's two from 13
-    assert positions[:, text].tolist() == [[0, 1, 12, 15, 16]] * 3
-    assert delta == 17 - 16
-    index = torch.tensor([0, 8, 13, 26, 33, 45, 59])
-    rows = model.place_rows(torch.randn(7, 4), index, (10, 2, 3), 1.0)
-    assert rows.shape == (7, 4 + CHANNELS)
+def token_rows(grid: tuple[int, int, int]) -> torch.Tensor:
+    """Features of a grid's tokens."""
+    return torch.randn(grid[0] * grid[1] * grid[2], 4, generator=torch.Generator().manual_seed(0))
+
+
+class Model(GridModel, Vision):
+    """A model of 4 columns whose tokens are squares of 2 x 2 patches; a step in time takes 1.5 positions a second."""
+
+    config = SimpleNamespace(
+        vision_config=SimpleNamespace(spatial_merge_size=2), get_text_config=lambda: SimpleNamespace(hidden_size=4)
+    )
+
+    def time_factor(self, seconds: float | None) -> float:
+        return 1.5 * (1.0 if seconds is None else seconds)
+
+
+GRID = (10, 2, 3)
+KEPT = 15
+IDS: list[int] = [0, 0, *[1] * KEPT, 0, *[2] * 4, 0, 0]
+
+
+def feature(modality: str, offset: int, length: int, patches: list[int], seconds: float | None = None) -> Any:
+    data = {f"{modality}_grid_thw": SimpleNamespace(data=torch.tensor(patches))}
+    data |= {} if seconds is None else {"second_per_grid_ts": SimpleNamespace(data=torch.tensor(seconds))}
+    return SimpleNamespace(modality=modality, data=data, mm_position=SimpleNamespace(offset=offset, length=length))
+
+
+def test_text_keeps_the_positions_of_the_whole_prompt_and_kept_tokens_get_theirs(
+    environment: Callable[..., None],
+) -> None:
+    environment("vidcom2", "0.25")
+    model, patches = Model(), torch.tensor([10, 4, 6])
+    features = [feature("image", 18, 4, [1, 4, 4]), feature("video", 2, KEPT, patches.tolist(), 2.0)]
+    positions, delta = model.get_mrope_input_positions(IDS, features)
+    # behind the video's nine steps of three positions from position 2, and behind the image's two from 31
+    assert positions[:, [0, 1, 17, 22, 23]].tolist() == [[0, 1, 30, 33, 34]] * 3
+    assert delta == 35 - 24
+    tokens = token_rows(GRID)
+    given = {
+        "type": "pixel_values_videos",
+        "pixel_values_videos": tokens.repeat_interleave(4, dim=0),
+        "video_grid_thw": patches[None],
+        "second_per_grid_ts": torch.tensor([2.0]),
+    }
+    [rows] = model._process_video_input(given)
+    kept, index = plugin.served().rows(tokens, GRID, dim=4)
+    assert rows.shape == (KEPT, 4 + CHANNELS)
     image = torch.randn(4, 4)
-    [video, same], placed, again = model.recompute_mrope_positions(model.ids, [rows, image], positions, 0)
+    [video, same], placed, again = model.recompute_mrope_positions(IDS, [rows, image], positions, 0)
     assert again == delta
-    assert torch.equal(same, image) and torch.equal(video, rows[:, :4])
-    assert placed[0, 2:9].tolist() == (index // 6 + 2).tolist()
-    assert placed[1, 2:9].tolist() == (index // 3 % 2 + 2).tolist()
-    assert placed[2, 2:9].tolist() == (index % 3 + 2).tolist()
-    assert torch.equal(placed[:, 9:], positions[:, 9:])
+    assert torch.equal(same, image) and torch.equal(video, kept)
+    assert placed[0, 2:17].tolist() == (index // 6 * 3 + 2).tolist()
+    assert placed[1, 2:17].tolist() == (index // 3 % 2 + 2).tolist()
+    assert placed[2, 2:17].tolist() == (index % 3 + 2).tolist()
+    assert torch.equal(placed[:, 17:], positions[:, 17:])
 
 
-def test_a_chunk_without_media_changes_nothing() -> None:
+def test_a_chunk_without_media_changes_nothing(environment: Callable[..., None]) -> None:
+    environment("vidcom2", "0.25")
     model = Model()
-    positions = torch.arange(16).expand(3, -1) + 5
-    rows, placed, delta = model.recompute_mrope_positions(model.ids, [], positions, 14)
-    assert rows == [] and placed is positions and delta == 5
+    positions, delta = model.get_mrope_input_positions(IDS[:17], [feature("video", 2, KEPT, [10, 4, 6])])
+    rows, placed, again = model.recompute_mrope_positions(IDS[:17], [], positions, 16)
+    # the prompt ends in the video: the answer goes on behind the whole of it, 14 from position 2
+    assert rows == [] and placed is positions and again == delta == 2 + 14 - 17
+
+
+def test_videos_that_were_encoded_elsewhere_are_refused(environment: Callable[..., None]) -> None:
+    environment("vidcom2", "0.25")
+    with pytest.raises(ValueError, match="video_embeds were encoded where no policy ran"):
+        Model()._process_video_input({"type": "video_embeds"})
+
+
+class Prompts:
+    """vLLM's own processor."""
+
+    info = SimpleNamespace(
+        get_hf_config=lambda: SimpleNamespace(video_token_id=9, vision_config=SimpleNamespace(spatial_merge_size=2))
+    )
+
+    def _get_prompt_updates(self, *_: Any) -> list[Update]:
+        return [Update("video", None)]
+
+    def get_dummy_mm_inputs(self, patches: list[int]) -> int:
+        return len(self.placeholders(patches))
+
+
+class Counted(GridProcessor, Prompts):
+    def placeholders(self, patches: list[int]) -> list[int]:
+        items = {"video": [{"video_grid_thw": SimpleNamespace(data=torch.tensor(patches))}]}
+        [update] = self._get_prompt_updates(None, {}, items)
+        return update.replacement(0)
+
+
+def test_placeholders_are_as_many_as_stay_but_the_engine_is_sized_with_whole_videos(
+    environment: Callable[..., None],
+) -> None:
+    environment("evs", "0.1")
+    assert Counted().placeholders([16, 8, 12]) == [9] * 38
+    # nothing is out of reach there: the videos are made up
+    assert Counted().get_dummy_mm_inputs([2, 8, 12]) == 48
+    with pytest.raises(ValueError, match="it reaches"):
+        Counted().placeholders([2, 8, 12])

@@ -10,7 +10,7 @@ from vidsieve import load_policy
 from vidsieve.framework import registry
 from vidsieve.framework.errors import PolicyFileError, UnknownNameError, UsageError
 from vidsieve.framework.policy.policy import Policy
-from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against, served_policy
+from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against, remarks_on, served_policy
 from vidsieve.testing.samples import video_features
 from vidsieve.testing.stage_contract import hostile_features
 
@@ -51,6 +51,25 @@ def test_a_model_that_numbers_anew_serves_compact_alone() -> None:
     [reason] = reasons_against(load_policy("vidcom2"), positions=frozenset({"compact"}))
     told = "it has `positions: original`; this model can be served with `positions: compact`, a line of its file"
     assert reason.startswith(told)
+
+
+def test_a_model_that_encodes_all_frames_serves_no_choice_of_frames() -> None:
+    [reason] = reasons_against(load_policy("pixel-change"), positions=BOTH, frames=False)
+    assert reason.startswith("stage 'pixel-change' chooses frames before they are encoded")
+    assert not reasons_against(load_policy("vidcom2"), positions=BOTH, frames=False)
+
+
+@pytest.mark.parametrize("name", servable())
+def test_a_choice_by_the_place_in_the_prompt_is_remarked_on(name: str) -> None:
+    remarks = remarks_on(load_policy(name))
+    assert [("as if it were the first" in text) for text in remarks] == ([True] if name == "random" else [])
+
+
+def test_a_video_out_of_reach_stays_whole_in_the_encoder() -> None:
+    served = ServedPolicy(load_policy("evs", retention_ratio=0.1))
+    features = video_features(2, 24, 16).flatten(0, 1)
+    kept, index = served.rows(features, (2, 4, 6), dim=16)
+    assert torch.equal(kept, features) and index.tolist() == list(range(48))
 
 
 @pytest.mark.parametrize("name", servable())

@@ -48,6 +48,8 @@ def serve_check(
             say(f"{size}: {found.visual_tokens} visual tokens ({' x '.join(map(str, found.grid))}){kept}")
         for reason in found.reasons:
             complain(f"not served: {reason}", kind="")
+        for remark in found.remarks:
+            say(f"otherwise than in transformers: {remark}")
         if not found.reasons:
             say(f"tried with vLLM {', '.join(found.vllm)}; serve it with\n  {found.command}")
     if found.reasons:

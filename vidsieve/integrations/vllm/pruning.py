@@ -1,19 +1,29 @@
 """What every served model shares: a processor that counts kept tokens, and a model whose videos are shortened."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidsieve.framework.errors import RetentionError
-from vidsieve.integrations.vllm.places import grid_places, place_media, with_places
+from vidsieve.integrations.vllm.numbering import Medium, answer_offset, number_prompt, placed_prompt
 from vidsieve.integrations.vllm.plugin import served
 
 
 class CountingProcessor:
     """Mixed into a model's processor: prompts hold as many placeholders as the policy leaves tokens."""
+
+    _sizing = False
+
+    def get_dummy_mm_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """Made-up videos that the engine sizes itself with: counted whole, since a real one may leave more."""
+        self._sizing = True
+        try:
+            return super().get_dummy_mm_inputs(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._sizing = False
 
     def kept(self, grid: tuple[int, int, int]) -> int:
         """Visual tokens that stay of a video with this grid.
@@ -21,6 +31,8 @@ class CountingProcessor:
         Raises:
             ValueError: the policy's ratio is out of reach on it; the server answers that request with the sentence.
         """
+        if self._sizing:
+            return prod(grid)
         try:
             return served().length(grid)
         except RetentionError as error:
@@ -38,26 +50,15 @@ class ShorteningModel:
 
     supports_multimodal_pruning = True
 
-    def place_rows(self, rows: Tensor, index: Tensor, grid: tuple[int, int, int], time_factor: float) -> Tensor:
-        """Rows as the encoder cache holds them: with their places."""
-        return with_places(rows, grid_places(index, grid, time_factor))
+    def media(self, features: Sequence[Any]) -> Iterable[Medium]:
+        """The videos and images of a prompt, given as vLLM's features in the order of the prompt."""
+        raise NotImplementedError
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Sequence[Any]) -> tuple[Tensor, int]:
         """Number the short prompt as the whole one; what stands at a kept video token is put in when it is encoded."""
         ordered = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
-        grids = self.iter_mm_grid_thw(ordered)  # type: ignore[attr-defined]
-        pieces, at, following = [], 0, 0
-        for feature, (offset, time, height, width, factor) in zip(ordered, grids, strict=True):
-            text = offset - at
-            pieces.append(torch.arange(text).expand(3, -1) + following)
-            following += text
-            index = torch.arange(time * height * width)
-            whole = grid_places(index, (time, height, width), factor) + following
-            pieces.append(whole[:, : feature.mm_position.length])
-            at, following = offset + feature.mm_position.length, int(whole.max()) + 1
-        text = len(input_tokens) - at
-        pieces.append(torch.arange(text).expand(3, -1) + following)
-        return torch.cat(pieces, dim=1), following + text - len(input_tokens)
+        numbered = number_prompt(len(input_tokens), self.media(ordered))
+        return numbered, answer_offset(numbered, len(input_tokens))
 
     def recompute_mrope_positions(
         self,
@@ -68,17 +69,21 @@ class ShorteningModel:
     ) -> tuple[Sequence[Tensor], Tensor, int]:
         """Take the places off the rows of this chunk and put them into the prompt's positions."""
         tokens = len(input_ids)
-        # the last token of a prompt is text, and so knows where the whole prompt ends
-        delta = int(mrope_positions[:, tokens - 1].max()) + 1 - tokens
+        offset = answer_offset(mrope_positions, tokens)
         if not len(multimodal_embeddings):
-            return multimodal_embeddings, mrope_positions, delta
-        config = self.config  # type: ignore[attr-defined]
-        ids = torch.as_tensor(input_ids)
-        is_media = (ids == config.video_token_id) | (ids == config.image_token_id)
-        rows, positions = place_media(
-            mrope_positions, is_media.cpu(), num_computed_tokens, multimodal_embeddings, self.row_width
+            return multimodal_embeddings, mrope_positions, offset
+        rows, numbered = placed_prompt(
+            mrope_positions, tokens, num_computed_tokens, multimodal_embeddings, self.row_width
         )
-        return rows, positions, delta
+        return rows, numbered, offset
+
+    def _postprocess_image_embeds_evs(self, images: Any, _: Any) -> Any:
+        """vLLM's own pruning would append positions of its own."""
+        return images
+
+    def _postprocess_video_embeds_evs(self, videos: Any, _: Any) -> Any:
+        """vLLM's own pruning would prune once more."""
+        return videos
 
     @property
     def row_width(self) -> int:

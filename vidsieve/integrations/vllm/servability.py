@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeCheck:
-    """The verdict: `reasons` against serving, none where it works; tokens of one video, before and after."""
+    """The verdict: `reasons` against serving, none where it works; tokens of one video, before and after.
+
+    `remarks` say what a server that may serve the policy does otherwise than transformers.
+    """
 
     policy: str
     policy_hash: str
@@ -24,6 +27,7 @@ class ServeCheck:
     model: str
     architecture: str
     reasons: tuple[str, ...]
+    remarks: tuple[str, ...]
     frames: int
     height: int
     width: int
@@ -60,7 +64,7 @@ def serve_check(
         raise UsageError(f"a video of {frames} frames of {width} x {height} pixels: must be at least 1 of each.")
     from transformers import AutoConfig
 
-    from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against
+    from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against, remarks_on
 
     choice = fetched(choose(setup.model, setup.checkpoint, registry))
     assert choice.folder is not None
@@ -68,7 +72,8 @@ def serve_check(
     architecture = (config.architectures or ["of no known kind"])[0]
     reasons = []
     if architecture in MODELS:
-        reasons += reasons_against(policy, positions=frozenset(MODELS[architecture][1]))
+        served = MODELS[architecture]
+        reasons += reasons_against(policy, positions=served.positions, frames=served.frames)
     else:
         reasons.append(f"model {choice.name} is {architecture}; served are {', '.join(MODELS)}")
     grid = None if architecture not in MODELS else _grid(choice, config, setup, registry, (frames, height, width))
@@ -87,6 +92,7 @@ def serve_check(
         model=choice.name,
         architecture=architecture,
         reasons=tuple(reasons),
+        remarks=() if reasons else tuple(remarks_on(policy)),
         frames=frames,
         height=height,
         width=width,
@@ -119,7 +125,10 @@ def _grid(
         frame_index=torch.arange(frames),
         source_frames=frames,
     )
-    inputs = processor_of(choice, setup).build_inputs(["?"], [[clip]])
+    inputs = dict(processor_of(choice, setup).build_inputs(["?"], [[clip]]))
+    if found[0].modality == "image":
+        # a lone frame would pass for an image; vLLM is told that it is a video
+        inputs["mm_token_type_ids"] = 2 * (inputs["input_ids"] == config.image_token_id)
     [layout] = found[0].layouts(config, inputs)
     grid: tuple[int, int, int] = layout.grid
     return grid

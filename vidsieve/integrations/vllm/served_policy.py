@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidsieve import load_policy
-from vidsieve.framework.errors import UsageError
+from vidsieve.framework.errors import RetentionError, UsageError
 from vidsieve.framework.hookspecs import KV_HOOKS
 from vidsieve.framework.planning.frames import plan_frames
 from vidsieve.framework.policy.policy import Policy
@@ -28,13 +28,23 @@ OFFERED = frozenset({"token_grid"})
 log = logging.getLogger("vllm.vidsieve")
 
 
-def reasons_against(policy: Policy, *, positions: frozenset[str]) -> list[str]:
-    """List why `policy` cannot be served; `positions` are the ways to number what is left that the model can do."""
+def reasons_against(policy: Policy, *, positions: frozenset[str], frames: bool = True) -> list[str]:
+    """List why `policy` cannot be served on a model.
+
+    Args:
+        positions: the ways to number what is left that the model can do.
+        frames: whether it can leave frames unencoded.
+    """
     reasons = []
     for bound in policy.stages:
         inside = [hook for hook in bound.hooks if hook in ("prune_layer", *KV_HOOKS)]
         if inside:
             reasons.append(f"stage {bound.label!r} works inside the language model ({inside[0]}); leave it out")
+    if not frames:
+        early = [bound.label for bound in policy.frame_stages]
+        reasons += [
+            f"stage {label!r} chooses frames before they are encoded, which this model does not" for label in early
+        ]
     # what a stage would like and does not get changes its choice without a word
     for bound in policy.stages:
         missing = sorted((bound.stage.needs() | bound.stage.wants()) - OFFERED)
@@ -48,6 +58,37 @@ def reasons_against(policy: Policy, *, positions: frozenset[str]) -> list[str]:
             f"it has `positions: {policy.positions}`; this model can be served with {able}, a line of its file"
         )
     return reasons
+
+
+def remarks_on(policy: Policy) -> list[str]:
+    """List what a server does otherwise than transformers, though it may serve `policy`."""
+    return [_BY_PLACE] if _draws_by_place(policy) else []
+
+
+_BY_PLACE = (
+    "its random choice depends on which video of the prompt a video is; a server keeps what is left of a video for "
+    "every prompt that holds it, so each is chosen from as if it were the first"
+)
+_TRIED = (32, 8, 8)
+"""A grid on which every ratio in use is within reach."""
+
+
+def _draws_by_place(policy: Policy) -> bool:
+    """Whether the same video as the first and as the second of a prompt is left with other tokens."""
+    frames, height, width = _TRIED
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.rand(frames, 1, 3, height, width, generator=generator)
+    features = torch.rand(frames, height * width, 8, generator=generator)
+    found = []
+    for place in (0, 1):
+        try:
+            units = plan_frames(policy, shown, video_index=place) if policy.frame_stages else None
+            found.append(
+                units if units is not None else policy.plan(features, token_grid=_TRIED, video_index=place).index
+            )
+        except RetentionError:
+            return False
+    return not torch.equal(*found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +109,13 @@ class ServedPolicy:
         return self.policy.kept_tokens(VideoShape(grid[0], grid[1] * grid[2]))
 
     def units(self, pixels: Float[Tensor, "units frames channels height width"]) -> Tensor | None:
-        """The units to encode, True stays; None where the policy looks at none."""
-        return plan_frames(self.policy, pixels) if self.policy.frame_stages else None
+        """The units to encode, True stays; None where the policy looks at none, or the ratio is out of reach."""
+        if not self.policy.frame_stages:
+            return None
+        try:
+            return plan_frames(self.policy, pixels)
+        except RetentionError:
+            return None
 
     def rows(
         self, features: Float[Tensor, "rows dim"], grid: tuple[int, int, int], *, dim: int, units: Tensor | None = None
@@ -78,8 +124,13 @@ class ServedPolicy:
 
         The first `dim` columns are the visual tokens as the language model reads them; what stands behind them (rows of
         DeepStack) goes the same way. `features` holds the tokens of `units` where only those were encoded. The number
-        of rows is `length(grid)`, always: a policy that breaks its promise is mended, and a warning says so.
+        of rows is `length(grid)`, always: a policy that breaks its promise is mended, and a warning says so. Where the
+        ratio is out of reach a video stays whole: no request gets that far, the engine's own made-up videos may.
         """
+        try:
+            promised = self.length(grid)
+        except RetentionError:
+            return features, torch.arange(len(features), device=features.device)
         tokens = grid[1] * grid[2]
         frames = len(features) // tokens
         chosen = torch.ones(grid[0], dtype=torch.bool) if units is None else units
@@ -99,7 +150,7 @@ class ServedPolicy:
                 if dim < features.shape[1]
                 else plan.features
             )
-        kept, index = self._mended(kept, index, features, self.length(grid))
+        kept, index = self._mended(kept, index, features, promised)
         return kept, at[index // tokens] * tokens + index % tokens
 
     def _mended(

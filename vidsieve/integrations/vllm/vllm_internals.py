@@ -1,19 +1,35 @@
 """Every name and assumption of vLLM that the integration rests on, checked when it is installed."""
 
 import logging
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against
+from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against, remarks_on
 
 SUPPORTED = ("0.32",)
 """Releases it was tried with."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A class of `models`, the ways to number kept tokens that it can do, whether frames can be left unencoded."""
+
+    target: str
+    positions: frozenset[str]
+    frames: bool = True
+
+
+_WHOLE, _ANEW = frozenset({"original", "trained"}), frozenset({"compact"})
 MODELS = {
-    "Qwen2VLForConditionalGeneration": ("qwen2_vl:VidsieveQwen2VL", {"original", "trained"}),
-    "LlavaOnevisionForConditionalGeneration": ("llava_onevision:VidsieveLlavaOnevision", {"compact"}),
+    "Qwen2VLForConditionalGeneration": ServedModel("qwen2_vl:VidsieveQwen2VL", _WHOLE),
+    "Qwen2_5_VLForConditionalGeneration": ServedModel("qwen2_5_vl:VidsieveQwen25VL", _WHOLE),
+    "Qwen3VLForConditionalGeneration": ServedModel("qwen3_vl:VidsieveQwen3VL", _WHOLE),
+    "LlavaOnevisionForConditionalGeneration": ServedModel("llava_onevision:VidsieveLlavaOnevision", _ANEW),
+    "InternVLForConditionalGeneration": ServedModel("internvl:VidsieveInternVL", _ANEW, frames=False),
 }
-"""Architecture: the class of `models` that stands for it, and the ways to number kept tokens that it can do."""
+"""What stands for which architecture."""
 NAMES = {
     "vllm.config": ("VllmConfig.try_verify_and_update_config", "VllmConfig.use_v2_model_runner"),
     "vllm.multimodal": ("MULTIMODAL_REGISTRY",),
@@ -22,7 +38,19 @@ NAMES = {
     "vllm.model_executor.models.interfaces": ("SupportsMultiModalPruning.recompute_mrope_positions",),
     "vllm.v1.worker.gpu_model_runner": ("GPUModelRunner._gather_mm_embeddings",),
 }
+PROCESSOR_HOOKS = ("_get_prompt_updates", "_get_mm_hashes", "get_dummy_mm_inputs")
+GRID_HOOKS = ("_process_video_input", "get_mrope_input_positions")
+"""Methods of vLLM's processors and models that are overridden: without one of them, ours would never be called."""
 log = logging.getLogger("vllm.vidsieve")
+
+
+def require(owner: type, *names: str) -> None:
+    """Raise ImportError, which ends the start, where a class of vLLM has not what is overridden or called of it."""
+    missing = [name for name in names if not hasattr(owner, name)]
+    if missing:
+        raise ImportError(
+            f"vidsieve: vLLM's {owner.__name__} has no {', '.join(missing)}; tried with vLLM {', '.join(SUPPORTED)}."
+        )
 
 
 def missing_names() -> list[str]:
@@ -57,8 +85,8 @@ def install(policy: ServedPolicy) -> None:
     from vllm.config import VllmConfig
     from vllm.model_executor.models import ModelRegistry
 
-    for name, (target, _) in MODELS.items():
-        ModelRegistry.register_model(name, f"vidsieve.integrations.vllm.models.{target}")
+    for name, model in MODELS.items():
+        ModelRegistry.register_model(name, f"vidsieve.integrations.vllm.models.{model.target}")
     checked = VllmConfig.try_verify_and_update_config
 
     def verify(self: Any) -> None:
@@ -86,6 +114,8 @@ def _verify(config: Any, policy: ServedPolicy) -> None:
     ratio = policy.policy.retention_ratio or 0.5
     config.model_config.multimodal_config.video_pruning_rate = max(1e-6, 1 - ratio)
     log.info("vidsieve: %s shortens the videos of %s", policy.described, config.model_config.model)
+    for remark in remarks_on(policy.policy):
+        log.warning("vidsieve: %s: %s", policy.described, remark)
 
 
 def faults_of(config: Any, policy: ServedPolicy) -> list[str]:
@@ -95,7 +125,7 @@ def faults_of(config: Any, policy: ServedPolicy) -> list[str]:
     found = next((MODELS[name] for name in names if name in MODELS), None)
     if found is None:
         return [f"model {model.model} is {' or '.join(names) or 'of no known kind'}, served are {', '.join(MODELS)}"]
-    faults = reasons_against(policy.policy, positions=frozenset(found[1]))
+    faults = reasons_against(policy.policy, positions=found.positions, frames=found.frames)
     media = model.multimodal_config
     if media is None:
         return [*faults, f"model {model.model} takes no video here"]

@@ -17,6 +17,10 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from vidsieve.integrations.vllm.plugin import served
 from vidsieve.integrations.vllm.pruning import CountingProcessor, updates_for_videos
+from vidsieve.integrations.vllm.vllm_internals import PROCESSOR_HOOKS, require
+
+require(LlavaOnevisionMultiModalProcessor, *PROCESSOR_HOOKS)
+require(LlavaOnevisionForConditionalGeneration, "_process_video_pixels")
 
 
 class Processor(CountingProcessor, LlavaOnevisionMultiModalProcessor):
