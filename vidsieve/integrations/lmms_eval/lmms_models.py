@@ -1,0 +1,302 @@
+"""The model `vidsieve` of lmms-eval, in its simple and its chat form."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vidsieve.framework.errors import InputError, MediaError, UsageError, VidsieveError
+from vidsieve.integrations.lmms_eval import lmms_eval_internals
+
+lmms_eval_internals.check()
+
+from accelerate import Accelerator  # noqa: E402
+from lmms_eval.api.model import lmms  # noqa: E402
+from lmms_eval.utils import simple_parse_args_string  # noqa: E402
+from loguru import logger  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from vidsieve.integrations.lmms_eval.generation_settings import GenerationSettings  # noqa: E402
+from vidsieve.integrations.lmms_eval.model_arguments import ModelArguments, in_arguments  # noqa: E402
+from vidsieve.integrations.lmms_eval.policy_model import Answered, PolicyModel  # noqa: E402
+from vidsieve.integrations.lmms_eval.request_log import RequestLog  # noqa: E402
+from vidsieve.integrations.lmms_eval.request_prompts import PromptWriter, RequestPrompt  # noqa: E402
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+MOST_ROUNDS = 1000
+LIKELIHOOD_ARGUMENTS = 6
+PADDING = "__padding_only__"
+"""Marks requests that only keep the processes in step."""
+
+
+def told(method: Method) -> Method:
+    """End lmms-eval with a sentence where `method` raises one of our errors; otherwise it prints a traceback."""
+
+    @functools.wraps(method)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except VidsieveError as error:
+            raise SystemExit(f"vidsieve: {in_arguments(error)}") from None
+
+    return run  # type: ignore[return-value]
+
+
+class Vidsieve(lmms):
+    """What both forms share. The arguments are those of `ModelArguments`."""
+
+    @told
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        arguments = ModelArguments.of(given)
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        device = str(self.accelerator.device) if self._world_size > 1 else None
+        self._model = PolicyModel.open(arguments, device, lambda text: logger.warning(f"vidsieve: {text}"))
+        self._device = self._model.runner.device
+        self._writer = PromptWriter(self._model.runner.processor.prompter, arguments.picture_fps)
+        self._log = RequestLog(self._model.policy, self._model.facts)
+        self._report = None if arguments.report is None else _of_rank(Path(arguments.report), self._rank)
+        self._ignored: set[str] = set()
+        logger.info(f"vidsieve: {self._log.named} on {dict(self._log.described)}")
+
+    @classmethod
+    @told
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "Vidsieve":
+        """Read `--model_args`; what stands there goes before the options `--batch_size` and `--device`."""
+        options = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if options.pop("max_batch_size", None) is not None or str(options.get("batch_size", "")).startswith("auto"):
+            raise UsageError(
+                "--batch_size: must be a number; how much fits is not tried out. Leave --max_batch_size out."
+            )
+        return cls(**(options | simple_parse_args_string(arg_string)))
+
+    @property
+    def device(self) -> Any:
+        """Where the model is."""
+        return self._device
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        return self._model.runner.model
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self._model.runner.processor.tokenizer
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts of a batch, at most."""
+        return self._model.rows
+
+    @property
+    @told
+    def chat_template(self) -> str:
+        """Refuse `--apply_chat_template`, which asks for it."""
+        raise UsageError(
+            "--apply_chat_template: prompts are written in the model's chat template anyway; leave it out."
+        )
+
+    def clean(self) -> None:
+        """Free the model; lmms-eval calls this before it loads a judge."""
+        self.__dict__.pop("_model", None)
+        super().clean()
+
+    @told
+    def generate_until(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request."""
+        self._refuse_missing(requests)
+        answered: dict[int, Answered] = {}
+        with self._progress(len(requests)) as bar:
+            for places, settings in self._by_settings(requests):
+                prompts = [self.prompt_of(requests[place]) for place in places]
+                for place, answer in zip(places, self._model.answers(prompts, settings), strict=True):
+                    answered[place] = self._noted(requests[place], answer)
+                bar.update(len(places))
+        self._tell(list(answered.values()))
+        done = [answered[place] for place in range(len(requests))]
+        return [lmms_eval_internals.generation_result(a.text, a.input_tokens, a.output_tokens) for a in done]
+
+    @told
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        """Score the continuation of each request: its mean loss, and whether it is what would be written."""
+        if any(len(request.args) < LIKELIHOOD_ARGUMENTS for request in requests):
+            raise InputError(
+                "acc_mutual_info: asks for answers without their question, which this model does not score."
+            )
+        self._refuse_missing(requests)
+        found: list[Answered] = []
+        with self._progress(len(requests)) as bar:
+            for begin in range(0, len(requests), self.batch_size):
+                part = requests[begin : begin + self.batch_size]
+                prompts = [self.prompt_of(request) for request in part]
+                texts = [self.continuation_of(request) for request in part]
+                losses = self._model.losses(prompts, texts)
+                found += [self._noted(request, answer) for request, answer in zip(part, losses, strict=True)]
+                bar.update(len(part))
+        self._tell(found)
+        return [(answer.loss, answer.greedy) for answer in found]
+
+    @told
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
+        """Answer the rounds of each request; each is a prompt of its own, which may depend on the answers before it."""
+        self._refuse_missing(requests)
+        done: dict[int, list[str]] = {}
+        answers: list[Answered] = []
+        with self._progress(len(requests)) as bar:
+            for places, settings in self._by_settings(requests):
+                states = {place: (self.prompt_of(requests[place]), list[str](), None) for place in places}
+                for number in range(1, MOST_ROUNDS + 1):
+                    found = self._model.answers([prompt for prompt, _, _ in states.values()], settings)
+                    answers += [self._noted(requests[place], one) for place, one in zip(states, found, strict=True)]
+                    following = {}
+                    for (place, (_, texts, info)), answer in zip(states.items(), found, strict=True):
+                        prompt, *state = self.round_of(requests[place], number, [*texts, answer.text], info)
+                        done[place] = state[0]
+                        if prompt is not None:
+                            following[place] = (prompt, *state)
+                    states = following
+                    if not states:
+                        break
+                else:
+                    task = requests[places[0]].args[-2]
+                    raise InputError(
+                        f"task {task}: does not end after {MOST_ROUNDS} rounds; is it one of several rounds?"
+                    )
+                bar.update(len(places))
+        self._tell(answers)
+        return [done[place] for place in range(len(requests))]
+
+    def prompt_of(self, request: Any) -> RequestPrompt:
+        """Write the prompt of a request."""
+        raise NotImplementedError
+
+    def settings_of(self, request: Any) -> GenerationSettings:
+        """Read how a request wants to be answered."""
+        raise NotImplementedError
+
+    def continuation_of(self, request: Any) -> str:
+        """Read the text that is to be scored."""
+        raise NotImplementedError
+
+    def round_of(
+        self, request: Any, number: int, answers: list[str], info: Any
+    ) -> tuple[RequestPrompt | None, list[str], Any]:
+        """Write the prompt of a further round; None where it was the last one. The task may change the answers."""
+        raise NotImplementedError
+
+    def document(self, request: Any) -> Any:
+        """Find what a request is about."""
+        doc_id, task, split = request.args[-3:]
+        return self.task_dict[task][split][doc_id]
+
+    def _by_settings(self, requests: Sequence[Any]) -> Iterator[tuple[list[int], GenerationSettings]]:
+        """Yield portions of a batch that share their settings."""
+        groups: dict[str, tuple[list[int], GenerationSettings]] = {}
+        for place, request in enumerate(requests):
+            settings = self.settings_of(request)
+            groups.setdefault(settings.key, ([], settings))[0].append(place)
+            if new := set(settings.ignored) - self._ignored:
+                self._ignored |= new
+                logger.warning(f"vidsieve: generation_kwargs {', '.join(sorted(new))}: not known, and not used")
+        for places, settings in groups.values():
+            for begin in range(0, len(places), self.batch_size):
+                yield places[begin : begin + self.batch_size], settings
+
+    def _refuse_missing(self, requests: Sequence[Any]) -> None:
+        """Refuse requests whose videos are not there, all at once, before the first is answered."""
+        named: dict[str, bool] = {}
+        for request in requests:
+            named |= self.prompt_of(request).files
+        missing = [file for file, is_there in named.items() if not is_there]
+        if missing:
+            raise MediaError(f"{len(missing)} of {len(named)} videos are missing (the first: {missing[0]}).")
+
+    def _noted(self, request: Any, answer: Answered) -> Answered:
+        if not request.metadata.get(PADDING):
+            doc_id, task, _ = request.args[-3:]
+            self._log.add(task, doc_id, answer)
+        return answer
+
+    def _tell(self, answers: Sequence[Answered]) -> None:
+        """Log what was attained, and put it beside the scores."""
+        for sentence in self._log.sentences():
+            logger.info(sentence)
+        if self._report is not None:
+            self._log.write(self._report)
+        lmms_eval_internals.log_request_metrics(
+            elapsed_s=sum(answer.elapsed_ms for answer in answers) / 1e3,
+            new_tokens=sum(answer.output_tokens for answer in answers),
+            numbers=self._log.numbers(answers),
+        )
+
+    def _progress(self, count: int) -> Any:
+        return tqdm(total=count, disable=self.rank != 0, desc="Model Responding")
+
+
+class VidsieveSimple(Vidsieve):
+    """Requests of a context and visuals; the only form that tasks of `multiple_choice` have (`--force_simple`)."""
+
+    is_simple = True
+
+    def prompt_of(self, request: Any) -> RequestPrompt:
+        context, _, doc_to_visual, *_ = request.args
+        return self._writer.simple(context, doc_to_visual(self.document(request)))
+
+    def settings_of(self, request: Any) -> GenerationSettings:
+        return GenerationSettings.of(request.args[1])
+
+    def continuation_of(self, request: Any) -> str:
+        wanted = request.args[1]
+        return str(wanted(self.document(request)) if callable(wanted) else wanted)
+
+    def round_of(
+        self, request: Any, number: int, answers: list[str], info: Any
+    ) -> tuple[RequestPrompt | None, list[str], Any]:
+        ask = request.args[3]
+        found = ask(self.document(request), previous_output=answers, round_idx=number, previous_round_info=info)
+        if not isinstance(found, tuple) or len(found) != 5:
+            raise InputError(f"task {request.args[-2]}: is no task of several rounds; its doc_to_text gives one text.")
+        visuals, context, is_over, given, info = found
+        answers = answers if given is None else list(given)
+        return None if is_over else self._writer.simple(context, visuals), answers, info
+
+
+class VidsieveChat(Vidsieve):
+    """Requests of messages."""
+
+    is_simple = False
+
+    def prompt_of(self, request: Any) -> RequestPrompt:
+        return self._writer.chat(request.args[1](self.document(request)))
+
+    def settings_of(self, request: Any) -> GenerationSettings:
+        return GenerationSettings.of(request.args[2])
+
+    def continuation_of(self, request: Any) -> str:
+        raise UsageError(
+            f"task {request.args[-2]}: scores continuations, which only the simple form has; --force_simple."
+        )
+
+    def round_of(
+        self, request: Any, number: int, answers: list[str], info: Any
+    ) -> tuple[RequestPrompt | None, list[str], Any]:
+        ask = request.args[1]
+        found = ask(self.document(request), previous_output=answers, round_idx=number, previous_round_info=info)
+        if not isinstance(found, tuple) or len(found) != 4:
+            raise InputError(f"task {request.args[-2]}: is no task of several rounds; its messages are those of one.")
+        messages, is_over, given, info = found
+        answers = answers if given is None else list(given)
+        return None if is_over else self._writer.chat(messages), answers, info
+
+
+def _of_rank(path: Path, rank: int) -> Path:
+    """The file of one process of several: the first has the name that was given."""
+    path = path.expanduser()
+    folder = path.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"--model_args report: the folder {folder} does not exist, or cannot be written to.")
+    return path if rank == 0 else path.with_name(f"{path.stem}.rank{rank}{path.suffix}")
