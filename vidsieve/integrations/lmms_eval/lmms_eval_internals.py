@@ -47,8 +47,20 @@ def log_request_metrics(*, elapsed_s: float, new_tokens: int, numbers: dict[str,
     )
 
 
-def generation_result(text: str, input_tokens: int, output_tokens: int) -> Any:
-    """Make what `generate_until` returns for one request."""
+def request_result(found: Any, input_tokens: int, output_tokens: int) -> Any:
+    """Make what lmms-eval is given for one request: `found` is the text, or the loss of a continuation and its greed.
+
+    Release 0.7.3 takes anything but text for text unless it comes in this wrapping: a bare pair would reach the task as
+    a string, and every task of `multiple_choice` would fail. Kept responses lose the wrapping again.
+    """
     from lmms_eval.api.instance import GenerationResult, TokenCounts
 
-    return GenerationResult(text=text, token_counts=TokenCounts(input_tokens=input_tokens, output_tokens=output_tokens))
+    return GenerationResult(
+        text=found, token_counts=TokenCounts(input_tokens=input_tokens, output_tokens=output_tokens)
+    )
+
+
+def keeps_responses(request: Any) -> bool:
+    """Whether lmms-eval was told to keep responses (`--use_cache`); the task that a request comes from knows."""
+    tasks = [getattr(argument, "__self__", None) for argument in request.args]
+    return any(getattr(getattr(task, "args", None), "use_cache", None) for task in tasks)

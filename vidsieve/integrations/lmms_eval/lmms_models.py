@@ -109,6 +109,10 @@ class Vidsieve(lmms):
     def generate_until(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request."""
         self._refuse_missing(requests)
+        if self._model.policy is not None and any(map(lmms_eval_internals.keeps_responses, requests)):
+            logger.warning(
+                "vidsieve: --use_cache knows a policy by its name; after a change to its file, empty the cache"
+            )
         answered: dict[int, Answered] = {}
         with self._progress(len(requests)) as bar:
             for places, settings in self._by_settings(requests):
@@ -118,15 +122,17 @@ class Vidsieve(lmms):
                 bar.update(len(places))
         self._tell(list(answered.values()))
         done = [answered[place] for place in range(len(requests))]
-        return [lmms_eval_internals.generation_result(a.text, a.input_tokens, a.output_tokens) for a in done]
+        return [_result(answer.text, answer) for answer in done]
 
     @told
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
         """Score the continuation of each request: its mean loss, and whether it is what would be written."""
         if any(len(request.args) < LIKELIHOOD_ARGUMENTS for request in requests):
             raise InputError(
                 "acc_mutual_info: asks for answers without their question, which this model does not score."
             )
+        if any(lmms_eval_internals.keeps_responses(request) for request in requests):
+            raise UsageError("--use_cache: this lmms-eval cannot keep scored options; leave it out for these tasks.")
         self._refuse_missing(requests)
         found: list[Answered] = []
         with self._progress(len(requests)) as bar:
@@ -138,7 +144,7 @@ class Vidsieve(lmms):
                 found += [self._noted(request, answer) for request, answer in zip(part, losses, strict=True)]
                 bar.update(len(part))
         self._tell(found)
-        return [(answer.loss, answer.greedy) for answer in found]
+        return [_result((answer.loss, answer.greedy), answer) for answer in found]
 
     @told
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
@@ -291,6 +297,10 @@ class VidsieveChat(Vidsieve):
         messages, is_over, given, info = found
         answers = answers if given is None else list(given)
         return None if is_over else self._writer.chat(messages), answers, info
+
+
+def _result(found: Any, answer: Answered) -> Any:
+    return lmms_eval_internals.request_result(found, answer.input_tokens, answer.output_tokens)
 
 
 def _of_rank(path: Path, rank: int) -> Path:
