@@ -174,7 +174,7 @@ class Check:
         command += [] if ratio is None else ["--retention", str(ratio)]
         measured = json.loads(run([str(self.python), *command], self.folder))
         mean = sum(one["correct"] for one in outcomes) / len(outcomes)
-        assert abs(measured["accuracy"]["policy"]["value"] - mean) < 1e-9, "the outcomes are not those of the command"
+        assert abs(measured["accuracy"]["policy"]["value"] - mean) < 1e-6, "the outcomes are not those of the command"
         return {"outcomes": outcomes, "measured": measured, "command": shlex.join(["vidsieve", *command[2:]])}
 
     def _lmms(

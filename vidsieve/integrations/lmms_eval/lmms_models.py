@@ -2,7 +2,9 @@
 
 import functools
 import os
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,10 +26,20 @@ from vidsieve.integrations.lmms_eval.request_log import RequestLog  # noqa: E402
 from vidsieve.integrations.lmms_eval.request_prompts import PromptWriter, RequestPrompt  # noqa: E402
 
 Method = TypeVar("Method", bound=Callable[..., Any])
-MOST_ROUNDS = 1000
+MOST_ROUNDS = 200
 LIKELIHOOD_ARGUMENTS = 6
 PADDING = "__padding_only__"
 """Marks requests that only keep the processes in step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """A round of a task of several: its prompt, the answers before it, its successor's number, the task's own state."""
+
+    prompt: RequestPrompt
+    texts: Sequence[str] = ()
+    number: int = 1
+    info: Any = None
 
 
 def told(method: Method) -> Method:
@@ -44,7 +56,13 @@ def told(method: Method) -> Method:
 
 
 class Vidsieve(lmms):
-    """What both forms share. The arguments are those of `ModelArguments`."""
+    """What both forms share. The arguments are those of `ModelArguments`.
+
+    `round_size` is how many values a task gives for a further round: the prompt's content, whether it is over, the
+    answers so far, and what it wants to be given back.
+    """
+
+    round_size: int
 
     @told
     def __init__(self, **given: Any) -> None:
@@ -120,79 +138,59 @@ class Vidsieve(lmms):
                 for place, answer in zip(places, self._model.answers(prompts, settings), strict=True):
                     answered[place] = self._noted(requests[place], answer)
                 bar.update(len(places))
-        self._tell(list(answered.values()))
+        self._tell()
         done = [answered[place] for place in range(len(requests))]
         return [_result(answer.text, answer) for answer in done]
-
-    @told
-    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
-        """Score the continuation of each request: its mean loss, and whether it is what would be written."""
-        if any(len(request.args) < LIKELIHOOD_ARGUMENTS for request in requests):
-            raise InputError(
-                "acc_mutual_info: asks for answers without their question, which this model does not score."
-            )
-        if any(lmms_eval_internals.keeps_responses(request) for request in requests):
-            raise UsageError("--use_cache: this lmms-eval cannot keep scored options; leave it out for these tasks.")
-        self._refuse_missing(requests)
-        found: list[Answered] = []
-        with self._progress(len(requests)) as bar:
-            for begin in range(0, len(requests), self.batch_size):
-                part = requests[begin : begin + self.batch_size]
-                prompts = [self.prompt_of(request) for request in part]
-                texts = [self.continuation_of(request) for request in part]
-                losses = self._model.losses(prompts, texts)
-                found += [self._noted(request, answer) for request, answer in zip(part, losses, strict=True)]
-                bar.update(len(part))
-        self._tell(found)
-        return [_result((answer.loss, answer.greedy), answer) for answer in found]
 
     @told
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[list[str]]:
         """Answer the rounds of each request; each is a prompt of its own, which may depend on the answers before it."""
         self._refuse_missing(requests)
         done: dict[int, list[str]] = {}
-        answers: list[Answered] = []
         with self._progress(len(requests)) as bar:
             for places, settings in self._by_settings(requests):
-                states = {place: (self.prompt_of(requests[place]), list[str](), None) for place in places}
-                for number in range(1, MOST_ROUNDS + 1):
-                    found = self._model.answers([prompt for prompt, _, _ in states.values()], settings)
-                    answers += [self._noted(requests[place], one) for place, one in zip(states, found, strict=True)]
-                    following = {}
-                    for (place, (_, texts, info)), answer in zip(states.items(), found, strict=True):
-                        prompt, *state = self.round_of(requests[place], number, [*texts, answer.text], info)
-                        done[place] = state[0]
-                        if prompt is not None:
-                            following[place] = (prompt, *state)
-                    states = following
-                    if not states:
-                        break
-                else:
-                    task = requests[places[0]].args[-2]
-                    raise InputError(
-                        f"task {task}: does not end after {MOST_ROUNDS} rounds; is it one of several rounds?"
-                    )
+                rounds = {place: Round(self.prompt_of(requests[place])) for place in places}
+                while rounds:
+                    answers = self._model.answers([one.prompt for one in rounds.values()], settings)
+                    following: dict[int, Round] = {}
+                    for (place, one), answer in zip(rounds.items(), answers, strict=True):
+                        texts = [*one.texts, self._noted(requests[place], answer).text]
+                        done[place], after = self._next(requests[place], one, texts)
+                        following |= {} if after is None else {place: after}
+                    rounds = following
                 bar.update(len(places))
-        self._tell(answers)
+        self._tell()
         return [done[place] for place in range(len(requests))]
 
+    def _next(self, request: Any, last: Round, texts: list[str]) -> tuple[list[str], Round | None]:
+        """Ask the task for what follows on `texts`: these as the task would have them, and a round that is left."""
+        task = request.args[-2]
+        if last.number >= MOST_ROUNDS:
+            raise InputError(f"task {task}: does not end after {MOST_ROUNDS} rounds.")
+        found = self.ask_round(request, previous_output=texts, round_idx=last.number, previous_round_info=last.info)
+        if not isinstance(found, tuple) or len(found) != self.round_size:
+            raise InputError(f"task {task}: is no task of several rounds; for a round it gives a single prompt.")
+        *content, is_over, given, info = found
+        texts = texts if given is None else list(given)
+        if is_over:
+            return texts, None
+        return texts, Round(self.round_prompt(*content), texts, last.number + 1, info)
+
+    @abstractmethod
     def prompt_of(self, request: Any) -> RequestPrompt:
         """Write the prompt of a request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def settings_of(self, request: Any) -> GenerationSettings:
         """Read how a request wants to be answered."""
-        raise NotImplementedError
 
-    def continuation_of(self, request: Any) -> str:
-        """Read the text that is to be scored."""
-        raise NotImplementedError
+    @abstractmethod
+    def ask_round(self, request: Any, **state: Any) -> Any:
+        """Ask the task for a further round."""
 
-    def round_of(
-        self, request: Any, number: int, answers: list[str], info: Any
-    ) -> tuple[RequestPrompt | None, list[str], Any]:
-        """Write the prompt of a further round; None where it was the last one. The task may change the answers."""
-        raise NotImplementedError
+    @abstractmethod
+    def round_prompt(self, *content: Any) -> RequestPrompt:
+        """Write the prompt of a further round."""
 
     def document(self, request: Any) -> Any:
         """Find what a request is about."""
@@ -227,16 +225,17 @@ class Vidsieve(lmms):
             self._log.add(task, doc_id, answer)
         return answer
 
-    def _tell(self, answers: Sequence[Answered]) -> None:
+    def _tell(self) -> None:
         """Log what was attained, and put it beside the scores."""
+        fresh = self._log.fresh()
         for sentence in self._log.sentences():
             logger.info(sentence)
         if self._report is not None:
             self._log.write(self._report)
         lmms_eval_internals.log_request_metrics(
-            elapsed_s=sum(answer.elapsed_ms for answer in answers) / 1e3,
-            new_tokens=sum(answer.output_tokens for answer in answers),
-            numbers=self._log.numbers(answers),
+            elapsed_s=sum(answer.elapsed_ms for answer in fresh) / 1e3,
+            new_tokens=sum(answer.output_tokens for answer in fresh),
+            numbers=self._log.numbers(fresh),
         )
 
     def _progress(self, count: int) -> Any:
@@ -247,6 +246,32 @@ class VidsieveSimple(Vidsieve):
     """Requests of a context and visuals; the only form that tasks of `multiple_choice` have (`--force_simple`)."""
 
     is_simple = True
+    round_size = 5
+
+    @told
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
+        """Score the continuation of each request: its mean loss, and whether it is what would be written."""
+        if any(len(request.args) < LIKELIHOOD_ARGUMENTS for request in requests):
+            raise InputError("acc_mutual_info: asks for answers without their question, which are not scored here.")
+        if any(lmms_eval_internals.keeps_responses(request) for request in requests):
+            raise UsageError("--use_cache: this lmms-eval cannot keep scored options; leave it out for these tasks.")
+        self._refuse_missing(requests)
+        found: list[Answered] = []
+        with self._progress(len(requests)) as bar:
+            for begin in range(0, len(requests), self.batch_size):
+                part = requests[begin : begin + self.batch_size]
+                prompts = [self.prompt_of(request) for request in part]
+                texts = [self.continuation_of(request) for request in part]
+                losses = self._model.losses(prompts, texts)
+                found += [self._noted(request, answer) for request, answer in zip(part, losses, strict=True)]
+                bar.update(len(part))
+        self._tell()
+        return [_result((answer.loss, answer.greedy), answer) for answer in found]
+
+    def continuation_of(self, request: Any) -> str:
+        """Read the text that is to be scored."""
+        wanted = request.args[1]
+        return str(wanted(self.document(request)) if callable(wanted) else wanted)
 
     def prompt_of(self, request: Any) -> RequestPrompt:
         context, _, doc_to_visual, *_ = request.args
@@ -255,26 +280,24 @@ class VidsieveSimple(Vidsieve):
     def settings_of(self, request: Any) -> GenerationSettings:
         return GenerationSettings.of(request.args[1])
 
-    def continuation_of(self, request: Any) -> str:
-        wanted = request.args[1]
-        return str(wanted(self.document(request)) if callable(wanted) else wanted)
+    def ask_round(self, request: Any, **state: Any) -> Any:
+        return request.args[3](self.document(request), **state)
 
-    def round_of(
-        self, request: Any, number: int, answers: list[str], info: Any
-    ) -> tuple[RequestPrompt | None, list[str], Any]:
-        ask = request.args[3]
-        found = ask(self.document(request), previous_output=answers, round_idx=number, previous_round_info=info)
-        if not isinstance(found, tuple) or len(found) != 5:
-            raise InputError(f"task {request.args[-2]}: is no task of several rounds; its doc_to_text gives one text.")
-        visuals, context, is_over, given, info = found
-        answers = answers if given is None else list(given)
-        return None if is_over else self._writer.simple(context, visuals), answers, info
+    def round_prompt(self, *content: Any) -> RequestPrompt:
+        visuals, context = content
+        return self._writer.simple(context, visuals)
 
 
 class VidsieveChat(Vidsieve):
     """Requests of messages."""
 
     is_simple = False
+    round_size = 4
+
+    @told
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Any]:
+        """Refuse: lmms-eval has no messages for continuations."""
+        raise UsageError("scored continuations: only the simple form has them; give --force_simple.")
 
     def prompt_of(self, request: Any) -> RequestPrompt:
         return self._writer.chat(request.args[1](self.document(request)))
@@ -282,21 +305,12 @@ class VidsieveChat(Vidsieve):
     def settings_of(self, request: Any) -> GenerationSettings:
         return GenerationSettings.of(request.args[2])
 
-    def continuation_of(self, request: Any) -> str:
-        raise UsageError(
-            f"task {request.args[-2]}: scores continuations, which only the simple form has; --force_simple."
-        )
+    def ask_round(self, request: Any, **state: Any) -> Any:
+        return request.args[1](self.document(request), **state)
 
-    def round_of(
-        self, request: Any, number: int, answers: list[str], info: Any
-    ) -> tuple[RequestPrompt | None, list[str], Any]:
-        ask = request.args[1]
-        found = ask(self.document(request), previous_output=answers, round_idx=number, previous_round_info=info)
-        if not isinstance(found, tuple) or len(found) != 4:
-            raise InputError(f"task {request.args[-2]}: is no task of several rounds; its messages are those of one.")
-        messages, is_over, given, info = found
-        answers = answers if given is None else list(given)
-        return None if is_over else self._writer.chat(messages), answers, info
+    def round_prompt(self, *content: Any) -> RequestPrompt:
+        [messages] = content
+        return self._writer.chat(messages)
 
 
 def _result(found: Any, answer: Answered) -> Any:

@@ -19,10 +19,17 @@ class RequestLog:
     policy: Policy | None
     described: Mapping[str, str]
     answers: defaultdict[str, list[tuple[Any, Answered]]] = field(default_factory=lambda: defaultdict(list))
+    _fresh: list[Answered] = field(default_factory=list)
 
     def add(self, task: str, doc_id: Any, answered: Answered) -> None:
         """Note an answer."""
         self.answers[task].append((doc_id, answered))
+        self._fresh.append(answered)
+
+    def fresh(self) -> list[Answered]:
+        """Return the answers that were noted since the last call."""
+        found, self._fresh = self._fresh, []
+        return found
 
     @property
     def named(self) -> str:
