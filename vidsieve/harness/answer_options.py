@@ -49,11 +49,15 @@ def _names_all(question: str, options: Sequence[str]) -> bool:
 
 def choice_ids(prompter: "Prompter", scored: ScoredPrompt) -> list[list[int]]:
     """List for each choice the token ids by which it continues the prompt."""
-    prompt = prompter.text(scored.question, 1)
+    return continuation_ids(prompter, prompter.text(scored.question, 1), scored.choices)
+
+
+def continuation_ids(prompter: "Prompter", prompt: str, continuations: Sequence[str]) -> list[list[int]]:
+    """List the token ids by which each text continues a finished prompt, behind a blank where it ends in none."""
     before = prompter.token_ids(prompt)
     ends_in_special = any(prompt.endswith(token) for token in prompter.tokenizer.all_special_tokens)
     gap = "" if not prompt or prompt[-1].isspace() or ends_in_special else " "
-    return [_tail(before, prompter.token_ids(prompt + gap + choice)) for choice in scored.choices]
+    return [_tail(before, prompter.token_ids(prompt + gap + choice)) for choice in continuations]
 
 
 def _tail(before: Sequence[int], after: Sequence[int]) -> list[int]:

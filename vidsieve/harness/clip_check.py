@@ -67,7 +67,8 @@ def readable(
 ) -> Task:
     """Open the video of every example of `wanted(task)`; with `skip_bad`, leave out those that cannot be read.
 
-    `step` is called with (what, done, total), `notice` with a sentence for each video left out.
+    `step` is called with (what, done, total), `notice` with what the task says of itself, and with a sentence for each
+    video left out.
 
     Raises:
         MediaError: videos that cannot be read, all of them at once; not with `skip_bad`.
@@ -75,6 +76,8 @@ def readable(
     bad: dict[str, str] = {}
     opened: set[str] = set()
     checked = task
+    for text in getattr(task, "notices", ()):
+        notice(text)
     while True:
         # those that take the place of bad ones are opened in the next round
         videos = {e.group: e for e in wanted(checked) if e.video is not None and e.group not in opened}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidsieve.framework.errors import DataError
@@ -76,7 +76,7 @@ class Scorer:
         end = [] if end_id is None else [end_id]
         whole = [[[*option, *end] for option in self._ids(example)] for example in batch.examples]
         columns = [
-            _forced(batch, [options[number % len(options)] for options in whole])
+            forced(batch, [options[number % len(options)] for options in whole])[0]
             for number in range(max(len(options) for options in whole))
         ]
         table = torch.stack(columns, dim=1)
@@ -117,8 +117,8 @@ class Scorer:
         return [smaller / full for smaller, full in zip(*counts, strict=True)]
 
 
-def _forced(batch: QuestionBatch, wanted: Sequence[list[int]]) -> Float[Tensor, " rows"]:
-    """Compute the log-likelihood of a given answer for each row."""
+def forced(batch: QuestionBatch, wanted: Sequence[list[int]]) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+    """Compute the log-likelihood of a given answer for each row, and whether it is the one that is written greedily."""
     steps = max(len(answer) for answer in wanted)
     tokens = torch.tensor([[*answer, *[answer[-1]] * (steps - len(answer))] for answer in wanted])
     real = torch.tensor([[step < len(answer) for step in range(steps)] for answer in wanted])
@@ -126,8 +126,10 @@ def _forced(batch: QuestionBatch, wanted: Sequence[list[int]]) -> Float[Tensor, 
     out = batch.generate(steps, output_logits=True, logits_processor=[force])
     # rows that all ended early leave fewer steps, and those are padding
     logits = torch.stack(list(out.logits), dim=1).float().cpu()
-    taken = logits.log_softmax(-1).gather(-1, tokens[:, : logits.shape[1], None])[..., 0]
-    return torch.where(real[:, : logits.shape[1]], taken, 0.0).sum(dim=1)
+    tokens, real = tokens[:, : logits.shape[1]], real[:, : logits.shape[1]]
+    taken = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    greedy = (logits.argmax(dim=-1) == tokens) | ~real
+    return torch.where(real, taken, 0.0).sum(dim=1), greedy.all(dim=1)
 
 
 def _label(example: Example) -> str:

@@ -14,6 +14,7 @@ from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
 from vidsieve.framework.task import Example
 from vidsieve.harness.runner import Runner
+from vidsieve.media.clip import Clip
 from vidsieve.tuner.protocol import Intervention
 
 
@@ -51,19 +52,38 @@ class WholePrompts(QuestionBatch):
         self._policy = policy
 
     @cached_property
-    def _inputs(self) -> dict[str, Tensor]:
+    def inputs(self) -> dict[str, Tensor]:
+        """What `generate` takes, on the device."""
         return self.runner.inputs(self.examples)
 
     def generate(self, max_new_tokens: int, **options: Any) -> Any:
         with self.runner.under(self._policy) as self.reports:
-            return self.runner.generate(self._inputs, max_new_tokens, **options)
+            return self.runner.generate(self.inputs, max_new_tokens, **options)
 
     def answers(self, max_new_tokens: int) -> list[str]:
-        return self.runner.answers(self._inputs, self.generate(max_new_tokens).sequences)
+        return self.runner.answers(self.inputs, self.generate(max_new_tokens).sequences)
 
     @property
     def ratios(self) -> list[float | None]:
-        return _attained(self.reports, len(self.examples))
+        return attained(self.reports, len(self.examples))
+
+
+class WrittenPrompts(WholePrompts):
+    """Finished prompts that belong to no example, each with the same number of videos, perhaps none."""
+
+    def __init__(
+        self, runner: Runner, policy: Intervention | None, texts: Sequence[str], clips: Sequence[Sequence[Clip]]
+    ) -> None:
+        super().__init__(runner, policy, ())
+        self._texts, self._clips = texts, clips
+
+    @cached_property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.runner.on_device(self.runner.build_written(self._texts, self._clips))
+
+    @property
+    def ratios(self) -> list[float | None]:
+        return attained(self.reports, len(self._texts)) if self._clips[0] else [None] * len(self._texts)
 
 
 class VideoPrefix:
@@ -131,14 +151,14 @@ class OnePrefix(QuestionBatch):
 
     @property
     def ratios(self) -> list[float | None]:
-        return _attained(self.reports, 1) * len(self.examples)
+        return attained(self.reports, 1) * len(self.examples)
 
     def visual_tokens(self, runner: Runner) -> list[int]:
         return runner.visual_tokens([self._prefix.example]) * len(self.examples)
 
 
-def _attained(reports: Sequence[Report], rows: int) -> list[float | None]:
-    """Return the attained retention ratio of each row; every row has one video."""
+def attained(reports: Sequence[Report], rows: int) -> list[float | None]:
+    """Return the attained retention ratio of each row; that of the call where rows have not one video each."""
     if not reports:
         return [1.0] * rows
     report = reports[-1]

@@ -68,7 +68,7 @@ class Timer:
     def e2e(self, policy: Intervention | None, clip_index: int) -> dict[str, float]:
         """Measure `e2e_ms` and its parts: video_ms, preprocess_ms, those of the first token, and decode_step_ms."""
         runner, examples, tokens = self._runners.of(policy), self._requests[clip_index], self._max_new_tokens
-        first = _FirstToken(self._now)
+        first = FirstToken(self._now)
         with runner.under(policy) as reports, self._vision() as watches:
             start = self._now()
             clips = [runner.reader.clip(example, fresh=True) for example in examples]
@@ -83,10 +83,7 @@ class Timer:
         return {"e2e_ms": end - start} | read | {"first_token_ms": ttft} | _parts(ttft, reports, watches) | steps
 
     def _now(self) -> float:
-        """Read the clock in milliseconds, when the device has done all it was given."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter() * 1e3
+        return clock_ms(self._device)
 
     @contextmanager
     def _vision(self) -> Iterator[list[Stopwatch]]:
@@ -109,8 +106,18 @@ class Timer:
             delattr(base, name)
 
 
-class _FirstToken:
-    """A stopping rule that never stops and notes when it was first called: after the first token."""
+def clock_ms(device: torch.device) -> float:
+    """Read the clock in milliseconds, when the device has done all it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() * 1e3
+
+
+class FirstToken:
+    """A stopping rule that never stops and notes when it was first called: after the first token.
+
+    `now` reads the clock, in milliseconds.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vidsieve.tuner.protocol import Intervention
 
 TYPES = "mm_token_type_ids"
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 
 
 class Runner:
@@ -139,6 +140,20 @@ class Runner:
         self._check_positions(inputs, clips)
         return self._typed(inputs)
 
+    def build_written(self, texts: Sequence[str], clips: "Sequence[Sequence[Clip]]") -> dict[str, Tensor]:
+        """Do as `build`, with finished prompts and the videos of each, perhaps none."""
+        try:
+            inputs = self.processor.build_written(texts, clips)
+        except (VidsieveError, ValueError):
+            for text, row in zip(texts, clips, strict=True):
+                try:
+                    self.processor.build_written([text], [row])
+                except (VidsieveError, ValueError) as error:
+                    raise MediaError(f"{_sources(row)}: {error}") from error
+            raise  # each alone is well: it is the batch that is refused
+        self._refuse_beyond(inputs, [_sources(row) for row in clips])
+        return self._typed(inputs)
+
     def _build_shared(self, questions: Sequence[str], first: Example) -> list[Int[Tensor, " _"]]:
         """Make the ids of each question about the clip of the `first` example, and keep its inputs."""
         clip = self.reader.clip(first)
@@ -161,16 +176,20 @@ class Runner:
         Raises:
             InputError: naming the clip.
         """
-        from vidsieve.adapters.prompt.shortening import beyond_positions
-
         if prompts is not None:
             longest = max(prompts, key=len)[None]
             inputs = {name: tensor for name, tensor in inputs.items() if not name.endswith("token_type_ids")}
             inputs = {**inputs, "input_ids": longest, "attention_mask": torch.ones_like(longest)}
+        self._refuse_beyond(inputs, [clip.source for clip in clips])
+
+    def _refuse_beyond(self, inputs: Mapping[str, Tensor], sources: Sequence[str]) -> None:
+        """Refuse rows that are too long for the model. Raises InputError naming the source of the first."""
+        from vidsieve.adapters.prompt.shortening import beyond_positions
+
         fault = beyond_positions(self.loaded.adapter, self.model, inputs)
         if fault is not None:
             row, why = fault
-            raise InputError(f"{clips[row].source}: {why}")
+            raise InputError(f"{sources[row]}: {why}")
 
     def _typed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Say what is a video where nothing else does."""
@@ -207,8 +226,11 @@ class Runner:
             self._compresses = False
 
     def generate(self, inputs: dict[str, Any], max_new_tokens: int, **options: Any) -> Any:
-        """Decode greedily, whatever the checkpoint's settings; the output has `sequences`, and `logits` if scored."""
-        settings = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+        """Decode greedily, whatever the checkpoint's settings, unless `options` say otherwise.
+
+        The output has `sequences`, and `logits` if scored.
+        """
+        settings = GREEDY | options
         model: Any = self.model
         if self._says_video and not self._compresses:
             inputs = {name: tensor for name, tensor in inputs.items() if name != TYPES}
@@ -219,7 +241,6 @@ class Runner:
                 max_new_tokens=max_new_tokens,
                 pad_token_id=self.pad_id,
                 return_dict_in_generate=True,
-                **options,
             )
 
     def answers(self, inputs: dict[str, Any], sequences: Int[Tensor, "rows all"]) -> list[str]:
@@ -247,6 +268,10 @@ def build_named(processor: "Processor", question: str, clip: "Clip") -> dict[str
         return processor.build_inputs([question], [[clip]])
     except (VidsieveError, ValueError) as error:
         raise MediaError(f"{clip.source}: {error}") from error
+
+
+def _sources(clips: "Sequence[Clip]") -> str:
+    return ", ".join(clip.source for clip in clips) or "a prompt without a video"
 
 
 class Force:

@@ -43,7 +43,8 @@ class Setup:
     data: str | None = setting(
         None,
         _DATA,
-        "Labelled questions, one JSON object a line: video, question, options, answer.",
+        "Labelled questions, one JSON object a line: video, question, options, answer; or the folder of MVBench, "
+        "Video-MME, MLVU or LongVideoBench.",
         metavar="FILE.jsonl",
     )
     videos: str | None = setting(

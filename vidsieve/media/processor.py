@@ -40,6 +40,10 @@ class Processor(ABC):
         """
         return self._build(self._texts(prompts, clips), clips)
 
+    def build_written(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
+        """Do as `build_inputs`, with prompts that `prompter` has written."""
+        return self._build(texts, clips)
+
     def _texts(self, prompts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> list[str]:
         """Write the finished prompts."""
         if len(prompts) != len(clips) or not prompts:

@@ -18,6 +18,7 @@ from vidsieve.media.clip import Clip
 from vidsieve.media.encoder import Encoded
 
 TEXT, IMAGE, VIDEO = 0, 1, 2  # values of mm_token_type_ids
+VIDEO_PART = {"type": "video"}
 Around: TypeAlias = tuple[str, str]
 """The text before a run of placeholders and the text after it."""
 Write: TypeAlias = Callable[[Mapping[str, str], Clip, int, int], Sequence[Around]]
@@ -108,18 +109,37 @@ class Prompter:
         A question that already holds placeholders is taken as the finished prompt, without the template.
         """
         if self.video_token in question:
-            return self._checked(question, question, video_count)
-        before, after = self.spelling.around
-        videos = f"{before}{self.video_token}{after}" * video_count
+            return self._checked(question, [question], video_count)
+        content = [VIDEO_PART] * video_count + [{"type": "text", "text": question}]
+        return self.conversation([{"role": "user", "content": content}])
+
+    def conversation(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """Write a prompt of several turns, which the model's own turn follows.
+
+        messages: each with a `role` and a list `content` of `{"type": "video"}` and `{"type": "text", "text": ...}`.
+        Raises InputError where the template cannot write them, or a text holds placeholders.
+        """
+        parts = [part for message in messages for part in message["content"]]
+        texts = [str(part["text"]) for part in parts if part["type"] == "text"]
+        video_count = len(parts) - len(texts)
         if self._template(video_count) is None:
-            return self._checked(videos + question, question, video_count)
-        content: list[dict[str, Any]] = [{"type": "video"}] * video_count
-        rich = self._render([*content, {"type": "text", "text": question}], video_count)
-        if rich is not None and rich.count(self.video_token) == video_count and question.strip() in rich:
+            return self._checked(self._written(parts, ""), texts, video_count)
+        rich = self._render(messages, video_count)
+        if rich is not None and rich.count(self.video_token) == video_count and _holds(rich, texts):
             return rich
         # A template made for text alone knows no list of contents: write the placeholders out for it.
-        plain = self._render(videos + "\n" * bool(video_count) + question, video_count)
-        return self._checked(plain or "", question, video_count)
+        plain = [{"role": one["role"], "content": self._written(one["content"], "\n")} for one in messages]
+        return self._checked(self._render(plain, video_count) or "", texts, video_count)
+
+    def _written(self, parts: Sequence[Mapping[str, Any]], gap: str) -> str:
+        """Write parts in a row, with `gap` where a text follows a video."""
+        before, after = self.spelling.around
+        video, written, follows = f"{before}{self.video_token}{after}", "", False
+        for part in parts:
+            is_video = part["type"] == "video"
+            written += video if is_video else gap * follows + str(part["text"])
+            follows = is_video
+        return written
 
     def token_ids(self, text: str) -> list[int]:
         """Tokenise a prompt; the beginning-of-sequence token is not doubled where the template wrote it."""
@@ -193,29 +213,32 @@ class Prompter:
                 return token_id
         return 0
 
-    def _render(self, content: Any, video_count: int) -> str | None:
-        """Render the template with one user message; None where it cannot take such a content."""
+    def _render(self, messages: Any, video_count: int) -> str | None:
+        """Render the template with messages; None where it cannot take such a content."""
         from jinja2 import TemplateError
 
-        message = [{"role": "user", "content": content}]
         template = self._template(video_count)
         template = template["default"] if isinstance(template, dict) else template
         try:
             rendered = self.tokenizer.apply_chat_template(
-                message, chat_template=template, tokenize=False, add_generation_prompt=True
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True
             )
             return str(rendered)
         except (TemplateError, TypeError):
             return None
 
-    def _checked(self, text: str, question: str, video_count: int) -> str:
+    def _checked(self, text: str, questions: Sequence[str], video_count: int) -> str:
         found = text.count(self.video_token)
-        if found != video_count or question.strip() not in text:
+        if found != video_count or not _holds(text, questions):
             raise InputError(
                 f"prompt: {video_count} videos were given, but {found} placeholders {self.video_token!r} "
                 f"are in {text[:80]!r}; write one for each video, or none and let the chat template do it"
             )
         return text
+
+
+def _holds(text: str, questions: Sequence[str]) -> bool:
+    return all(question.strip() in text for question in questions)
 
 
 def _token(tokenizer: PreTrainedTokenizerBase, token_id: Any, whose: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vidsieve.framework.errors import DataError, UsageError
@@ -19,6 +20,10 @@ def choose_task(setup: Setup, choice: Choice) -> Task:
         DataError, MediaError: data that cannot be used.
     """
     if setup.data is not None:
+        if Path(setup.data).expanduser().is_dir():
+            from vidsieve.harness.data.benchmarks.benchmark_folder import BenchmarkFolder
+
+            return BenchmarkFolder(setup.data, missing_ok=setup.skip_bad)
         from vidsieve.harness.data.user_data import LabelledData
 
         return LabelledData(setup.data, missing_ok=setup.skip_bad)

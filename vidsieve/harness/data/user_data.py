@@ -77,10 +77,15 @@ def _read(text: str, file: Path, missing_ok: bool) -> tuple[Example, ...]:
         faults += [f"{file}:{number}: {sentence}." for sentence in wrong]
     if not examples and not faults:
         faults.append(f"{file}: holds no example; give one JSON object a line with video, question and answer.")
+    refuse(faults)
+    return tuple(examples)
+
+
+def refuse(faults: Sequence[str]) -> None:
+    """Raise DataError with the first `MOST_FAULTS` of what is wrong, and how many more there are; nothing for none."""
     if faults:
         more = [f"... and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
         raise DataError("\n".join([*faults[:MOST_FAULTS], *more]))
-    return tuple(examples)
 
 
 def _row(line: str, file: Path, missing_ok: bool) -> tuple[dict[str, Any], list[str]]:

@@ -2,10 +2,9 @@
 
 import logging
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
+from vidsieve.integrations.partner_names import missing_names, release
 from vidsieve.integrations.vllm.served_policy import ServedPolicy, reasons_against, remarks_on
 
 SUPPORTED = ("0.32",)
@@ -53,33 +52,16 @@ def require(owner: type, *names: str) -> None:
         )
 
 
-def missing_names() -> list[str]:
-    """Names of vLLM that are not there."""
-    missing = []
-    for module, names in NAMES.items():
-        try:
-            found: Any = import_module(module)
-        except ImportError:
-            missing.append(module)
-            continue
-        for name in names:
-            part = found
-            for step in name.split("."):
-                part = getattr(part, step, None)
-            missing += [] if part is not None else [f"{module}.{name}"]
-    return missing
-
-
 def install(policy: ServedPolicy) -> None:
     """Register the models, and look at every configuration before an engine starts.
 
     Raises:
         SystemExit: this vLLM lacks a name that is needed.
     """
-    missing = missing_names()
+    missing = missing_names(NAMES)
     if missing:
         raise SystemExit(
-            f"vidsieve: vLLM {version('vllm') if _has('vllm') else 'of this machine'} has no {', '.join(missing)}; "
+            f"vidsieve: vLLM {release('vllm') or 'of this machine'} has no {', '.join(missing)}; "
             f"tried with {', '.join(SUPPORTED)}."
         )
     from vllm.config import VllmConfig
@@ -96,14 +78,6 @@ def install(policy: ServedPolicy) -> None:
 
     VllmConfig.try_verify_and_update_config = verify
     _mend_cpu_runner()
-
-
-def _has(name: str) -> bool:
-    try:
-        version(name)
-    except Exception:
-        return False
-    return True
 
 
 def _verify(config: Any, policy: ServedPolicy) -> None:
