@@ -35,6 +35,20 @@ from vidsieve.adapters.vision.encoding import PIXELS, encode
 from vidsieve.framework.errors import InputError, PolicyError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
+from vidsieve.framework.trace import VideoTrace
+
+
+def _with_kv(decode: DecodeKV, short: Shortened) -> tuple[VideoTrace, ...]:
+    """The traces of a call's videos with what decode steps read of each."""
+    traces, prompts = iter(short.report.traces), len(short.plans)
+    found = []
+    for row, plans in enumerate(short.plans):
+        # those of earlier turns stand in front
+        before = short.columns.visual_counts[row] - sum(plan.index.numel() for plan in plans)
+        for plan in plans:
+            found.append(replace(next(traces), kv=decode.trace(row, before, prompts)))
+            before += plan.index.numel()
+    return tuple(found)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -99,6 +113,7 @@ class GenerateCall:
             ran = {bound.label for bound in self.policy.kv_stages}
             short.report.kv_ratio = decode.read_ratio
             short.report.not_run = tuple(label for label in short.report.not_run if label not in ran)
+            short.report.traces = _with_kv(decode, short)
         if prune is not None:
             prune.report(short.report)
         return self._restore(prompt, short, prune, output), short.report

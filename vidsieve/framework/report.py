@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+
+from vidsieve.framework.trace import VideoTrace
 
 
 class Stopwatch:
@@ -51,7 +53,9 @@ class Report:
     are fractions kept.
     `kv_ratio` is the mean share of visual KV entries attended to over decode steps and decoder layers, or None when
     no KV stage ran. `layer_tokens` are the visual tokens that entered each decoder layer, one tuple a video, empty
-    when no layer stage ran; `layer_ratio` is their mean over layers divided by the baseline.
+    when no layer stage ran; `layer_ratio` is their mean over layers divided by the baseline. `traces` refers to what
+    the stages decided, one a video, for pictures. In a block of `applied` the newest report alone has them, so that
+    a long block holds no more memory.
     """
 
     policy_name: str
@@ -65,6 +69,7 @@ class Report:
     kv_ratio: float | None = None
     layer_ratio: float | None = None
     layer_tokens: tuple[tuple[int, ...], ...] = ()
+    traces: tuple[VideoTrace, ...] = field(default=(), repr=False)
 
     @classmethod
     def combine(cls, reports: Sequence["Report"]) -> "Report":
@@ -83,6 +88,7 @@ class Report:
             kv_ratio=_mean(reports, [report.kv_ratio for report in reports]),
             layer_ratio=_mean(reports, [report.layer_ratio for report in reports]),
             layer_tokens=tuple(counts for report in reports for counts in report.layer_tokens),
+            traces=tuple(trace for report in reports for trace in report.traces),
         )
 
     @property

@@ -29,6 +29,7 @@ from vidsieve.framework.planning.checks import call as call_stage
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage
+from vidsieve.framework.trace import MOST_STEPS, KVTrace
 
 
 @dataclass(eq=False)
@@ -86,6 +87,7 @@ class DecodeKV:
         self._cache: Any = None
         self._read, self._held = 0, 0
         self._tapped = False
+        self._kept: list[Bool[Tensor, "rows prompt"]] = []
 
     @property
     def read_ratio(self) -> float | None:
@@ -95,6 +97,18 @@ class DecodeKV:
         """
         self._settle(0 if self._cache is None else int(self._cache.get_seq_length()))
         return self._read / self._held if self._held else None
+
+    def trace(self, row: int, before: int, prompts: int) -> KVTrace | None:
+        """What the steps so far read of a video, in front of which are `before` visual tokens of its row.
+
+        None where each of the `prompts` had several continuations: beams change places on the way.
+        """
+        prompt = self.prompt
+        self._settle(0 if self._cache is None else int(self._cache.get_seq_length()))
+        if prompt is None or not self._kept or len(self._kept[0]) != prompts:
+            return None
+        layer = max(point.layer for point in self.points)
+        return KVTrace(layer=layer, steps=tuple(self._kept), visual=prompt.visual, row=row, before=before)
 
     @contextmanager
     def attached(self) -> Iterator["DecodeKV"]:
@@ -126,6 +140,7 @@ class DecodeKV:
         if past == 0 and self.span is not None:
             self.prompt = Columns.with_span(self.span, rows, new, kwargs.get("attention_mask"), tokens.device)
             self._groups = []
+            self._kept = []
             for point in self.points:
                 point.states = {}
         if self.prompt is None or past + new <= self.prompt.width or not any(self.prompt.visual_counts):
@@ -158,6 +173,8 @@ class DecodeKV:
             if step.total <= past:
                 self._read += step.entries
                 self._held += sum(len(group.layers) * sum(group.visual) for group in self._groups)
+                if len(self._kept) < MOST_STEPS:
+                    self._kept.append(step.keep)
         self.steps, self._tapped = [], False
 
     def _follow_beams(self, cache: Any) -> None:
