@@ -15,7 +15,7 @@ COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 """Okabe and Ito's, which people with any colour vision tell apart."""
 HATCHINGS = 4
 VEIL = (38, 42, 48)
-VEIL_ALPHA, SKIPPED_ALPHA, TINT_ALPHA = 214, 240, 165
+VEIL_ALPHA, SKIPPED_ALPHA, TINT_ALPHA = 214, 240, 150
 LIGHT = (255, 255, 255)
 SIDE = 12
 """Pixels of a token in an overlay, so that a pattern has room."""
@@ -47,7 +47,7 @@ class Overlays:
             row, column = divmod(token, columns)
             place = np.s_[row * self.side : (row + 1) * self.side, column * self.side : (column + 1) * self.side]
             self._token(picture[place], unit, token)
-        self._edge(picture, self.fates.fate[unit].reshape(rows, columns) >= Fate.LATER)
+        self._edge(picture, self.fates.fate[unit].reshape(rows, columns) == Fate.KEPT)
         self._targets(picture, unit)
         return picture
 
@@ -87,7 +87,7 @@ class Overlays:
         return lines
 
     def _edge(self, picture: UInt8[np.ndarray, "height width 4"], seen: Bool[np.ndarray, "rows columns"]) -> None:
-        """A thin light line around what the language model sees."""
+        """A thin light line around what goes through the whole language model."""
         wide = np.kron(seen, np.ones((self.side, self.side), dtype=bool))
         outside = np.pad(~wide, 1, constant_values=False)
         beside = outside[:-2, 1:-1] | outside[2:, 1:-1] | outside[1:-1, :-2] | outside[1:-1, 2:]

@@ -63,7 +63,7 @@ def unit_sentence(fates: Fates, unit: int) -> str:
         if count := fates.count(fate, unit):
             parts.append(f"{count} {NAMES[fate]}")
     if received := int(fates.sources[unit].sum()):
-        parts.append(f"{received} from here or elsewhere merged into it")
+        parts.append(f"{received} others merged into its tokens")
     return ", ".join(parts)
 
 

@@ -55,9 +55,11 @@ def unit_times(frames: Any, times_s: Any, units: int) -> Float[np.ndarray, " uni
 
 
 def chosen_units(units: int, most: int = MOST_UNITS) -> Int[np.ndarray, " shown"]:
-    """The units that are shown: all, or `most` of them evenly spread."""
-    count = min(units, most)
-    return np.arange(count) * units // count
+    """The units that are shown: all, or `most` of them evenly spread, the first and the last among them.
+
+    Their distances differ by one, so that what a policy does to every fourth frame is not met every time.
+    """
+    return np.round(np.linspace(0, units - 1, min(units, most))).astype(np.int64)
 
 
 def blank(grid: tuple[int, int]) -> UInt8[np.ndarray, "height width 3"]:

@@ -70,6 +70,11 @@ class Fates:
         return (self.fate >= Fate.LATER).sum(axis=1)
 
     @cached_property
+    def seen_per_unit(self) -> Float[np.ndarray, " units"]:
+        """Tokens of each unit that the language model sees: with layer stages the mean over its layers."""
+        return self.depth.sum(axis=1) / self.layers
+
+    @cached_property
     def prompt_tokens(self) -> int:
         """Tokens in the prompt."""
         return int(self.prompt_per_unit.sum())

@@ -109,7 +109,7 @@ def _policy(view: "View", index: int, shown: Any) -> dict[str, Any]:
         "summary": summary(fates),
         "said": [unit_sentence(fates, int(unit)) for unit in shown],
         "skipped": [bool((fates.fate[unit] == Fate.SKIPPED).all()) for unit in shown],
-        "lanes": _lanes(fates, shown),
+        "lanes": _lanes(fates, shown, max(float(one.seen_per_unit.max()) for one in view.fates)),
         "layers": _layers(fates),
         "reads": _reads(fates, words, shown),
         "reads_behind": fates.reads_behind,
@@ -118,14 +118,17 @@ def _policy(view: "View", index: int, shown: Any) -> dict[str, Any]:
     }
 
 
-def _lanes(fates: Fates, shown: Any) -> list[dict[str, Any]]:
-    """The bars along time: tokens kept, and where stages made them the frame budget and the mean score."""
-    kept = fates.prompt_per_unit[shown].astype(float)
-    most = float(fates.fate.shape[1])
-    lanes = [_lane("kept", "Tokens of each frame in the prompt", kept, 0.0, most, "{:.0f}")]
+def _lanes(fates: Fates, shown: Any, most: float) -> list[dict[str, Any]]:
+    """The bars along time: tokens kept, and where stages made them the frame budget and the mean score.
+
+    `most` is how many tokens any policy keeps of a frame, so that the bars of all compare.
+    """
+    kept = fates.seen_per_unit[shown]
+    what = "mean over the layers" if fates.by_layer else "in the prompt"
+    lanes = [_lane("kept", f"Tokens of each frame, {what}", kept, 0.0, most, "{:.1f}" if fates.by_layer else "{:.0f}")]
     if fates.budget is not None:
         share = fates.budget[shown]
-        lanes.append(_lane("budget", "Frame budget: share of all tokens", share, 0.0, _most(share), "{:.2%}"))
+        lanes.append(_lane("budget", "Frame budget: share of all tokens", share, 0.0, _most(share), "{:.1%}"))
     if fates.score is not None:
         score = fates.score[shown]
         least, top = _least(score), _most(score)
