@@ -127,6 +127,24 @@ class Report:
         """Milliseconds spent deciding and gathering, all videos together."""
         return sum(watch.ms for watch in self.stopwatches)
 
+    def show(self, frames: Any = None, **options: Any) -> Any:
+        """Draw which tokens were kept, over `frames` where they are given: see `vidsieve.show`, which this calls.
+
+        In a notebook the result shows itself; `.write("kept.html")` writes it (.png and .mp4 too).
+
+        Raises:
+            UsageError: as `vidsieve.show`.
+        """
+        # through the package's own door: what draws stands above this room
+        import vidsieve
+
+        return vidsieve.show(self, frames, **options)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows of a report of a call with a video."""
+        html: str | None = self.show()._repr_html_() if self.keeps else None
+        return html
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and text, ready for JSON."""
         return {

@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +11,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vidsieve.media import write_video
 from vidsieve.report.number_format import plain
+from vidsieve.view.contents import Contents
 from vidsieve.view.overlay import Overlays, painted
 from vidsieve.view.sentences import unit_sentence
 from vidsieve.view.shown_frames import blank
-
-if TYPE_CHECKING:
-    from vidsieve.view.side_by_side import View
 
 PANEL_PX, MOST_HIGH_PX, GAP_PX = 320, 480, 12
 TITLE_PX, CAPTION_PX, BARS_PX = 26, 36, 44
@@ -25,7 +23,7 @@ PAPER, INK, BAR, MARK = (255, 255, 255), (27, 31, 36), (0, 114, 178), (179, 71, 
 SLOWEST_FPS, LEAST_UNIT_S, USUAL_UNIT_S = 10, 0.2, 0.5
 
 
-def write_film(view: "View", path: Path) -> Path:
+def write_film(view: Contents, path: Path) -> Path:
     """Write the film at the pace of the source, but no unit shorter than a fifth of a second. Raises MediaError."""
     seconds = _unit_seconds(view)
     times = max(1, round(seconds * SLOWEST_FPS))
@@ -35,7 +33,7 @@ def write_film(view: "View", path: Path) -> Path:
     return write_video(path, frames, times / seconds, crf=20)
 
 
-def _unit_seconds(view: "View") -> float:
+def _unit_seconds(view: Contents) -> float:
     """Seconds that a unit stands for."""
     times = view.times_s
     if times is None or len(times) < 2 or not times[-1] > times[0]:
@@ -46,7 +44,7 @@ def _unit_seconds(view: "View") -> float:
 class _Film:
     """Draws one picture a unit."""
 
-    def __init__(self, view: "View") -> None:
+    def __init__(self, view: Contents) -> None:
         self.view = view
         self.overlays = [Overlays(fates) for fates in view.fates]
         first = blank(view.fates[0].grid) if view.frames is None else view.frames[0]
@@ -82,9 +80,7 @@ class _Film:
         given = blank(view.fates[0].grid) if view.frames is None else view.frames[unit]
         return np.asarray(Image.fromarray(given).resize(self.size, Image.Resampling.BICUBIC))
 
-    def _panel(
-        self, canvas: Any, pen: Any, corner: tuple[int, int], frame: Any, policy: int | None, unit: int
-    ) -> None:
+    def _panel(self, canvas: Any, pen: Any, corner: tuple[int, int], frame: Any, policy: int | None, unit: int) -> None:
         """One policy's frame, name, counts, and its bars along time; without a policy the frame alone."""
         x, y = corner
         name = "all tokens" if policy is None else self.view.fates[policy].policy

@@ -22,7 +22,7 @@ def samples(every: Sequence[Fates]) -> list[tuple[bytes, str]]:
     if any((fates.target >= 0).any() for fates in every):
         found.append((_merged(target=False), "merged: the colour and hatching of its target"))
         found.append((_merged(target=True), "target: outlined, others are merged into it"))
-    if any(fates.count(Fate.LATER) for fates in every):
+    if any(((fates.fate == Fate.LATER) & (fates.target < 0)).any() for fates in every):
         points = tuple(sorted({point for fates in every for point in fates.points}))
         text = "dropped inside the language model: the brighter the deeper, one bar for each prune point passed"
         found.append((_sample(Fate.LATER, depth=points[0] + 1, points=points), text))

@@ -100,9 +100,7 @@ class Overlays:
         for token in self.fates.sources[unit].nonzero()[0]:
             colour, hatching = look_of(self._ranks[unit * tokens + int(token)])
             row, column = divmod(int(token), columns)
-            place = picture[
-                row * self.side : (row + 1) * self.side, column * self.side : (column + 1) * self.side
-            ]
+            place = picture[row * self.side : (row + 1) * self.side, column * self.side : (column + 1) * self.side]
             frame = np.ones((self.side, self.side), dtype=bool)
             frame[2:-2, 2:-2] = False
             place[frame] = (*_rgb(colour), 255)
@@ -138,4 +136,3 @@ def _png(picture: UInt8[np.ndarray, "height width channels"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-

@@ -16,7 +16,7 @@ def sentences(fates: Fates) -> list[str]:
         lines.append(f"{where}: keeps every visual token of the prompt, so no token is dimmed{_decode(fates)}.")
     if fates.not_run:
         labels = ", ".join(fates.not_run)
-        lines.append(f"{where}: {labels} had nothing to run on (one that acts in decode needs a second generated token).")
+        lines.append(f"{where}: {labels} had nothing to run on (in decode that is a second generated token).")
     return [*lines, *(f"{where}: {note}" for note in fates.notes if note not in lines)]
 
 
@@ -36,8 +36,8 @@ def summary(fates: Fates) -> str:
         parts[0] += f" ({kept / baseline:.1%})"
     if merged := fates.count(Fate.MERGED):
         parts.append(f"{merged:,} merged into others")
-    if skipped := sum(bool(row) for row in (fates.fate == Fate.SKIPPED).all(axis=1)):
-        parts.append(f"{skipped} of {fates.units} frames not encoded")
+    if fates.skipped_units:
+        parts.append(f"{fates.skipped_units} of {fates.units} frames not encoded")
     if fates.kv_ratio is not None:
         parts.append(f"{fates.kv_ratio:.1%} of the visual KV entries read in decode")
     return ", ".join(parts)
@@ -59,8 +59,11 @@ def unit_sentence(fates: Fates, unit: int) -> str:
         return f"skipped: none of its {fates.fate.shape[1]} tokens were encoded"
     total = int((fates.fate[unit] != Fate.ABSENT).sum())
     parts = [f"{fates.count(Fate.KEPT, unit)} of {total} kept"]
+    inside = int(((fates.fate[unit] == Fate.LATER) & (fates.target[unit] >= 0)).sum())
+    if inside:
+        parts.append(f"{inside} merged inside the language model")
     for fate in (Fate.MERGED, Fate.LATER, Fate.DROPPED, Fate.ABSENT):
-        if count := fates.count(fate, unit):
+        if count := fates.count(fate, unit) - (inside if fate == Fate.LATER else 0):
             parts.append(f"{count} {NAMES[fate]}")
     if received := int(fates.sources[unit].sum()):
         parts.append(f"{received} others merged into its tokens")

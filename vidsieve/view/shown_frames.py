@@ -31,15 +31,16 @@ def unit_frames(frames: Any, units: int) -> UInt8[np.ndarray, "units height widt
     array = given.cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
     if array.ndim != 4 or array.dtype != np.uint8 or 3 not in (array.shape[1], array.shape[-1]) or not array.size:
         raise UsageError(
-            f"frames: must be RGB from 0 to 255, uint8 of (frames, 3, height, width), got {array.dtype} of {array.shape}."
+            "frames: must be RGB from 0 to 255, uint8 of (frames, 3, height, width), got "
+            f"{array.dtype} of {array.shape}."
         )
     if array.shape[-1] != 3:
         array = array.transpose(0, 2, 3, 1)
     each = -(-len(array) // units)
     if -(-len(array) // each) != units:
         raise UsageError(
-            f"frames: the report is of {units} units (frames, or patches of two), which {len(array)} frames do not make; "
-            "give the frames that the model was given."
+            f"frames: the report is of {units} units (frames, or patches of two), which {len(array)} frames do not "
+            "make; give the frames that the model was given."
         )
     return np.ascontiguousarray(array[::each])
 

@@ -2,50 +2,48 @@
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from jaxtyping import Float, UInt8
 
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.report import Report
 from vidsieve.tuner.atomic_files import check_output, write_atomically
+from vidsieve.view.contents import Contents
+from vidsieve.view.sentences import summary
 from vidsieve.view.shown_frames import unit_frames, unit_times
-from vidsieve.view.sentences import sentences
-from vidsieve.view.token_fates import Fates, fates_of
+from vidsieve.view.token_fates import Fate, fates_of
 
 SUFFIXES = (".html", ".png", ".mp4")
 NOTEBOOK_HEIGHT_PX = 900
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class View:
-    """Policies side by side on one time axis; in a notebook it shows itself as the page.
-
-    `frames` holds the first frame of each unit, or is None. `words` are, for each policy, the tokens it generated
-    as text, `answers` what they make together.
-    """
-
-    fates: tuple[Fates, ...]
-    frames: UInt8[np.ndarray, "units height width 3"] | None = None
-    times_s: Float[np.ndarray, " units"] | None = None
-    words: tuple[tuple[str, ...], ...] = ()
-    answers: tuple[str, ...] = ()
-    title: str = ""
-    question: str = ""
-    facts: tuple[str, ...] = ()
+class View(Contents):
+    """Policies side by side on one time axis; in a notebook it shows itself as the page."""
 
     @property
-    def units(self) -> int:
-        """How many units the video has."""
-        return self.fates[0].units
+    def summaries(self) -> list[str]:
+        """The counts of each policy, a line each."""
+        return [f"{fates.policy}: {summary(fates)}" for fates in self.fates]
 
-    @property
-    def sentences(self) -> list[str]:
-        """What the picture cannot show, in words: policies that act nowhere visible, stages that did not run."""
-        return [line for fates in self.fates for line in sentences(fates)]
+    def to_list(self) -> list[dict[str, Any]]:
+        """The counts of each policy as plain numbers and text, ready for JSON."""
+        answers = [*self.answers, *[None] * len(self.fates)]
+        return [
+            {
+                "policy": fates.policy,
+                "requested_ratio": fates.requested_ratio,
+                "attained_ratio": fates.attained_ratio,
+                "baseline_tokens": fates.baseline,
+                "prompt_tokens": fates.prompt_tokens,
+                "merged_tokens": fates.count(Fate.MERGED),
+                "skipped_frames": fates.skipped_units,
+                "per_frame": fates.prompt_per_unit.tolist(),
+                "entered_layers": fates.entered.tolist() if fates.by_layer else None,
+                "kv_ratio": fates.kv_ratio,
+                "answer": answer,
+            }
+            for fates, answer in zip(self.fates, answers, strict=False)
+        ]
 
     def html(self) -> str:
         """Write the page: one file that loads nothing from elsewhere."""
@@ -135,5 +133,6 @@ def check_view_output(path: str | Path, *, force: bool = False) -> Path:
     """Refuse a file that could not be written at the end. Raises UsageError."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise UsageError(f"`out` {path}: must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {suffix or 'no ending'!r}.")
+        known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise UsageError(f"`out` {path}: must end in {known}, got {suffix or 'no ending'!r}.")
     return check_output(path, force=force)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vidsieve.report.number_format import plain
+from vidsieve.view.contents import Contents
 from vidsieve.view.overlay import Overlays, painted
 from vidsieve.view.sentences import summary
 from vidsieve.view.shown_frames import blank, chosen_units, fitted
@@ -14,9 +15,7 @@ from vidsieve.view.token_fates import Fate, Fates
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-    from vidsieve.view.side_by_side import View
 
 COLUMNS = 8
 CELL_IN, LABEL_IN, BAR_IN, HEAT_IN = 1.15, 1.15, 0.5, 0.17
@@ -27,7 +26,7 @@ BAR, INK, SOFT = "#0072b2", "#1b1f24", "#57606a"
 _LOCK = threading.Lock()
 
 
-def still_png(view: "View") -> bytes:
+def still_png(view: Contents) -> bytes:
     """Draw the picture; no global state of matplotlib is used."""
     buffer = io.BytesIO()
     with _LOCK:
@@ -41,14 +40,14 @@ def _reduced(png: bytes) -> bytes:
 
     buffer = io.BytesIO()
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 class _Still:
     """Lays the rows out from the top: all tokens, then for each policy its frames, bars and strips."""
 
-    def __init__(self, view: "View") -> None:
+    def __init__(self, view: Contents) -> None:
         from matplotlib.figure import Figure
 
         self.view, self.shown = view, chosen_units(view.units, COLUMNS)
@@ -79,7 +78,10 @@ class _Still:
             (self._caption, 0.3, fates),
             (lambda one, height: self._film(one.policy, one), self._tall, fates),
         ]
-        bars = [("tokens kept", fates.seen_per_unit, 0.0, "{:.3g}"), ("frame budget", fates.budget, 0.0, "{:.1%}")]
+        bars: list[Any] = [
+            ("tokens kept", fates.seen_per_unit, 0.0, "{:.3g}"),
+            ("frame budget", fates.budget, 0.0, "{:.1%}"),
+        ]
         bars += [("mean score", fates.score, None, "{:.3g}")]
         rows += [(self._bars, BAR_IN, bar) for bar in bars if bar[1] is not None]
         if fates.by_layer:
@@ -115,7 +117,9 @@ class _Still:
         for place, unit in enumerate(self.shown):
             when = "" if seconds is None else f", {seconds[unit]:.1f} s"
             x = (LABEL_IN + CELL_IN * (place + 0.5)) / self.width
-            self.figure.text(x, (self.at - 0.12) / self.height, f"{unit + 1}{when}", fontsize=7, ha="center", color=SOFT)
+            self.figure.text(
+                x, (self.at - 0.12) / self.height, f"{unit + 1}{when}", fontsize=7, ha="center", color=SOFT
+            )
         self.at -= 0.12
 
     def _caption(self, fates: Fates, height: float) -> None:

@@ -96,6 +96,11 @@ class Fates:
         return np.bincount(flat, minlength=self.fate.size).reshape(self.fate.shape)
 
     @property
+    def skipped_units(self) -> int:
+        """Units that never entered the vision tower."""
+        return int((self.fate == Fate.SKIPPED).all(axis=1).sum())
+
+    @property
     def is_whole(self) -> bool:
         """Whether every token goes through the whole language model: there is nothing to see in the frames."""
         return bool(np.isin(self.fate, (Fate.KEPT, Fate.ABSENT)).all())

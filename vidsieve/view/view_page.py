@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vidsieve.report.number_format import plain
+from vidsieve.view.contents import Contents
 from vidsieve.view.overlay import Overlays
 from vidsieve.view.sentences import depths, summary, unit_sentence
 from vidsieve.view.shown_frames import blank, chosen_units, fitted, jpeg, page_width
@@ -16,13 +17,12 @@ from vidsieve.view.token_fates import Fate, Fates
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from vidsieve.view.side_by_side import View
 
 MOST_WORDS = 64
 MOST_PRINTED = 12
 
 
-def page_html(view: "View") -> str:
+def page_html(view: Contents) -> str:
     """Write the page. Its only script moves along the time axis; without it, and on paper, every part is there."""
     shown = chosen_units(view.units)
     frames, overlays = _pictures(view, shown)
@@ -47,7 +47,7 @@ def page_html(view: "View") -> str:
     )
 
 
-def _pictures(view: "View", shown: Any) -> tuple[list[str], list[list[str]]]:
+def _pictures(view: Contents, shown: Any) -> tuple[list[str], list[list[str]]]:
     """Each shown frame once, and each overlay once, as data URIs."""
     wide = page_width(len(shown))
     whole = [blank(view.fates[0].grid)] if view.frames is None else [fitted(view.frames[unit], wide) for unit in shown]
@@ -68,7 +68,7 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _aspect(view: "View") -> str:
+def _aspect(view: Contents) -> str:
     """Width over height of a frame."""
     if view.frames is None:
         rows, columns = view.fates[0].grid
@@ -76,7 +76,7 @@ def _aspect(view: "View") -> str:
     return f"{view.frames.shape[2]} / {view.frames.shape[1]}"
 
 
-def _headline(view: "View") -> str:
+def _headline(view: Contents) -> str:
     """Say in one sentence what the page shows."""
     first = view.fates[0]
     kept = " and ".join(_kept(fates) for fates in view.fates) if len(view.fates) < 3 else f"{len(view.fates)} policies"
@@ -90,13 +90,13 @@ def _kept(fates: Fates) -> str:
     return f"{fates.policy} keeps {fates.attained_ratio:.1%}"
 
 
-def _unit(view: "View", unit: int) -> dict[str, Any]:
+def _unit(view: Contents, unit: int) -> dict[str, Any]:
     """What the time axis says of a unit."""
     seconds = None if view.times_s is None else float(view.times_s[unit])
     return {"number": unit + 1, "time": "" if seconds is None else f"{seconds:.1f} s"}
 
 
-def _policy(view: "View", index: int, shown: Any) -> dict[str, Any]:
+def _policy(view: Contents, index: int, shown: Any) -> dict[str, Any]:
     """What the page says of a policy."""
     fates = view.fates[index]
     words = view.words[index] if index < len(view.words) else ()
@@ -171,7 +171,7 @@ def _layers(fates: Fates) -> dict[str, Any] | None:
     counts = fates.entered.tolist()
     return {
         "bars": [{"layer": n, "count": c, "height": round(100 * c / fates.baseline, 1)} for n, c in enumerate(counts)],
-        "drops": [f"behind layer {layer}: {count:,} tokens leave" for layer, count in depths(fates)],
+        "drops": [f"{count:,} behind layer {layer}" for layer, count in depths(fates)],
         "label": f"Tokens entering layers 0 to {len(counts) - 1}: {', '.join(map(str, counts))}",
     }
 
@@ -192,7 +192,7 @@ def _reads(fates: Fates, words: tuple[str, ...], shown: Any) -> list[dict[str, A
     return strips
 
 
-def _legend(view: "View") -> list[dict[str, str]]:
+def _legend(view: Contents) -> list[dict[str, str]]:
     """The fates that occur, each with how it looks."""
     from vidsieve.view.legend import samples
 
