@@ -217,6 +217,8 @@ class _Generate:
                 output, report = self._call.run(self.original)
             finally:
                 self._call = None
+            if handle.reports:
+                handle.reports[-1].traces = ()
             handle.reports.append(report)
         return output
 

@@ -36,6 +36,20 @@ from vidsieve.adapters.vision.encoding import PIXELS, encode
 from vidsieve.framework.errors import InputError, PolicyError
 from vidsieve.framework.policy.policy import Policy
 from vidsieve.framework.report import Report
+from vidsieve.framework.trace import VideoTrace
+
+
+def _with_kv(decode: DecodeKV, short: Shortened) -> tuple[VideoTrace, ...]:
+    """The traces of a call's videos with what decode steps read of each."""
+    traces, prompts = iter(short.report.traces), len(short.plans)
+    found = []
+    for row, plans in enumerate(short.plans):
+        # those of earlier turns stand in front
+        before = short.columns.visual_counts[row] - sum(plan.index.numel() for plan in plans)
+        for plan in plans:
+            found.append(replace(next(traces), kv=decode.trace(row, before, prompts)))
+            before += plan.index.numel()
+    return tuple(found)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -101,6 +115,8 @@ class GenerateCall:
         if prune is not None:
             prune.report(short.report)
         report_kv(short.report, self.policy, decode, prune)
+        if decode is not None and decode.read_ratio is not None:
+            short.report.traces = _with_kv(decode, short)
         return self._restore(prompt, short, prune, output), short.report
 
     def _decode_kv(self) -> DecodeKV | None:

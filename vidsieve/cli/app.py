@@ -20,6 +20,7 @@ from vidsieve.cli.run import run
 from vidsieve.cli.serve_check import serve_check
 from vidsieve.cli.show import show
 from vidsieve.cli.tune import tune
+from vidsieve.cli.view import view
 from vidsieve.framework.errors import VidsieveError
 
 INTERRUPTED = 130
@@ -110,6 +111,7 @@ def top(
 for _name, _verb in (
     ("tune", tune),
     ("run", run),
+    ("view", view),
     ("eval", evaluate),
     ("ls", ls),
     ("show", show),

@@ -1,6 +1,7 @@
 """Write what verbs print: results on standard output, everything else on standard error."""
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,6 +74,23 @@ def warn_differences(policy: "Policy", session: "Session") -> None:
     found = differences(policy, dict(session.bench.describe()))
     if found:
         complain(f"policy {policy.name!r} was measured elsewhere: {'; '.join(found)}.", kind="warning")
+
+
+def warn_unknown_words(question: str, session: "Session") -> None:
+    """Warn of words that a bundled model does not know: such a question gets no sensible answer."""
+    bundled = session.loaded.choice.bundled
+    if bundled is None:
+        return
+    from vidsieve.bundled.words import QUESTIONS
+
+    words = re.findall(r"\w+|[^\w\s]+", question.lower())
+    unknown = sorted({word for word in words if word not in bundled.shape.vocabulary})
+    if unknown:
+        complain(
+            f"the bundled model does not know {', '.join(map(repr, unknown))}. It was taught questions like: "
+            f"{'; '.join(QUESTIONS[kind] for kind in bundled.shape.kinds[:4])}.",
+            kind="warning",
+        )
 
 
 def write_policy(result: "TuneResult", outputs: "Outputs") -> None:

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+
+from vidsieve.framework.trace import VideoTrace
 
 
 class Stopwatch:
@@ -54,7 +56,8 @@ class Report:
     values of all visual entries take that came to the cache, over layers and rows, and `kv_resident_bytes` what those
     take that stay where the decode steps attend from. `layer_tokens` are the visual tokens that entered each decoder
     layer, one tuple a video, empty when no layer stage ran; `layer_ratio` is their mean over layers divided by the
-    baseline.
+    baseline. `traces` refers to what the stages decided, one a video, for pictures. In a block of `applied` the newest
+    report alone has them, so that a long block holds no more memory.
     """
 
     policy_name: str
@@ -70,6 +73,7 @@ class Report:
     kv_resident_bytes: int | None = None
     layer_ratio: float | None = None
     layer_tokens: tuple[tuple[int, ...], ...] = ()
+    traces: tuple[VideoTrace, ...] = field(default=(), repr=False)
 
     @classmethod
     def combine(cls, reports: Sequence["Report"]) -> "Report":
@@ -90,6 +94,7 @@ class Report:
             kv_resident_bytes=_sum([report.kv_resident_bytes for report in reports]),
             layer_ratio=_mean(reports, [report.layer_ratio for report in reports]),
             layer_tokens=tuple(counts for report in reports for counts in report.layer_tokens),
+            traces=tuple(trace for report in reports for trace in report.traces),
         )
 
     @property
@@ -127,6 +132,24 @@ class Report:
     def compress_ms(self) -> float:
         """Milliseconds spent deciding and gathering, all videos together."""
         return sum(watch.ms for watch in self.stopwatches)
+
+    def show(self, frames: Any = None, **options: Any) -> Any:
+        """Draw which tokens were kept, over `frames` where they are given: see `vidsieve.show`, which this calls.
+
+        In a notebook the result shows itself; `.write("kept.html")` writes it (.png and .mp4 too).
+
+        Raises:
+            UsageError: as `vidsieve.show`.
+        """
+        # through the package's own door: what draws stands above this room
+        import vidsieve
+
+        return vidsieve.show(self, frames, **options)
+
+    def _repr_html_(self) -> str | None:
+        """What a notebook shows of a report of a call with a video."""
+        html: str | None = self.show()._repr_html_() if self.keeps else None
+        return html
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and text, ready for JSON."""

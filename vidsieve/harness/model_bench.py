@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vidsieve import __version__
 from vidsieve.framework.errors import DataError
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 BUNDLED_BATCH = 16
 MOST_ROUNDS = 128
+
+
+class Written(NamedTuple):
+    """What a model wrote: the answer, the tokens it is made of as text, and what the policy did (None without one)."""
+
+    answer: str
+    words: tuple[str, ...]
+    report: Report | None
 
 
 class Workbench:
@@ -118,10 +126,19 @@ class Workbench:
 
     def answer(self, policy: Policy | None, example: Example) -> tuple[str, Report | None]:
         """Return what the model writes about one example, and the report of what the policy did."""
+        written = self.written(policy, example)
+        return written.answer, written.report
+
+    def written(self, policy: Policy | None, example: Example) -> "Written":
+        """Let the model write about one example."""
         inputs = self.runner.inputs([example])
         with used_threads(self.loaded.threads), self.runner.under(policy) as reports:
             sequences = self.runner.generate(inputs, self.max_new_tokens).sequences
-        return self.runner.answers(inputs, sequences)[0], reports[-1] if reports else None
+        new = sequences[0, inputs["input_ids"].shape[1] :].tolist()
+        decode = self.runner.processor.tokenizer.decode
+        words = tuple("(end)" if token == self.runner.end_id else str(decode([token])) for token in new)
+        answer = self.runner.answers(inputs, sequences)[0]
+        return Written(answer, words, reports[-1] if reports else None)
 
     def score(self, policy: "Intervention | None", examples: Sequence[Example]) -> Iterator[Outcome]:
         """Yield one outcome for each example, in order."""

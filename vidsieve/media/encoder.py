@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from vidsieve.framework.errors import UsageError
@@ -55,6 +56,10 @@ class Encoder(ABC):
     @abstractmethod
     def encode(self, clips: Sequence[Clip]) -> Encoded:
         """Make the tensors of `clips`, of which there is at least one."""
+
+    def seen(self, frames: UInt8[Tensor, "frames 3 height width"]) -> UInt8[Tensor, "frames 3 rows columns"]:
+        """Cut out the part of the frames that visual tokens cover: most families squeeze or resize all of it."""
+        return frames
 
     def check_together(self, clips: Sequence[Clip]) -> None:  # noqa: B027  # most families take any
         """Refuse clips that the model cannot take in one call. Raises InputError."""

@@ -17,7 +17,16 @@ from transformers import PretrainedConfig
 from vidsieve.framework.errors import InputError
 from vidsieve.media.clip import Clip
 from vidsieve.media.encoder import Encoded, Encoder, check_fixed_size
-from vidsieve.media.pixels import CLIP_MEAN, CLIP_STD, HALF, centre_crop, normalise, resize_frames, short_edge_size
+from vidsieve.media.pixels import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    centre_crop,
+    covered,
+    normalise,
+    resize_frames,
+    short_edge_size,
+)
 from vidsieve.media.settings import Settings
 
 LANCZOS = 1  # PIL's number
@@ -112,6 +121,9 @@ class CroppedEncoder(LlavaOnevisionEncoder):
 
     def describe(self) -> str:
         return f"{super().describe()}, cut from the centre"
+
+    def seen(self, frames: UInt8[Tensor, "frames 3 height width"]) -> UInt8[Tensor, "frames 3 rows columns"]:
+        return covered(frames, self.short_edge, self.height, self.width)
 
     def _resized(
         self, frames: UInt8[Tensor, "frames 3 height width"]

@@ -83,6 +83,16 @@ def centre_crop(
     return frames[..., top : top + height, left : left + width]
 
 
+def covered(
+    frames: UInt8[Tensor, "frames 3 height width"], short_edge: int, height: int, width: int
+) -> UInt8[Tensor, "frames 3 rows columns"]:
+    """Cut out, at the frames' own size, what is left after resizing to `short_edge` and cropping the centre."""
+    resized_height, resized_width = short_edge_size(frames.shape[-2], frames.shape[-1], short_edge)
+    rows = round(height * frames.shape[-2] / resized_height)
+    columns = round(width * frames.shape[-1] / resized_width)
+    return centre_crop(frames, max(1, rows), max(1, columns))
+
+
 def smart_resize(
     height: int,
     width: int,

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from vidsieve.framework.errors import InputError
 from vidsieve.media.clip import Clip
 from vidsieve.media.encoder import Encoded, Encoder
+from vidsieve.media.pixels import covered
 from vidsieve.media.prompter import Prompter
 
 
@@ -67,6 +68,10 @@ class Processor(ABC):
     def describe(self) -> str:
         """Describe in one line: whose code, frame size, and why not transformers' own if that is so."""
 
+    def seen(self, frames: UInt8[Tensor, "frames 3 height width"]) -> UInt8[Tensor, "frames 3 rows columns"]:
+        """Cut out of the frames the part that the model's visual tokens cover: all of it, or the centre."""
+        return frames
+
     @property
     def token_pixels(self) -> int | None:
         """Pixels of a frame that one visual token stands for; None where every frame has one size, or it is unknown."""
@@ -97,6 +102,9 @@ class VidsieveProcessor(Processor):
     def describe(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
         return f"Vidsieve's preprocessing, {self.encoder.describe()}{why}"
+
+    def seen(self, frames: UInt8[Tensor, "frames 3 height width"]) -> UInt8[Tensor, "frames 3 rows columns"]:
+        return self.encoder.seen(frames)
 
     def capped(self, max_pixels: int) -> "VidsieveProcessor | None":
         encoder = self.encoder.capped(max_pixels)
@@ -164,6 +172,13 @@ class TransformersProcessor(Processor):
 
     def describe(self) -> str:
         return f"transformers' {type(self.hf_processor).__name__}"
+
+    def seen(self, frames: UInt8[Tensor, "frames 3 height width"]) -> UInt8[Tensor, "frames 3 rows columns"]:
+        video = self.hf_processor.video_processor
+        size, crop = getattr(video, "size", None) or {}, getattr(video, "crop_size", None) or {}
+        if not getattr(video, "do_center_crop", False) or "shortest_edge" not in size or "height" not in crop:
+            return frames
+        return covered(frames, size["shortest_edge"], crop["height"], crop["width"])
 
     def _build(self, texts: Sequence[str], clips: Sequence[Sequence[Clip]]) -> dict[str, Tensor]:
         videos = [clip for row in clips for clip in row]

@@ -32,6 +32,7 @@ from vidsieve.framework.planning.checks import call as call_stage
 from vidsieve.framework.plans import KeepKV
 from vidsieve.framework.records import DecodeStep
 from vidsieve.framework.stage import Stage
+from vidsieve.framework.trace import MOST_STEPS, KVTrace
 
 
 @dataclass(eq=False)
@@ -96,6 +97,7 @@ class DecodeKV:
         self._parks = bool(self.points) and self.points[-1].stage.parks()
         self._slots: dict[int, Slots] = {}
         self._width = 0
+        self._kept: list[Bool[Tensor, "rows prompt"]] = []
 
     @property
     def read_ratio(self) -> float | None:
@@ -125,6 +127,17 @@ class DecodeKV:
             for layer in self._groups[number].layers:
                 entries[layer] = slots.table.numel() if layer > last else entries[layer]
         return entries
+
+    def trace(self, row: int, before: int, prompts: int) -> KVTrace | None:
+        """What the steps so far read of a video, in front of which are `before` visual tokens of its row.
+
+        None where each of the `prompts` had several continuations: beams change places on the way.
+        """
+        self._settle(0 if self._cache is None else int(self._cache.get_seq_length()))
+        if self.prompt is None or not self._kept or len(self._kept[0]) != prompts:
+            return None
+        layer, steps = self.points[-1].layer, tuple(self._kept)
+        return KVTrace(layer=layer, steps=steps, visual=self.prompt.visual, row=row, before=before)
 
     @contextmanager
     def attached(self) -> Iterator["DecodeKV"]:
@@ -157,7 +170,7 @@ class DecodeKV:
         self._settle(past)
         if past == 0 and self.span is not None:
             self.prompt = Columns.with_span(self.span, rows, new, kwargs.get("attention_mask"), tokens.device)
-            self._groups, self._slots = [], {}
+            self._groups, self._slots, self._kept = [], {}, []
             for point in self.points:
                 point.states = {}
         if self.prompt is None or past + new <= self.prompt.width or not any(self.prompt.visual_counts):
@@ -192,6 +205,8 @@ class DecodeKV:
             if step.total <= past:
                 self._read += step.entries
                 self._held += sum(len(group.layers) * sum(group.visual) for group in self._groups)
+                if len(self._kept) < MOST_STEPS:
+                    self._kept.append(step.keep)
         self.steps, self._tapped = [], False
 
     def _follow_beams(self, cache: Any) -> None:
@@ -237,12 +252,10 @@ class DecodeKV:
     def _from_slots(self, call: AttentionCall, alone: Sequence[AttentionCall], number: int) -> list[Any]:
         """The kernel's results on what stands in the slots, token by token; the first time, the rest is parked."""
         slots, layers = self._slots[number], self._cache.layers
-        if not isinstance(layers[call.layer], ParkedLayer):
+        first = not isinstance(layers[call.layer], ParkedLayer)
+        if first:
             tokens = self.steps[0].filled[number].tokens
             layers[call.layer] = ParkedLayer(layers[call.layer], slots.prompt, slots.visual, slots.others, tokens)
-            first = True
-        else:
-            first = False
         layer, results = layers[call.layer], []
         for turn, (one, step) in enumerate(zip(alone, self.steps, strict=True)):
             filled = step.filled[number]
@@ -313,10 +326,8 @@ class DecodeKV:
             step.views[number] = None if whole else CachedColumns.read(reads[number], left, self._behind(step))
         for (number, one), count in zip(wanted.items(), most, strict=True):
             group = self._groups[number]
-            chosen = [
-                left - (all_ - seen)
-                for left, all_, seen in zip(step.counts[number], group.lengths, group.visual, strict=True)
-            ]
+            lengths = zip(step.counts[number], group.lengths, group.visual, strict=True)
+            chosen = [left - (held - seen) for left, held, seen in lengths]
             step.filled[number] = filled = self._slots[number].fill(one, count, chosen, self._behind(step))
             step.views[number] = filled.view
             if filled.swap is not None:

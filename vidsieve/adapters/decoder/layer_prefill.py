@@ -118,7 +118,9 @@ class Prefill:
             return hidden
         hidden = self._melted(hidden, every)
         before = [self.columns_of(row) for row in self.rows]
-        picked = [places[row.cut(cuts)] for places, row, cuts in zip(before, self.rows, every, strict=True)]
+        picked = [
+            places[row.cut(point.layer, cuts)] for places, row, cuts in zip(before, self.rows, every, strict=True)
+        ]
         index, self.real = right_aligned(picked)
         self.width = index.shape[1]
         self._made.clear()

@@ -7,6 +7,7 @@ keys; attention weights are asked of the model nowhere, so its kernel stays what
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -140,6 +141,10 @@ class LayerPrune:
         report.layer_tokens = tuple(tuple(video.counts.entered) for video in videos)
         entered = sum(sum(counts) for counts in report.layer_tokens)
         report.layer_ratio = entered / (len(self.decoder.layers) * report.baseline_tokens)
+        report.traces = tuple(
+            replace(trace, points=tuple(video.trail), layers=len(self.decoder.layers))
+            for trace, video in zip(report.traces, videos, strict=bool(report.traces))
+        )
         ran = {bound.label for bound in self.policy.layer_stages}
         report.not_run = tuple(label for label in report.not_run if label not in ran)
         asked = self.policy.retention_ratio

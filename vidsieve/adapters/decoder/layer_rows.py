@@ -13,13 +13,14 @@ from vidsieve.framework.planning.attainable import LayerCounts
 from vidsieve.framework.planning.layer_cut import LayerCut
 from vidsieve.framework.planning.pipeline import TokenPlan
 from vidsieve.framework.policy.policy import Policy
+from vidsieve.framework.trace import LayerTrace
 
 
 @dataclass(eq=False, kw_only=True)
 class PrefillVideo:
     """One video: `slots` of its tokens among the row's, their numbers in the video, and how many each stands for.
 
-    `memo` is what stages worked out of what entered the first layer.
+    `memo` is what stages worked out of what entered the first layer, `trail` what each prune point left.
     """
 
     plan: TokenPlan
@@ -30,6 +31,7 @@ class PrefillVideo:
     weight: Float[Tensor, " visual"]
     entered: Int[Tensor, " entered"]
     memo: dict[Any, Any] = field(default_factory=dict)
+    trail: list[LayerTrace] = field(default_factory=list)
 
     @property
     def frame(self) -> Int[Tensor, " visual"]:
@@ -40,6 +42,13 @@ class PrefillVideo:
     def place(self) -> Int[Tensor, " visual"]:
         """The place of each token in its frame."""
         return self.tokens % self.plan.keep.shape[1]
+
+    def leave_trace(self, layer: int, cut: LayerCut, index: Int[Tensor, " kept"]) -> None:
+        """Note what a cut behind `layer` leaves of the tokens there are."""
+        source = target = None
+        if cut.merge is not None:
+            source, target = (self.tokens[part.to(index.device)] for part in (cut.merge.source, cut.merge.target))
+        self.trail.append(LayerTrace(layer, self.tokens[index], source, target))
 
 
 @dataclass(eq=False)
@@ -72,8 +81,8 @@ class PrefillRow:
             return torch.arange(self.width - 1, self.width, device=self.places.device)
         return self.others[self.text[rows.to(self.text.device)]]
 
-    def cut(self, cuts: Sequence[LayerCut]) -> Int[Tensor, " slots"]:
-        """Let go of what the cuts (one a video) drop. Returns the slots that stay, in their new order."""
+    def cut(self, layer: int, cuts: Sequence[LayerCut]) -> Int[Tensor, " slots"]:
+        """Let go of what the cuts (one a video) behind `layer` drop. Returns the slots that stay, in new order."""
         stride = self.width + 1
         slots, keys = [self.others], [self.others * stride]
         indices = [cut.index.to(self.places.device) for cut in cuts]
@@ -91,6 +100,7 @@ class PrefillRow:
         new = torch.zeros_like(self.places).scatter(0, pick, torch.arange(pick.numel(), device=pick.device))
         self.others = new[self.others]
         for video, kept, cut, index in zip(self.videos, slots[1:], cuts, indices, strict=True):
+            video.leave_trace(layer, cut, index)
             video.slots, video.tokens, video.weight = new[kept], video.tokens[index], cut.weight
             video.counts.leave(kept.numel())
         self.places, self.seen = self.places[pick], self.seen[pick]

@@ -19,6 +19,7 @@ from vidsieve.framework.plans import Budget, Keep, Merge, MergeStep, Scores, Seg
 from vidsieve.framework.records import VideoShape, VideoTokens
 from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.stage import Stage
+from vidsieve.framework.trace import VideoTrace
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,6 +74,7 @@ class _Video:
         self.weight = torch.ones(frames, tokens, device=device)
         self.frame_index = torch.arange(frames, device=device) if video.frame_index is None else video.frame_index
         self.made: dict[str, Any] = {"budget": None, "scores": None, "segments": None}
+        self.last: dict[str, Any] = {}  # budget and scores as they were made, also after they are spent
         self.merges: list[MergeStep] = []
         self.notes: list[str] = []
         self.kept: dict[tuple[str, str], dict[str, Tensor]] = {}
@@ -142,10 +144,10 @@ class _Video:
         if isinstance(plan, Segments):
             self.made["segments"] = plan
         elif isinstance(plan, Budget):
-            self.made["budget"] = plan
+            self.made["budget"] = self.last["budget"] = plan
         elif isinstance(plan, Scores):
             # dead tokens may hold anything, NaN too: no later stage shall see it
-            self.made["scores"] = Scores(plan.values.masked_fill(~self.keep, -torch.inf))
+            self.made["scores"] = self.last["scores"] = Scores(plan.values.masked_fill(~self.keep, -torch.inf))
         elif isinstance(plan, Keep):
             if token_budget is not None and self.policy.exact:
                 self.keep = reconcile(where, plan, self.keep, token_budget)
@@ -188,6 +190,22 @@ def _over_units(work: _Video) -> Bool[Tensor, "units tokens"]:
     return mask.index_copy(0, work.frame_index.long().to(mask.device), work.keep)
 
 
+def _trace(work: _Video) -> VideoTrace:
+    """What was decided, by reference."""
+    video, (frames, tokens) = work.video, work.keep.shape
+    return VideoTrace(
+        frames=frames,
+        tokens=tokens,
+        token_grid=video.token_grid,
+        timestamps_s=video.timestamps_s,
+        frame_index=video.frame_index,
+        alive=video.alive,
+        budget=work.last.get("budget"),
+        scores=work.last.get("scores"),
+        merges=tuple(work.merges),
+    )
+
+
 def plan_video(policy: Composition, video: VideoInput) -> TokenPlan:
     """Run steps 3 to 8 of `policy` on one video. Raises as `Policy.plan` does."""
     past = begin(policy, video)
@@ -210,6 +228,7 @@ def plan_video(policy: Composition, video: VideoInput) -> TokenPlan:
         not_run=tuple(bound.label for bound in policy.stages if any(h not in VIDEO_HOOKS for h in bound.hooks)),
         notes=tuple(work.notes),
         stopwatches=(watch,),
+        traces=(_trace(work),),
     )
     return TokenPlan(
         keep=work.keep,
