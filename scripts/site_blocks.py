@@ -1,6 +1,6 @@
-"""Make code blocks of the documents readable on the site, and refuse what it would show raw; `mkdocs build` calls this.
+"""Make code blocks readable on the site, and refuse what it would show raw; `mkdocs build` calls this.
 
-In the documents `file=NAME`, `wrong` and `no-run` tell the tests what to do with a block (tests/docs/test_code_blocks.py).
+In the documents `file=NAME`, `wrong` and `no-run` tell the tests what to do with a block (see tests/docs).
 MkDocs knows no such words: here they become the block's title.
 """
 
