@@ -1,9 +1,9 @@
 """Code in the documents runs, policies in them load, and what they call wrong is refused with the words they quote.
 
-A page's Python blocks run in order in one namespace, in an empty folder. `model` and `inputs` are there: a
-Qwen2-VL with random weights and one video; `checkpoint` and `clip`: a trained model's folder and a video file. Words after the language mean: `file=NAME` writes the block to that file
-(a plugin file is loaded too); `wrong` expects a VidsieveError, whose message holds every line of the `text` block that
-follows; `no-run` is not run.
+A page's Python blocks run in order in one namespace, in an empty folder. `model` and `inputs` are there: a Qwen2-VL
+with random weights and one video; `checkpoint` and `clip`: a trained model's folder and a video file. Words after the
+language mean: `file=NAME` writes the block to that file (a plugin file is loaded too); `wrong` expects a
+VidsieveError, whose message holds every line of the `text` block that follows; `no-run` is not run.
 """
 
 import os

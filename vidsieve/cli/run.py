@@ -1,6 +1,5 @@
 """`vidsieve run`: one video, one question, with and without the policy."""
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,7 +37,8 @@ def run(
     (note if json else say)(workload_line(session, video or example.id))
     warn_differences(policy, session)
     _warn_unknown_words(example.question, session)
-    result = {"question": example.question, "label": example.answer, **answer_both(session.bench, policy, example)}
+    told, _ = answer_both(session.bench, policy, example)
+    result = {"question": example.question, "label": example.answer, **told}
     for notice in session.bench.notices:
         complain(notice, kind="warning")
     say_json(result) if json else _print(result)
@@ -89,17 +89,12 @@ def _print(result: dict[str, Any]) -> None:
 
 
 def _warn_unknown_words(question: str, session: "Session") -> None:
-    """Warn of words that a bundled model does not know: such a question gets no sensible answer."""
+    """Warn of words that a bundled model does not know."""
     bundled = session.loaded.choice.bundled
     if bundled is None:
         return
-    from vidsieve.bundled.words import QUESTIONS
+    from vidsieve.bundled.unknown_words import unknown_words_warning
 
-    words = re.findall(r"\w+|[^\w\s]+", question.lower())
-    unknown = sorted({word for word in words if word not in bundled.shape.vocabulary})
-    if unknown:
-        complain(
-            f"the bundled model does not know {', '.join(map(repr, unknown))}. It was taught questions like: "
-            f"{'; '.join(QUESTIONS[kind] for kind in bundled.shape.kinds[:4])}.",
-            kind="warning",
-        )
+    warning = unknown_words_warning(question, bundled)
+    if warning is not None:
+        complain(warning, kind="warning")
