@@ -2,11 +2,15 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from vidsieve.cli.options import Plugins, PolicyOptions, option
 from vidsieve.cli.output import note, say
 from vidsieve.harness.setup import Setup, add_plugins
+
+if TYPE_CHECKING:
+    from vidsieve.framework.registry import Registry
+    from vidsieve.harness.model_choice import Choice
 
 _MODEL, _WORK, _PAGE = "Model", "Workload", "Page"
 RETENTION = 0.25
@@ -62,10 +66,16 @@ def demo(
     own = PolicyOptions(policy=policy, retention=retention).load(registry).retention_ratio
     from vidsieve.harness.model_choice import choose
 
-    choice = choose(model, checkpoint, registry)
+    _serve(choose(model, checkpoint, registry), setup, registry, policy, own or RETENTION, host, port)
+
+
+def _serve(
+    choice: "Choice", setup: Setup, registry: "Registry", policy: str, ratio: float, host: str, port: int | None
+) -> None:
+    """Load the model and serve the page until Ctrl-C."""
     from vidsieve.integrations.demo.gradio_page import build_page, gradio, start
 
-    gradio()
+    gradio()  # if it is missing, that is said before a model is loaded
     from vidsieve.harness.model_loading import load
     from vidsieve.integrations.demo.side_by_side import SideBySide, samples
 
@@ -74,6 +84,6 @@ def demo(
     loaded = load(choice, setup, registry)
     with TemporaryDirectory(prefix="vidsieve-demo-") as folder:
         clips = samples(loaded, Path(folder))
-        page = build_page(SideBySide(loaded, setup, registry), clips, policy, own or RETENTION)
+        page = build_page(SideBySide(loaded, setup, registry), clips, policy, ratio)
         say(f"open {start(page, host, port, Path(folder))}")
         page.block_thread()
