@@ -6,6 +6,7 @@ language mean: `file=NAME` writes the block to that file (a plugin file is loade
 VidsieveError, whose message holds every line of the `text` block that follows; `no-run` is not run.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ import vidsieve.testing
 from vidsieve.framework.errors import VidsieveError
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.registry import Registry
+from vidsieve.harness.data.user_data import KEYS
 from vidsieve.tuner.space.knobs import knobs_of, retention_window
 
 ALLOWED_WORDS = ("wrong", "no-run")
@@ -103,6 +105,13 @@ def test_blocks_do_what_the_page_says(
             _refused(block, after, namespace, fresh_registry)
         else:
             _run(block, namespace, fresh_registry)
+
+
+@pytest.mark.parametrize("page", having("json"))
+def test_lines_of_data_have_the_keys_that_data_may_have(page: str) -> None:
+    for block in blocks(page):
+        for line in block.text.splitlines() if block.language == "json" else ():
+            assert set(json.loads(line)) <= set(KEYS), f"{block.where}: {line}"
 
 
 def test_few_blocks_stay_untried() -> None:

@@ -1,6 +1,6 @@
 """Every command of the documents is carried out: whole where that is quick, else up to where a model would be loaded.
 
-The tutorials on running and tuning are carried out whole, on the smallest model, with less to search and a made-up clock.
+Two tutorials are carried out whole, on the smallest model, with less to search and a made-up clock.
 What the documents ask of other programs is told apart here, so that nothing stands there that nobody looked at.
 """
 

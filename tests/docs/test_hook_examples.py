@@ -8,9 +8,11 @@ import pytest
 import torch
 from doc_pages import ROOT
 
+from vidsieve.framework.hookspecs import STAGE_HOOKS, PluginSpecs
 from vidsieve.framework.planning.checks import check_keep_frames
 from vidsieve.framework.plans import KeepFrames
 from vidsieve.framework.records import FrameBatch
+from vidsieve.framework.registry import Registry
 from vidsieve.framework.stage import Stage
 from vidsieve.testing import StageContract, rank_layer, select_kv
 
@@ -73,6 +75,13 @@ def test_prune_kv_reads_the_most_attended_and_stays_with_them() -> None:
     assert index.tolist() == [0, 1, 4, 6, 9]
     again, _ = select_kv(stage, attention.flip(1), (2, 10), state)
     assert again.tolist() == index.tolist()
+
+
+def test_every_hook_has_an_example_and_a_built_in_stage() -> None:
+    hooks = {*STAGE_HOOKS, *(name for name in vars(PluginSpecs) if name.startswith("register_"))}
+    assert {path.stem for path in FOLDER.glob("*.py")} == hooks
+    used = {hook for stage in Registry().stages.values() for hook in stage.hooks()}
+    assert used == set(STAGE_HOOKS)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
