@@ -61,6 +61,11 @@ def test_what_is_pruned_inside_the_model_is_told_beside_the_prompt(side_by_side:
     assert found.notes[1].endswith(" as a mean over the layers.")
 
 
+def test_a_policy_that_removes_nothing_is_told(side_by_side: SideBySide, clip: str) -> None:
+    found = side_by_side.compare(clip, QUESTION, "vidcom2", 1.0)
+    assert found.notes == ["vidcom2: 288 of 288 visual tokens in the prompt.", "Nothing of this clip was removed."]
+
+
 @pytest.mark.parametrize(("video", "question"), [(None, QUESTION), ("", QUESTION), ("clip.mp4", "  ")])
 def test_a_missing_clip_or_question_is_said(side_by_side: SideBySide, video: str | None, question: str) -> None:
     with pytest.raises(UsageError, match=r"there is no (clip|question) yet"):

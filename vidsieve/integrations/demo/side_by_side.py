@@ -88,7 +88,8 @@ def _notes(report: Report) -> list[str]:
     kept = (
         f"{report.policy_name}: {report.kept_tokens} of {report.baseline_tokens} visual tokens in the prompt{inside}."
     )
-    return [kept, *report.notes]
+    nothing = ["Nothing of this clip was removed."] if report.attained_ratio >= 1 else []
+    return [kept, *nothing, *report.notes]
 
 
 def _pictures(
