@@ -15,7 +15,10 @@ MEANING = {
     "reference": "official code and commit it was checked against",
     "requires": "packages that bring the stages; named when a stage is unknown",
     "retention_ratio": "visual tokens the language model sees ÷ those of the uncompressed model, in (0, 1]",
-    "positions": "`original` (default): kept tokens keep their positions; `compact`: renumbered without gaps",
+    "positions": (
+        "`original` (default): kept tokens keep their positions; `trained`: the same, numbered as the checkpoints were "
+        "trained and as vLLM does; `compact`: renumbered without gaps"
+    ),
     "exact": "`true` (default): the count asked is met exactly; `false`: the method's own counts stand",
     "stages": "the stages in order; each has `use`, optionally `as` (a label), and its settings",
     "search": "ranges that the tuner uses in place of the stages' own; under `stages`, which of them may change",

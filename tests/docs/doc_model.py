@@ -1,9 +1,13 @@
-"""A Qwen2-VL of a few thousand parameters with random weights, and one video in its prompt."""
+"""A Qwen2-VL of a few thousand parameters with random weights, one video in its prompt; a trained model and a file."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from vidsieve import BundledTask, write_dataset, write_video
+from vidsieve.bundled.bundled_models import MODELS_FOLDER
 
 FRAMES, HEIGHT, WIDTH = 4, 8, 8  # grid before the spatial merge of 2 x 2: 4 x 16 = 64 visual tokens
 VIDEO_PAD, VISION_START, VISION_END = 60, 61, 62
@@ -44,3 +48,15 @@ def tiny_model_and_inputs() -> tuple[Any, dict[str, torch.Tensor]]:
         "pixel_values_videos": torch.randn(FRAMES * HEIGHT * WIDTH, patch),
         "video_grid_thw": torch.tensor([[FRAMES, HEIGHT, WIDTH]]),
     }
+
+
+def bundled_checkpoint() -> str:
+    """The folder of the smallest trained model."""
+    return str(MODELS_FOLDER / "qwen2-vl-tiny")
+
+
+def bundled_clip() -> str:
+    """A clip that this model was taught to read, written into the current folder."""
+    folder = Path("written")
+    write_dataset(BundledTask(), "heldout", 1, folder, write_video=write_video)
+    return str(next(folder.glob("*.mp4")).rename("clip.mp4"))

@@ -60,15 +60,17 @@ def having(language: str) -> list[str]:
     return [page for page in pages() if any(block.language == language for block in blocks(page))]
 
 
-def commands(page: str) -> list[tuple[str, str]]:
-    """(where, command) of every `vidsieve …` and `tune …` line in the page's shell blocks, continuations joined."""
+def shell_lines(page: str) -> list[tuple[str, str]]:
+    """(where, line) of every command in the page's shell blocks, continuations joined and `&&` taken apart."""
     found = []
     for block in blocks(page):
-        if block.language not in ("bash", "console", "sh"):
-            continue
-        joined = block.text.replace("\\\n", " ")
-        for line in joined.splitlines():
-            for part in line.removeprefix("$ ").split("&&"):
-                if part.split("#")[0].strip().startswith(("vidsieve ", "tune ")):
-                    found.append((block.where, part.split(" #")[0].strip()))
+        if block.language in ("bash", "console", "sh"):
+            for line in block.text.replace("\\\n", " ").splitlines():
+                found += [(block.where, part.strip()) for part in line.removeprefix("$ ").split("&&") if part.strip()]
     return found
+
+
+def commands(page: str) -> list[tuple[str, str]]:
+    """Those of `vidsieve …` and `tune …`, without their comments."""
+    bare = [(where, line.split(" #")[0].strip()) for where, line in shell_lines(page)]
+    return [(where, line) for where, line in bare if line.startswith(("vidsieve ", "tune "))]

@@ -1,11 +1,12 @@
 """Code in the documents runs, policies in them load, and what they call wrong is refused with the words they quote.
 
-A page's Python blocks run in order in one namespace, in an empty folder. `model` and `inputs` are there: a
-Qwen2-VL with random weights and one video. Words after the language mean: `file=NAME` writes the block to that file
-(a plugin file is loaded too); `wrong` expects a VidsieveError, whose message holds every line of the `text` block that
-follows; `no-run` is not run.
+A page's Python blocks run in order in one namespace, in an empty folder. `model` and `inputs` are there: a Qwen2-VL
+with random weights and one video; `checkpoint` and `clip`: a trained model's folder and a video file. Words after the
+language mean: `file=NAME` writes the block to that file (a plugin file is loaded too); `wrong` expects a
+VidsieveError, whose message holds every line of the `text` block that follows; `no-run` is not run.
 """
 
+import json
 import os
 import re
 from pathlib import Path
@@ -13,13 +14,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from doc_pages import ROOT, Block, blocks, having, pages
+from doc_pages import ROOT, Block, blocks, having, pages, text
 
 import vidsieve
 import vidsieve.testing
 from vidsieve.framework.errors import VidsieveError
 from vidsieve.framework.policy.file import read_policy
 from vidsieve.framework.registry import Registry
+from vidsieve.harness.data.user_data import KEYS
 from vidsieve.tuner.space.knobs import knobs_of, retention_window
 
 ALLOWED_WORDS = ("wrong", "no-run")
@@ -28,14 +30,17 @@ NO_RUN_MOST = 3
 
 
 class _Namespace(dict):
-    """Builds `model` and `inputs` when a block first asks for them."""
+    """Makes what a block may use when one first asks for it."""
 
     def __missing__(self, name: str) -> Any:
-        if name not in ("model", "inputs"):
+        if name not in ("model", "inputs", "checkpoint", "clip"):
             raise KeyError(name)
-        from doc_model import tiny_model_and_inputs
+        from doc_model import bundled_checkpoint, bundled_clip, tiny_model_and_inputs
 
-        self["model"], self["inputs"] = tiny_model_and_inputs()
+        if name in ("model", "inputs"):
+            self["model"], self["inputs"] = tiny_model_and_inputs()
+        else:
+            self[name] = bundled_checkpoint() if name == "checkpoint" else bundled_clip()
         return self[name]
 
 
@@ -84,6 +89,12 @@ def test_blocks_do_what_the_page_says(
     page: str, fresh_registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if "from fastapi import" in text(page):
+        pytest.importorskip("fastapi", reason="fastapi is not installed; pip install -e '.[dev]'")
+    if "AutoProcessor" in text(page):
+        from doc_processor import stand_in
+
+        stand_in(monkeypatch)
     namespace = _Namespace(__name__=f"docs_{os.path.basename(page).replace('.', '_').replace('-', '_')}")
     found = blocks(page)
     for block, after in zip(found, [*found[1:], None], strict=True):
@@ -94,6 +105,13 @@ def test_blocks_do_what_the_page_says(
             _refused(block, after, namespace, fresh_registry)
         else:
             _run(block, namespace, fresh_registry)
+
+
+@pytest.mark.parametrize("page", having("json"))
+def test_lines_of_data_have_the_keys_that_data_may_have(page: str) -> None:
+    for block in blocks(page):
+        for line in block.text.splitlines() if block.language == "json" else ():
+            assert set(json.loads(line)) <= set(KEYS), f"{block.where}: {line}"
 
 
 def test_few_blocks_stay_untried() -> None:

@@ -8,9 +8,11 @@ import pytest
 import torch
 from doc_pages import ROOT
 
+from vidsieve.framework.hookspecs import STAGE_HOOKS, PluginSpecs
 from vidsieve.framework.planning.checks import check_keep_frames
 from vidsieve.framework.plans import KeepFrames
 from vidsieve.framework.records import FrameBatch
+from vidsieve.framework.registry import Registry
 from vidsieve.framework.stage import Stage
 from vidsieve.testing import StageContract, kept_kv, rank_layer, select_kv
 
@@ -80,6 +82,13 @@ def test_evict_kv_keeps_the_entries_with_the_largest_values() -> None:
     stage, more = _example("evict_kv"), _example("evict_kv").model_copy(update={"keep_ratio": 0.7})
     assert kept_kv(stage, values=values, counts=(5, 3)) == [[1], [1]]
     assert kept_kv(more, values=values, counts=(5, 3)) == [[1, 2, 4], [1, 2]]
+
+
+def test_every_hook_has_an_example_and_a_built_in_stage() -> None:
+    hooks = {*STAGE_HOOKS, *(name for name in vars(PluginSpecs) if name.startswith("register_"))}
+    assert {path.stem for path in FOLDER.glob("*.py")} == hooks
+    used = {hook for stage in Registry().stages.values() for hook in stage.hooks()}
+    assert used == set(STAGE_HOOKS)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)

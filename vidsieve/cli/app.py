@@ -12,6 +12,7 @@ import typer
 
 from vidsieve import __version__
 from vidsieve.cli.check import check
+from vidsieve.cli.demo import demo
 from vidsieve.cli.eval import evaluate
 from vidsieve.cli.ls import ls
 from vidsieve.cli.options import flat
@@ -116,6 +117,7 @@ for _name, _verb in (
     ("ls", ls),
     ("show", show),
     ("check", check),
+    ("demo", demo),
     ("serve-check", serve_check),
 ):
     app.command(_name, help=_verb.__doc__)(guarded(flat(_verb)))

@@ -1,7 +1,6 @@
 """Write what verbs print: results on standard output, everything else on standard error."""
 
 import json
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -81,16 +80,11 @@ def warn_unknown_words(question: str, session: "Session") -> None:
     bundled = session.loaded.choice.bundled
     if bundled is None:
         return
-    from vidsieve.bundled.words import QUESTIONS
+    from vidsieve.bundled.unknown_words import unknown_words_warning
 
-    words = re.findall(r"\w+|[^\w\s]+", question.lower())
-    unknown = sorted({word for word in words if word not in bundled.shape.vocabulary})
-    if unknown:
-        complain(
-            f"the bundled model does not know {', '.join(map(repr, unknown))}. It was taught questions like: "
-            f"{'; '.join(QUESTIONS[kind] for kind in bundled.shape.kinds[:4])}.",
-            kind="warning",
-        )
+    warning = unknown_words_warning(question, bundled)
+    if warning is not None:
+        complain(warning, kind="warning")
 
 
 def write_policy(result: "TuneResult", outputs: "Outputs") -> None:

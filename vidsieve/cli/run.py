@@ -34,7 +34,8 @@ def run(
     (note if json else say)(workload_line(session, video or example.id))
     warn_differences(policy, session)
     warn_unknown_words(example.question, session)
-    result = {"question": example.question, "label": example.answer, **answer_both(session.bench, policy, example)}
+    told, _ = answer_both(session.bench, policy, example)
+    result = {"question": example.question, "label": example.answer, **told}
     for notice in session.bench.notices:
         complain(notice, kind="warning")
     say_json(result) if json else _print(result)

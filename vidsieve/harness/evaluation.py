@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vidsieve.framework.policy.policy import Policy
+    from vidsieve.framework.report import Report
     from vidsieve.framework.task import Example
     from vidsieve.harness.model_bench import Workbench
     from vidsieve.harness.session import Session
@@ -53,25 +54,28 @@ def evaluate(
     } | ({} if bench.encoding is None else {"encoding": bench.encoding.to_dict()})
 
 
-def answer_both(bench: "Workbench", policy: "Policy", example: "Example") -> dict[str, Any]:
-    """Answer one example with and without a policy, and take the median of a few interleaved requests each.
+def answer_both(
+    bench: "Workbench", policy: "Policy", example: "Example", *, requests: int = REQUESTS
+) -> "tuple[dict[str, Any], Report]":
+    """Answer one example with and without a policy, and take the median of `requests` interleaved ones each.
 
-    Gives plain types; times are milliseconds to the first token and their parts.
+    Gives plain types, and the report behind them; times are milliseconds to the first token and their parts.
     """
     # the answers come first: they also warm up
     base, _ = bench.answer(None, example)
     answer, report = bench.answer(policy, example)
     assert report is not None
     times: dict[bool, list[dict[str, float]]] = {False: [], True: []}
-    for _ in range(REQUESTS):
+    for _ in range(requests):
         for compressed in (False, True):
             times[compressed].append(dict(bench.timed(policy if compressed else None, 0, "ttft")))
     parts = {side: {name: median(t[name] for t in runs) for name in runs[0]} for side, runs in times.items()}
-    return {
+    told = {
         "uncompressed": {"answer": base, "visual_tokens": report.baseline_tokens, **parts[False]},
         "compressed": {"answer": answer, "visual_tokens": report.kept_tokens, **parts[True]},
         "speedup": parts[False]["ttft_ms"] / parts[True]["ttft_ms"],
         "same_answer": base == answer,
-        "requests": REQUESTS,
+        "requests": requests,
         "report": report.to_dict(),
     }
+    return told, report
