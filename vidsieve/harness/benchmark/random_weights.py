@@ -92,16 +92,18 @@ def _fill(weight: Any, generator: Any) -> None:
 
 
 def _no_draws() -> Any:
-    """Make a mode in which random initialisation of parameters does nothing."""
+    """Make a mode in which nothing is drawn at random."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    draws = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_}
+    draws = {torch.Tensor.normal_, torch.Tensor.uniform_}
 
     class NoDraws(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func in draws and isinstance(args[0], torch.nn.Parameter):
-                return args[0]
-            return func(*args, **(kwargs or {}))
+            kwargs = kwargs or {}
+            filled = args[0] if args else kwargs.get("tensor")
+            # the functions of torch.nn.init are seen whole, without what they call
+            drawn = func in draws or getattr(func, "__module__", "") == "torch.nn.init"
+            return filled if drawn and isinstance(filled, torch.Tensor) else func(*args, **kwargs)
 
     return NoDraws()
