@@ -102,8 +102,9 @@ def _no_draws() -> Any:
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             filled = args[0] if args else kwargs.get("tensor")
-            # the functions of torch.nn.init are seen whole, without what they call
-            drawn = func in draws or getattr(func, "__module__", "") == "torch.nn.init"
+            # these functions are seen whole, without what they call
+            whole = getattr(func, "__module__", "") in ("torch.nn.init", "transformers.initialization")
+            drawn = func in draws or (whole and func.__name__.endswith(("normal_", "uniform_")))
             return filled if drawn and isinstance(filled, torch.Tensor) else func(*args, **kwargs)
 
     return NoDraws()
