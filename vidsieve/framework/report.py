@@ -9,23 +9,34 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from vidsieve.framework.phases import current_listener
 from vidsieve.framework.trace import VideoTrace
 
 
 class Stopwatch:
-    """Milliseconds of a stretch of work, without a device sync: CUDA events there, the wall clock elsewhere."""
+    """Milliseconds of a stretch of work, without a device sync: CUDA events there, the wall clock elsewhere.
 
-    def __init__(self, device: torch.device) -> None:
+    `phase` says what is done: by default deciding and gathering. A `PhaseListener` is told of it.
+    """
+
+    def __init__(self, device: torch.device, phase: str = "compress") -> None:
+        self.phase = phase
         self._cuda = device.type == "cuda"
         self._start: Any = None
         self._end: Any = None
 
     def __enter__(self) -> "Stopwatch":
+        listener = current_listener()
+        if listener is not None:
+            listener.begin(self)
         self._start = self._mark()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._end = self._mark()
+        listener = current_listener()
+        if listener is not None:
+            listener.end(self)
 
     def _mark(self) -> Any:
         if not self._cuda:

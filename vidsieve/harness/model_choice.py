@@ -26,7 +26,7 @@ class Choice:
     """
 
     given: str
-    kind: Literal["bundled", "folder", "cached", "hub"]
+    kind: Literal["bundled", "folder", "cached", "hub", "random"]
     name: str
     folder: Path | None = None
     revision: str | None = None

@@ -5,17 +5,21 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from vidsieve.framework.phases import PhaseListener, listening
 from vidsieve.framework.report import Report, Stopwatch
 from vidsieve.framework.task import Example
+from vidsieve.harness.phase_times import PhaseTimes
 from vidsieve.harness.runner import Runner, Runners
 from vidsieve.tuner.protocol import Intervention
 
+CPU = torch.device("cpu")
 MOST_CLIPS = 8
 NEIGHBOUR = "another process computes on the same GPU: timings are noisier, and slower than on an idle one"
 
@@ -82,6 +86,39 @@ class Timer:
         read = {"video_ms": decoded - start, "preprocess_ms": ready - decoded}
         return {"e2e_ms": end - start} | read | {"first_token_ms": ttft} | _parts(ttft, reports, watches) | steps
 
+    def whole(
+        self, policy: Intervention | None, clip_index: int, listener: PhaseListener | None = None
+    ) -> "WholeRequest":
+        """Run one request from the file to the last token, with every phase told to `listener`.
+
+        Phases: video, preprocess, vision, compress, prefill (the first forward of the model) and decode (the others).
+        """
+        runner, examples, tokens = self._runners.of(policy), self._requests[clip_index], self._max_new_tokens
+        first, times = _FirstToken(self._now), PhaseTimes()
+        with (
+            runner.under(policy) as reports,
+            self._vision(),
+            self._forwards(),
+            listening(times if listener is None else listener),
+        ):
+            start = self._now()
+            with Stopwatch(CPU, "video"):
+                clips = [runner.reader.clip(example, fresh=True) for example in examples]
+            with Stopwatch(CPU, "preprocess"):
+                inputs = runner.on_device(runner.build(examples, clips))
+                ready = self._now()
+            output = runner.generate(inputs, tokens, min_new_tokens=tokens, stopping_criteria=[first])
+            end = self._now()
+        return WholeRequest(
+            e2e_ms=end - start,
+            ttft_ms=(first.at_ms or end) - ready,
+            tpot_ms=(end - (first.at_ms or end)) / (tokens - 1) if tokens > 1 else None,
+            phases_ms=times.ms(),
+            inputs=inputs,
+            output=output,
+            report=reports[-1] if reports else None,
+        )
+
     def _now(self) -> float:
         return clock_ms(self._device)
 
@@ -94,7 +131,7 @@ class Timer:
 
         @functools.wraps(original)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            with Stopwatch(self._device) as watch:
+            with Stopwatch(self._device, "vision") as watch:
                 output = original(*args, **kwargs)
             watches.append(watch)
             return output
@@ -104,6 +141,38 @@ class Timer:
             yield watches
         finally:
             delattr(base, name)
+
+    @contextmanager
+    def _forwards(self) -> Iterator[None]:
+        """Watch each forward of the model: the first is the prefill, the others are decode steps."""
+        watches: list[Stopwatch] = []
+
+        def before(module: Any, args: Any) -> None:
+            watches.append(Stopwatch(self._device, "decode" if watches else "prefill"))
+            watches[-1].__enter__()
+
+        def after(module: Any, args: Any, output: Any) -> None:
+            watches[-1].__exit__()
+
+        hooks = [self._model.register_forward_pre_hook(before), self._model.register_forward_hook(after)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WholeRequest:
+    """What one request took, in milliseconds, and what came of it. `tpot_ms` is None for a single token."""
+
+    e2e_ms: float
+    ttft_ms: float
+    tpot_ms: float | None
+    phases_ms: dict[str, float]
+    inputs: dict[str, Any]
+    output: Any
+    report: Report | None
 
 
 def clock_ms(device: torch.device) -> float:

@@ -20,11 +20,11 @@ _MODEL, _DATA, _WORK = "Model", "Data", "Workload"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
-    """Model, data and workload as given. None means the default, which the first line of output states.
+class ModelSetup:
+    """The model and how it is run.
 
     Raises:
-        UsageError: settings that contradict each other, or a value out of range.
+        UsageError: a value out of range or not known.
     """
 
     model: str | None = setting(None, _MODEL, "A family (see `vidsieve ls models`), a hub id, or a checkpoint folder.")
@@ -40,6 +40,32 @@ class Setup:
     plugin: list[str] | None = setting(
         None, _MODEL, "A Python file with stages of your own. Repeatable.", metavar="FILE"
     )
+
+    def __post_init__(self) -> None:
+        self._refuse_not_positive("threads")
+        for name, known in (("dtype", DTYPES), ("attn", ATTENTIONS)):
+            if getattr(self, name) not in known:
+                raise UnknownNameError(f"`{name}`", name, getattr(self, name), known)
+
+    def _refuse_not_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UsageError(f"`{name}`: must be above 0, got {value}.")
+
+    def _refuse_both(self, one: str, other: str) -> None:
+        if getattr(self, one) is not None and getattr(self, other) is not None:
+            raise UsageError(f"`{one}` and `{other}`: exclude each other; give one of them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(ModelSetup):
+    """Model, data and workload as given. None means the default, which the first line of output states.
+
+    Raises:
+        UsageError: settings that contradict each other, or a value out of range.
+    """
+
     data: str | None = setting(
         None,
         _DATA,
@@ -79,21 +105,12 @@ class Setup:
     def __post_init__(self) -> None:
         self._refuse_both("frames", "fps")
         self._refuse_both("data", "videos")
-        for name in ("frames", "max_pixels", "batch_size", "max_new_tokens", "threads", "fps", "feature_store_gb"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"`{name}`: must be above 0, got {value}.")
-        for name, known in (("dtype", DTYPES), ("attn", ATTENTIONS)):
-            if getattr(self, name) not in known:
-                raise UnknownNameError(f"`{name}`", name, getattr(self, name), known)
+        super().__post_init__()
+        self._refuse_not_positive("frames", "max_pixels", "batch_size", "max_new_tokens", "fps", "feature_store_gb")
         if self.question is not None and self.videos is None:
             raise UsageError("`question`: belongs to `videos`; in `data` every line has its own question.")
         if self.rung is not None and (self.data or self.videos):
             raise UsageError("`rung`: chooses the bundled task, but `data` or `videos` was given; leave one out.")
-
-    def _refuse_both(self, one: str, other: str) -> None:
-        if getattr(self, one) is not None and getattr(self, other) is not None:
-            raise UsageError(f"`{one}` and `{other}`: exclude each other; give one of them.")
 
 
 def add_plugins(files: Sequence[str] | None) -> "Registry":

@@ -137,7 +137,8 @@ def shorten(request: Request) -> Shortened:
             whole = _columns(request, layouts)
             if any(layouts):
                 _refuse_beyond(request, whole)
-        units = _units(request, layouts)
+        with Stopwatch(model.device) as choosing:
+            units = _units(request, layouts)
         outputs, signals = _encode(request, layouts, units)
         vision = Vision.of(outputs)
         pictures = _plan_all(request, layouts, units, vision, signals)
@@ -150,15 +151,13 @@ def shorten(request: Request) -> Shortened:
     return Shortened(
         columns=columns,
         features=features,
-        report=_report(request, pictures, (reading, gathering)),
+        report=_report(request, pictures, (reading, choosing, gathering)),
         gapped=gapped,
         plans=[[picture.plan for picture in row if picture.plan is not None] for row in pictures],
     )
 
 
-def _report(
-    request: Request, pictures: Sequence[Sequence[PlannedVideo]], watches: tuple[Stopwatch, Stopwatch]
-) -> Report:
+def _report(request: Request, pictures: Sequence[Sequence[PlannedVideo]], watches: tuple[Stopwatch, ...]) -> Report:
     """What was done to all videos together."""
     plans = [picture.plan for picture in chain(*pictures) if picture.plan is not None]
     report = Report.combine([plan.report for plan in plans]) if plans else empty_report(request.policy)

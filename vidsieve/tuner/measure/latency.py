@@ -51,7 +51,7 @@ class TimingRules:
 
 
 @dataclass
-class _Pairs:
+class Pairs:
     """The timed runs of one measurement, pair by pair: baseline and policy."""
 
     baseline: list[dict[str, float]] = field(default_factory=list)
@@ -74,17 +74,21 @@ class _Pairs:
 
     def intervals(self, metric: Metric) -> tuple[Interval, Interval, Interval]:
         """Compute the intervals of baseline, policy and ratio."""
-        baseline, policy = ([run[f"{metric}_ms"] for run in side] for side in (self.baseline, self.policy))
+        return self.intervals_of(f"{metric}_ms")
+
+    def intervals_of(self, name: str) -> tuple[Interval, Interval, Interval]:
+        """Compute the intervals of baseline, policy and ratio of one of the numbers that every run has."""
+        baseline, policy = ([run[name] for run in side] for side in (self.baseline, self.policy))
         ratios = [ours / theirs for ours, theirs in zip(policy, baseline, strict=True)]
         return median_interval(baseline), median_interval(policy), median_interval(ratios)
 
 
 @dataclass
-class _Side:
+class Side:
     """A policy that is being measured: its pairs so far, and the latency, or the error that ended it."""
 
     policy: Intervention
-    pairs: _Pairs = field(default_factory=_Pairs)
+    pairs: Pairs = field(default_factory=Pairs)
     result: Latency | Exception | None = None
 
     def attempt(self, run: Callable[[], T], faults: tuple[type[Exception], ...]) -> T | None:
@@ -128,8 +132,16 @@ class PairedTimer:
         The baseline is the slowest of them as a rule, so this takes a fraction of the time of one policy after another.
         A policy that raises one of `faults` leaves the others their turns and gets the error for a latency.
         """
-        sides = [_Side(policy) for policy in policies]
-        start, rules = self._clock(), replace(rules, max_seconds=rules.max_seconds * len(sides))
+        sides = [Side(policy) for policy in policies]
+        for _ in self.turns(sides, replace(rules, max_seconds=rules.max_seconds * len(sides)), faults):
+            pass
+        return [side.result for side in sides if side.result is not None]
+
+    def turns(
+        self, sides: Sequence[Side], rules: TimingRules, faults: tuple[type[Exception], ...] = ()
+    ) -> Iterator[None]:
+        """Time all sides turn by turn until each has its result; after each turn, what they have so far can be read."""
+        start = self._clock()
         with collector_off():
             while running := [side for side in sides if side.result is None]:
                 self._turn(running, rules, start, faults)
@@ -137,11 +149,11 @@ class PairedTimer:
                     if side.result is None and len(side.pairs):
                         stopped = self._stop(side.pairs, rules, self._clock() - start)
                         side.result = self._summary(side.pairs, stopped) if stopped else None
+                yield
         self._pass_warnings(sides)
-        return [side.result for side in sides if side.result is not None]
 
     def _turn(
-        self, sides: Sequence[_Side], rules: TimingRules, start: float, faults: tuple[type[Exception], ...]
+        self, sides: Sequence[Side], rules: TimingRules, start: float, faults: tuple[type[Exception], ...]
     ) -> None:
         """Time the baseline and each policy on the next clip; after a dropped pair, the same clip in the same order.
 
@@ -152,14 +164,14 @@ class PairedTimer:
         self._warm_up(None, clip, rules, start)
         for side in sides:
             side.attempt(partial(self._warm_up, side.policy, clip, rules, start), faults)
-        order: list[_Side | None] = [None, *(side for side in sides if side.result is None)]
+        order: list[Side | None] = [None, *(side for side in sides if side.result is None)]
         if len(order) == 1:
             return
         # the second rotation swaps the order on every clip, so that no clip is always measured first
         if (number + number // self._bench.clips) % 2:
             order.reverse()
         theirs: dict[str, float] = {}
-        ours: list[tuple[_Side, dict[str, float]]] = []
+        ours: list[tuple[Side, dict[str, float]]] = []
         for each in order:
             if each is None:
                 theirs = self._run(None, clip)
@@ -189,7 +201,7 @@ class PairedTimer:
                 break
         self._warm.add(key)
 
-    def _stop(self, pairs: _Pairs, rules: TimingRules, elapsed: float) -> Stop | None:
+    def _stop(self, pairs: Pairs, rules: TimingRules, elapsed: float) -> Stop | None:
         """Decide why to stop now, or None."""
         if len(pairs) >= rules.min_pairs and len(pairs) % 2 == 0:
             _, policy, ratio = pairs.intervals(self._metric)
@@ -201,7 +213,7 @@ class PairedTimer:
             return "pairs"
         return "seconds" if elapsed >= rules.max_seconds and len(pairs) >= LEAST_PAIRS else None
 
-    def _pass_warnings(self, sides: Sequence[_Side]) -> None:
+    def _pass_warnings(self, sides: Sequence[Side]) -> None:
         """Pass warnings of throttling and of the bench on."""
         if any(side.pairs.kept_throttled for side in sides):
             self.warn(STAYS_THROTTLED)
@@ -210,7 +222,7 @@ class PairedTimer:
         for notice in getattr(self._bench, "notices", ()):
             self.warn(notice)
 
-    def _summary(self, pairs: _Pairs, stopped: Stop) -> Latency:
+    def _summary(self, pairs: Pairs, stopped: Stop) -> Latency:
         baseline, policy, ratio = pairs.intervals(self._metric)
         return Latency(
             metric=self._metric,

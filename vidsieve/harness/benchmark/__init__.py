@@ -1,0 +1,1 @@
+"""Speed and memory of policies on this machine, beside the uncompressed model."""
