@@ -22,7 +22,7 @@ from vidsieve.harness import model_loading, session
 
 WHOLE = ("ls", "show", "check", "serve-check")
 TUTORIALS = ("docs/tutorials/01-run-a-policy.md", "docs/tutorials/03-tune-on-your-videos.md")
-LESS = {"--trials": "1", "--examples": "4", "--latency-ms": "60", "--speedup": "1.1"}
+LESS = {"--trials": "1", "--examples": "2", "--latency-ms": "60", "--speedup": "1.1"}
 """What a tutorial's search is given instead; the clock of these tests is made up, and knows a request of 100 ms."""
 OTHERS = ("cd", "curl", "mkdir", "mypy", "optuna-dashboard", "ruff", "source", "ssh", "uvicorn", "vllm")
 """Programs that the documents name and that are not run here."""
