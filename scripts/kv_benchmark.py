@@ -2,7 +2,7 @@
 
     python scripts/kv_benchmark.py                        2k, 8k and 32k visual tokens, batch 1 and 4: minutes, 20 GiB
     python scripts/kv_benchmark.py --visual 8192 --rows 1 one cell
-    python scripts/kv_benchmark.py --write                the table and its numbers are stored in scripts/data too
+    python scripts/kv_benchmark.py --write                the table is stored in scripts/data, and quoted in the page
 
 The model is a random decoder with the attention of Qwen2-VL-2B (12 heads of 128, 2 of keys and values) in fewer and
 narrower layers, so that the KV cache weighs what it weighs in a large model and the rest is cheap. Its cache is filled
@@ -36,6 +36,8 @@ from vidsieve.framework.policy.file import read_policy
 from vidsieve.policies.dycoke import DynamicKV
 
 DATA = Path(__file__).resolve().parent / "data"
+PAGE = DATA.parents[1] / "docs" / "how-to" / "free-kv-memory.md"
+START, END = "<!-- quoted from scripts/data/kv_benchmark.md -->\n", "<!-- end of quote -->\n"
 BEFORE, BEHIND = 16, 48
 """Text before and behind the visual tokens."""
 KEEP = 0.3
@@ -235,6 +237,8 @@ def main() -> None:
     print(text, end="")
     if settings.write:
         (DATA / "kv_benchmark.md").write_text(text, encoding="utf-8")
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
+        PAGE.write_text(f"{before}{START}{text}{END}{rest.partition(END)[2]}", encoding="utf-8")
         made = {"measured_on": head, "arguments": vars(settings), "cells": cells}
         (DATA / "kv_benchmark.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 

@@ -64,6 +64,9 @@ def _print(result: dict[str, Any]) -> None:
         )
     report = result["report"]
     kv = f", KV retention in decode {report['kv_ratio']:.3f}" if report["kv_ratio"] is not None else ""
+    if report["kv_full_bytes"]:
+        resident, full = (report[name] / 2**20 for name in ("kv_resident_bytes", "kv_full_bytes"))
+        kv += f", {resident:.1f} of {full:.1f} MiB visual KV resident"
     say(
         f"{report['policy']}: kept {report['attained_ratio']:.3f} of the visual tokens{kv}; {result['speedup']:.2f}x "
         f"as fast (median of {result['requests']} requests each, one after the other)"

@@ -106,6 +106,7 @@ def _policies(model: Any) -> dict[str, Policy]:
         found["layer"] = policy_of(TopLayer(after=(0,)), ratio=0.7)
     if "prune_kv" in runs:
         found["kv"] = policy_of(TopKV(after=0))
+        found["parked"] = policy_of(TopKV(after=0, parked=True))
     if "evict_kv" in runs:
         found["evicted"] = policy_of(KeepKeys())
     return found
