@@ -111,6 +111,34 @@ def test_a_template_for_text_alone_gets_the_placeholders_written_out(tmp_path: P
     assert processor.prompter.text(QUESTION, 0) == "user : what moves assistant :"
 
 
+@pytest.mark.parametrize("family", ["qwen2_vl", "llava_onevision"])
+def test_a_conversation_is_what_the_chat_template_makes_of_it(family: str) -> None:
+    prompter = ours(family).prompter
+    video, ask = {"type": "video"}, {"type": "text", "text": "which one is red ?"}
+    turns = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "first :"}, video, {"type": "text", "text": "then :"}, video, ask],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "the second"}]},
+        {"role": "user", "content": [{"type": "text", "text": "and now ?"}]},
+    ]
+    wanted = prompter.tokenizer.apply_chat_template(
+        turns, chat_template=prompter.template, tokenize=False, add_generation_prompt=True
+    )
+    assert prompter.conversation(turns) == wanted
+    assert prompter.conversation([{"role": "user", "content": [video, ask]}]) == prompter.text(ask["text"], 1)
+    inputs = ours(family).build_written([wanted], [[clip(), clip(seed=1)]])
+    assert torch.equal(inputs["input_ids"], ours(family).build_inputs([wanted], [[clip(), clip(seed=1)]])["input_ids"])
+
+
+def test_a_finished_prompt_without_video_is_not_put_into_the_template_again() -> None:
+    processor = ours("qwen2_vl")
+    text = processor.prompter.conversation([{"role": "user", "content": [{"type": "text", "text": "hello"}]}])
+    inputs = processor.build_written([text], [[]])
+    assert inputs["input_ids"][0].tolist() == processor.prompter.token_ids(text)
+
+
 def test_a_template_that_loses_the_question_is_refused(tmp_path: Path) -> None:
     folder = changed(tmp_path, "qwen2_vl", "chat_template.jinja", "user : <video> assistant :")
     processor = load_processor(folder, AutoConfig.from_pretrained(folder), prefer_hf=False)
