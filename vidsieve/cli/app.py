@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vidsieve import __version__
+from vidsieve.cli.bench import bench
 from vidsieve.cli.check import check
 from vidsieve.cli.eval import evaluate
 from vidsieve.cli.ls import ls
@@ -111,6 +112,7 @@ for _name, _verb in (
     ("tune", tune),
     ("run", run),
     ("eval", evaluate),
+    ("bench", bench),
     ("ls", ls),
     ("show", show),
     ("check", check),
