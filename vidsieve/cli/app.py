@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from vidsieve import __version__
+from vidsieve.cli.bench import bench
 from vidsieve.cli.check import check
 from vidsieve.cli.demo import demo
 from vidsieve.cli.eval import evaluate
@@ -114,6 +115,7 @@ for _name, _verb in (
     ("run", run),
     ("view", view),
     ("eval", evaluate),
+    ("bench", bench),
     ("ls", ls),
     ("show", show),
     ("check", check),

@@ -13,6 +13,7 @@ import typer
 
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.settings_field import declaration_of, default_of, flag_of
+from vidsieve.harness.benchmark.bench_settings import BenchSettings
 from vidsieve.harness.setup import Setup
 from vidsieve.tuner.request import Metric, TuneRequest
 
@@ -61,7 +62,12 @@ def with_flags(text: str) -> str:
 
 def _flags() -> dict[str, str]:
     """Map each setting that the library may name to the option that sets it."""
-    declared = [each for kind in (Setup, TuneRequest) for each in dataclasses.fields(kind) if declaration_of(each)]
+    declared = [
+        each
+        for kind in (BenchSettings, Setup, TuneRequest)
+        for each in dataclasses.fields(kind)
+        if declaration_of(each)
+    ]
     same = {name: "--" + name.replace("_", "-") for name in (*OWN, "heldout")}
     return {each.name: flag_of(each) for each in declared} | same
 

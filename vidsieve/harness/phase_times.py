@@ -6,7 +6,7 @@ from vidsieve.framework.report import Stopwatch
 
 
 class PhaseTimes:
-    """A `PhaseListener` that keeps the stopwatches of a request. A phase within another is taken out of the outer one."""
+    """A `PhaseListener` that keeps the stopwatches of a request. What ran within a phase is taken out of it."""
 
     def __init__(self) -> None:
         self._ended: list[tuple[Stopwatch, list[Stopwatch]]] = []

@@ -2,7 +2,7 @@
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def pareto_figure(result: TuneResult) -> "Figure":
 
 def pareto_inline(result: TuneResult) -> str:
     """Draw the picture as an SVG element for a page: no background, text in the colour of the page around it."""
-    text = _rendered(result, "svg", background="none").decode("utf-8")
+    text = rendered(lambda: pareto_figure(result), "svg", background="none").decode("utf-8")
     return text[text.index("<svg") :].replace(INK, "currentColor")
 
 
@@ -58,17 +58,18 @@ def write_pareto(result: TuneResult, path: str | Path, *, force: bool = False) -
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"picture {path}: must end in {' or '.join(SUFFIXES)}, got {suffix or 'no ending'!r}.")
-    return write_atomically(path, _rendered(result, suffix[1:]), force=force, what="picture")
+    return write_atomically(path, rendered(lambda: pareto_figure(result), suffix[1:]), force=force, what="picture")
 
 
-def _rendered(result: TuneResult, kind: str, background: str = "white") -> bytes:
+def rendered(draw: "Callable[[], Figure]", kind: str, background: str = "white") -> bytes:
+    """Return a figure as a file of this kind ("svg" or "png"); the same figure gives the same bytes."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None} if kind == "svg" else {"Software": None}
     # these settings exist as globals only; they are ours for the moment of drawing
     with _SETTINGS_LOCK, rc_context(SETTINGS):
-        figure = pareto_figure(result)
+        figure = draw()
         figure.savefig(buffer, format=kind, dpi=PNG_DPI, metadata=metadata, facecolor=background)
     return buffer.getvalue()
 

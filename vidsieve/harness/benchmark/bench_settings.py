@@ -57,7 +57,9 @@ class BenchSettings(ModelSetup):
         None, _MEASURE, "Shares of the visual tokens to keep, with commas between.  (default: each policy's own)"
     )
     repeats: int = setting(6, _MEASURE, "Timed requests of each policy, in turn with the uncompressed model.")
-    seconds: float = setting(600.0, _MEASURE, "For each number of frames: after so many seconds and three turns, no further turn begins.")
+    seconds: float = setting(
+        600.0, _MEASURE, "For each number of frames: after so many seconds and three turns, no further turn begins."
+    )
     seed: int = setting(0, _MEASURE, "Of random weights and synthetic frames.")
 
     def __post_init__(self) -> None:

@@ -16,19 +16,19 @@ from vidsieve.harness.benchmark.bench_cells import (
     timed_facts,
     uncompressed_facts,
 )
+from vidsieve.harness.benchmark.bench_files import FORMAT, KIND
 from vidsieve.harness.benchmark.bench_settings import BenchSettings
 from vidsieve.harness.benchmark.model_shapes import model_shape
 from vidsieve.harness.benchmark.stand_in_tokenizer import QUESTION
 from vidsieve.harness.benchmark.synthetic_video import FPS, sentence, synthetic_frames
 
 if TYPE_CHECKING:
-    from vidsieve.framework.policy.policy import Policy
     from vidsieve.framework.registry import Registry
     from vidsieve.harness.benchmark.memory_meter import MemoryMeter
     from vidsieve.harness.benchmark.request_bench import RequestBench
     from vidsieve.harness.model_loading import Loaded
 
-KIND, FORMAT = "vidsieve bench", 1
+
 GPU_WARMUP = 2
 
 Step = Callable[[str, int, int], None]
@@ -118,10 +118,7 @@ class Benchmark:
         """Describe machine, versions, model and settings."""
         from vidsieve.harness.model_bench import facts
 
-        if self._shape is not None:
-            model = self._shape.sentence()
-        else:
-            model = loaded.choice.name
+        model = loaded.choice.name if self._shape is None else self._shape.sentence()
         width, height = self._settings.size()
         shown = ", ".join(str(video.video) for video in self._videos)
         settings = {name: value for name, value in asdict(self._settings).items() if value is not None}
@@ -174,9 +171,7 @@ class Benchmark:
             self._notice(f"frames {frames}: the uncompressed model does not run here, so there are no ratios to it")
         self._time(bench, cells, running, frames)
 
-    def _count(
-        self, bench: "RequestBench", cells: "Sequence[Cell]", meter: "MemoryMeter | None", frames: int
-    ) -> None:
+    def _count(self, bench: "RequestBench", cells: "Sequence[Cell]", meter: "MemoryMeter | None", frames: int) -> None:
         """Run each cell once and count; a cell that fails keeps the reason."""
         from vidsieve.tuner.trial_failure import POLICY_FAULTS, release_memory
 
@@ -202,7 +197,11 @@ class Benchmark:
         # on a CPU the request that was counted has warmed up
         warmup = GPU_WARMUP if gpu or self._settings.compile else 0
         rules = TimingRules(
-            warmup=warmup, min_pairs=repeats, max_pairs=repeats, max_seconds=self._settings.seconds, half_width_ratio=0.0
+            warmup=warmup,
+            min_pairs=repeats,
+            max_pairs=repeats,
+            max_seconds=self._settings.seconds,
+            half_width_ratio=0.0,
         )
         timer = PairedTimer(bench, "e2e")
         timer.warn = self._notice
@@ -224,7 +223,9 @@ class Benchmark:
         finally:
             turns.close()  # type: ignore[attr-defined]
 
-    def _keep(self, bench: "RequestBench", cells: Sequence[Cell], policies: Sequence[Cell], sides: Sequence[Any]) -> None:
+    def _keep(
+        self, bench: "RequestBench", cells: Sequence[Cell], policies: Sequence[Cell], sides: Sequence[Any]
+    ) -> None:
         """Put the timed runs so far into the cells."""
         rows, tokens = int(bench.workload["batch_size"] or 1), bench.max_new_tokens
         beside = bench.reference is None
@@ -260,5 +261,5 @@ def _video(name: str) -> Example:
 
 
 def benchmark(settings: BenchSettings, **told: Any) -> dict[str, Any]:
-    """Measure policies beside the uncompressed model; plain types, ready for JSON. `told` are `Benchmark`'s callbacks."""
+    """Measure policies beside the uncompressed model; in plain types. `told` are `Benchmark`'s callbacks."""
     return Benchmark(settings, **told).run()

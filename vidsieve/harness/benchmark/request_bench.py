@@ -53,11 +53,11 @@ class RequestBench(Workbench):
         return self._counted(found, counts, meter)
 
     def _counted(self, found: WholeRequest, counts: PhaseCounts, meter: MemoryMeter | None) -> dict[str, Any]:
-        model = self.loaded.model
+        model: Any = self.loaded.model
         total, resident = cache_bytes(getattr(found.output, "past_key_values", None), model.device)
         layouts = self.loaded.adapter.layouts(model.config, found.inputs)
         tokens = sum(layout.placeholders - (layout.rows - layout.visual) for layout in layouts)
-        width = model.get_input_embeddings().weight.shape[1]
+        embedding = model.get_input_embeddings().weight
         report = found.report
         memory = None
         if meter is not None:
@@ -66,7 +66,7 @@ class RequestBench(Workbench):
                 "peak_bytes": max(counts.peak_bytes.values()),
                 "peak_by_phase_bytes": dict(counts.peak_bytes),
                 "compress_added_bytes": counts.compress_added_bytes if report is not None else 0,
-                "features_bytes": tokens * width * model.get_input_embeddings().weight.element_size(),
+                "features_bytes": tokens * embedding.shape[1] * embedding.element_size(),
             }
         return {
             "visual_tokens": tokens if report is None else report.kept_tokens,

@@ -49,7 +49,7 @@ def chat_template(config: Any) -> str:
 
 
 def _special(config: Any, text: Any) -> dict[str, int]:
-    """List the special tokens with their ids: of the configuration, and of Qwen's vocabulary, which all of these have."""
+    """List the special tokens with their ids: of the configuration, and of Qwen's vocabulary, which all have."""
     start = text.bos_token_id
     found = {END: start, "<|im_start|>": start + 1, "<|im_end|>": start + 2}
     for name in ("vision_start", "vision_end"):

@@ -1,4 +1,4 @@
-"""Frames made here, with what policies look for: scenes that stand still, cuts, something that moves, a little noise."""
+"""Frames made here, with what policies look for: scenes that stand still, cuts, something that moves, noise."""
 
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ FPS = 2.0
 def sentence(width: int, height: int) -> str:
     """Say what the frames show."""
     return (
-        f"synthetic frames of {width} x {height}: a new scene every {SCENE_FRAMES} frames that stands still, one object "
-        "that moves, a little noise; they are in memory, so no file is decoded"
+        f"synthetic frames of {width} x {height}: a new scene every {SCENE_FRAMES} frames that stands still, one "
+        "object that moves, a little noise; they are in memory, so no file is decoded"
     )
 
 
