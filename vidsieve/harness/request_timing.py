@@ -94,7 +94,7 @@ class Timer:
         Phases: video, preprocess, vision, compress, prefill (the first forward of the model) and decode (the others).
         """
         runner, examples, tokens = self._runners.of(policy), self._requests[clip_index], self._max_new_tokens
-        first, times = _FirstToken(self._now), PhaseTimes()
+        first, times = FirstToken(self._now), PhaseTimes()
         with (
             runner.under(policy) as reports,
             self._vision(),
