@@ -19,27 +19,37 @@ SHOWN = (
     "uniform-frames",
 )
 """One or two of every kind, and the controls."""
-HEAD = ("policy", *RUNGS, "to the first token", "whole request")
+HEAD = (" · ".join(RUNGS), "first token", "request")
 
 
 def headline_text(measured_on: Mapping[str, Mapping[str, str]], cells: Cells) -> str:
-    """A table a model: right answers on each rung, and how many times faster; a line says how it was measured."""
+    """One table: right answers on each rung and how many times faster, model beside model; a line says how measured."""
     facts = {model: measured_on[model] for model in MODEL_NAMES if model in measured_on} or measured_on
     mine = {name: cell for name, cell in cells.items() if cell["model"] in facts}
-    lines = ["Printed by `python scripts/policy_table.py`. " + about(facts, mine)]
-    for model in facts:
-        lines += ["", f"**{model}**", "", _line(HEAD), "|---" * len(HEAD) + "|"]
-        lines.append(_line(["all tokens", *_shares(cells, f"{model} none own"), "1", "1"]))
-        for name in SHOWN:
-            place = f"{model} {name} {REQUEST_RATIO:g}"
-            times = [_times(cells, f"{place} {clock}", f"{clock}_ratio") for clock in ("ttft", "e2e")]
-            lines.append(_line([f"`{name}`", *_shares(cells, place), *times]))
+    head = [
+        "policy",
+        *(f"{column}, {model}" if not at else column for model in facts for at, column in enumerate(HEAD)),
+    ]
+    lines = [
+        "Printed by `python scripts/policy_table.py`. " + about(facts, mine),
+        "",
+        _line(head),
+        "|---" * len(head) + "|",
+    ]
+    whole = [cell for model in facts for cell in (_shares(cells, f"{model} none own"), "1", "1")]
+    lines.append(_line(["all tokens", *whole]))
+    for name in SHOWN:
+        columns = [f"`{name}`"]
+        for place in (f"{model} {name} {REQUEST_RATIO:g}" for model in facts):
+            columns.append(_shares(cells, place))
+            columns += [_times(cells, f"{place} {clock}", f"{clock}_ratio") for clock in ("ttft", "e2e")]
+        lines.append(_line(columns))
     return "\n".join(lines) + "\n"
 
 
-def _shares(cells: Cells, place: str) -> list[str]:
+def _shares(cells: Cells, place: str) -> str:
     found = [cells.get(f"{place} {rung}", {}) for rung in RUNGS]
-    return [f"{100 * accuracy(cell).value:.1f}" if "clips" in cell else _absent(cell) for cell in found]
+    return " · ".join(f"{100 * accuracy(cell).value:.1f}" if "clips" in cell else _absent(cell) for cell in found)
 
 
 def _times(cells: Cells, name: str, field: str) -> str:

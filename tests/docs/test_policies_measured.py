@@ -75,8 +75,8 @@ def test_the_headline_says_how_many_times_faster_and_what_was_not_run(scripts: A
     }
     lines = scripts.headline.headline_text(FACTS, cells).split("\n")
 
-    assert "| `vidcom2` | 83.3 | not run | not run | 2.50× | 2.00× |" in lines
-    assert "| `evs` | not run | not run | not run | n/a, reaches 50 % | not run |" in lines
+    assert "| `vidcom2` | 83.3 · not run · not run | 2.50× | 2.00× |" in lines
+    assert "| `evs` | not run · not run · not run | n/a, reaches 50 % | not run |" in lines
 
 
 def test_every_published_policy_has_its_cells_and_those_with_fixed_counts_have_one_each(scripts: Any) -> None:
