@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class PhaseListener(Protocol):
     """Told of each stretch of work as it begins and ends, by the `Stopwatch` that measures it; they may nest."""
 
