@@ -9,7 +9,7 @@ from vidsieve.harness.setup import ModelSetup, Setup
 
 _MODEL, _WORK, _MEASURE = "Model", "Workload", "Measurement"
 DEFAULT_FRAMES = 32
-DEFAULT_SIZE = (336, 336)
+DEFAULT_SIZE = (224, 224)
 DEFAULT_POLICIES = ("vidcom2", "dycoke", "pixel-change", "random")
 
 

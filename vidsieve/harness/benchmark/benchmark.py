@@ -216,6 +216,7 @@ class Benchmark:
                 if next(turns, self) is self:
                     break
                 self._keep(bench, cells, policies, sides)
+                self._save(self.result())
             for _ in turns:  # of pairs that were measured again
                 self._keep(bench, cells, policies, sides)
         except POLICY_FAULTS as error:

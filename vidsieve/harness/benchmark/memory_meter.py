@@ -8,13 +8,14 @@ import contextlib
 import ctypes
 import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SET_BACK = "5"
 SAMPLED_S = 0.002
 
 
+@runtime_checkable
 class MemoryMeter(Protocol):
     """`how` says in words what is counted. Bytes."""
 
