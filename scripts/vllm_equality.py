@@ -1,6 +1,6 @@
 """Serve policies with vLLM and compare every answer with transformers': the table of docs/how-to/serve-with-vllm.md.
 
-    python scripts/vllm_equality.py                      everything; a quarter of an hour on two cores
+    python scripts/vllm_equality.py                      everything; twenty minutes on two busy cores
     python scripts/vllm_equality.py --models qwen2-vl-mini --policies vidcom2:0.25
 
 vLLM (its CPU build) and transformers run in an environment of their own, made on first use in --env. Equal means:
