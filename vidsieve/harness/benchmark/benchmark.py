@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vidsieve.harness.model_loading import Loaded
 
 
-GPU_WARMUP = 2
+GPU_WARMUP = 1
 
 Step = Callable[[str, int, int], None]
 Save = Callable[[dict[str, Any]], None]
