@@ -82,11 +82,17 @@ def environment(folder: Path) -> Path:
         install = [str(python), "-m", "pip", "install", "-q"]
         subprocess.run([*install, TORCH], check=True)
         subprocess.run([*install, *LMMS, TORCH], check=True)
-        subprocess.run([*install, "-e", str(ROOT), *LMMS, TORCH], check=True)
+        subprocess.run([*install, "-e", str(ROOT), *LMMS, TORCH, tested("transformers")], check=True)
     packages = next((folder / "lib").glob("python*")) / "site-packages"
     (packages / "torchvision_operators.py").write_text(STUB)
     (packages / "torchvision_operators.pth").write_text("import torchvision_operators\n")
     return python
+
+
+def tested(package: str) -> str:
+    """The release of a package that constraints.txt holds."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{package}=="))
 
 
 def run(command: list[str], folder: Path) -> str:

@@ -162,8 +162,7 @@ def _read_tokens(batch: WrittenPrompts) -> list[int]:
     if not batch.reports:
         return whole
     report = batch.reports[-1]
-    if len(report.keeps) != len(whole) or len(report.baselines) != len(whole):
-        removed = report.baseline_tokens - report.kept_tokens
-        return [count - removed // len(whole) for count in whole]
-    kept = [int(keep.sum()) for keep in report.keeps]
-    return [count - of + stay for count, of, stay in zip(whole, report.baselines, kept, strict=True)]
+    each = zip(report.baselines, report.keeps, strict=True)
+    removed = [baseline - int(keep.sum()) for baseline, keep in each]
+    videos = len(removed) // len(whole)  # every row has as many
+    return [count - sum(removed[row * videos : (row + 1) * videos]) for row, count in enumerate(whole)]
