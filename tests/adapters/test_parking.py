@@ -27,7 +27,7 @@ from vidsieve.testing.adapter_decoder_kit import KeepKeys, TopKV, TopLayer
 from vidsieve.testing.adapter_kit import BATCHES, KeepRandom, Row, logits, policy_of, run
 
 KITS: dict[str, Any] = {"three axes": Qwen2VL(), "one axis": LlavaOnevision()}
-LONG = {"max_new_tokens": 10}
+LONG = {"max_new_tokens": 8}
 
 
 class Drifts(TopKV):
@@ -108,9 +108,17 @@ def same_caches(first: Any, second: Any, tolerance: float) -> bool:
     )
 
 
-@pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
-@pytest.mark.parametrize("rows", [(Row(videos=2),), BATCHES["uneven batch"]], ids=["b1", "b2"])
-def test_parked_answers_as_held(kit: Any, model: Any, stages: Any, rows: tuple[Row, ...]) -> None:
+CASES = [
+    pytest.param(KITS[axes], STAGES[name], rows, id=f"{axes}-{name}-b{len(rows)}")
+    for axes, names in (("three axes", STAGES), ("one axis", ("drift", "behind eviction", "dycoke")))
+    for name in names
+    for rows in ((Row(videos=2),), BATCHES["uneven batch"])
+]
+
+
+@pytest.mark.parametrize(("kit", "stages", "rows"), CASES)
+def test_parked_answers_as_held(kit: Any, stages: Any, rows: tuple[Row, ...]) -> None:
+    model = kit.build_model()
     inputs, (held, park) = kit.make_inputs(model, *rows), both(stages)
     expected, first = run(model, held, inputs, **LONG)
     with parked_layers() as layers:
