@@ -38,7 +38,7 @@ _HOMES = {
     "vidsieve.tuner.statistics": ("Interval", "examples_needed", "paired_difference"),
     "vidsieve.report": ("write_pareto", "write_report"),
     "vidsieve.harness": ("tune",),
-    "vidsieve.view": ("View", "show"),
+    "vidsieve.view.side_by_side": ("View", "show"),
 }
 _HOME = {name: (module, name) for module, names in _HOMES.items() for name in names}
 _HOME["default_registry"] = ("vidsieve.framework.registry", "default")

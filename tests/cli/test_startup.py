@@ -45,6 +45,8 @@ def start(*words: str, entry: str = "main", cwd: Path | None = None) -> tuple[di
         (("tune", "--model", "qwen2-vl", "--latency-ms", "5", "--speedup", "2"), 2),
         (("tune", "--model", "qwen2-v", "--latency-ms", "5"), 2),
         (("run", "--model", "qwen2-vl", "--frames", "4", "--fps", "2"), 2),
+        (("view", "--help"), 0),
+        (("view", "clip.mp4", "--out", "view.gif"), 2),
         (("tune", "--no-such-option"), 2),
     ],
 )

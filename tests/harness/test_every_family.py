@@ -141,6 +141,27 @@ def fits(adapter: Adapter, policy: Policy) -> bool:
     return policy.hooks <= adapter.runs and policy.needs() <= adapter.offers
 
 
+VIEWED = ("video-llava", "videollama3")
+"""Whose frames are cropped, and whose processor leaves tokens out itself; the others are slow cases."""
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [n if n in VIEWED else pytest.param(n, marks=pytest.mark.slow) for n in sorted(SPECIAL)],
+    indirect=True,
+)
+def test_a_family_is_viewed(invoke: Invoke, checkpoint: Path, dataset: Path) -> None:
+    words = ("--model", checkpoint, *WORK, *CAPS.get(checkpoint.name, ()))
+    clip = sorted(dataset.parent.glob("*.mp4"))[0]
+    result = invoke("view", clip, *words, "--policy", "vidcom2", "--policy", "random", "--retention", 0.5, "--json")
+    assert result.exit_code == 0, result.stderr
+    first, second = json.loads(result.stdout)["policies"]
+    assert first["baseline_tokens"] == second["baseline_tokens"] >= first["prompt_tokens"] > 0
+    page = Path("view.html").read_text(encoding="utf-8")
+    # one picture a unit, each of what the model sees
+    assert page.count("data:image/jpeg;base64,") == len(first["per_frame"])
+
+
 TUNED = ("internvl3", "smolvlm2")  # whose frames are images; the others are slow cases
 
 

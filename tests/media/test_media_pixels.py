@@ -7,6 +7,7 @@ from vidsieve.framework.errors import MediaError
 from vidsieve.media import Clip
 from vidsieve.media.pixels import (
     centre_crop,
+    covered,
     grid_patches,
     normalise,
     patchify,
@@ -102,3 +103,20 @@ def test_a_clip_from_memory_counts_all_its_frames() -> None:
     assert (clip.duration_s, clip.sampled_fps, clip.source_frames) == (0.5, 10, 5)
     with pytest.raises(MediaError, match="needs a frame"):
         Clip.from_frames(torch.zeros(0, 3, 4, 4, dtype=torch.uint8), fps=10)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 80), (80, 40), (40, 40)])
+def test_what_is_covered_is_what_resizing_and_cropping_leave(height: int, width: int) -> None:
+    """At the frames' own size: resized afterwards, it is the crop of the resized frames."""
+    ramp = torch.arange(height)[:, None] * 2 + torch.arange(width)
+    frames = ramp.to(torch.uint8).expand(1, 3, -1, -1).contiguous()
+    seen = covered(frames, 20, 20, 20)
+    assert seen.shape[-2:] == (40, 40)
+    edges = short_edge_size(height, width, 20)
+    theirs = centre_crop(resize_frames(frames, *edges, mode="bilinear"), 20, 20)
+    ours = resize_frames(seen, 20, 20, mode="bilinear")
+    assert (ours.int() - theirs.int())[..., 1:-1, 1:-1].abs().max() <= 1
+
+
+def test_a_crop_larger_than_the_frame_is_shown_with_its_border() -> None:
+    assert covered(torch.full((1, 3, 20, 20), 9, dtype=torch.uint8), 10, 20, 20).shape[-2:] == (40, 40)

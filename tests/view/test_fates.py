@@ -181,6 +181,15 @@ def test_skipped_frames_are_marked_and_the_others_keep_their_place(model: Any) -
     assert "2 of 4 frames not encoded" in show(report).summaries[0]
 
 
+def test_what_the_models_own_processor_left_out_is_no_token_of_the_policy() -> None:
+    alive = torch.ones(3, 4, dtype=torch.bool)
+    alive[1:, 2:] = False
+    report = policy(Norm(), Best(), ratio=0.5).plan(ramp(3, 4), alive=alive).report
+    fates = fates_of(report)
+    assert torch.equal(torch.from_numpy(fates.fate != Fate.ABSENT), alive)
+    assert (fates.baseline, fates.prompt_tokens) == (report.baseline_tokens, report.kept_tokens) == (8, 4)
+
+
 def test_budget_and_scores_are_those_the_stages_made() -> None:
     features = ramp(3, 4)
     fates = fates_of(policy(Even(), Norm(), Best(), ratio=0.5).plan(features).report)

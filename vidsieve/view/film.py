@@ -14,31 +14,28 @@ from vidsieve.report.number_format import plain
 from vidsieve.view.contents import Contents
 from vidsieve.view.overlay import Overlays, painted
 from vidsieve.view.sentences import unit_sentence
-from vidsieve.view.shown_frames import blank
+from vidsieve.view.shown_frames import blank, chosen_units
 
 PANEL_PX, MOST_HIGH_PX, GAP_PX = 320, 480, 12
 TITLE_PX, CAPTION_PX, BARS_PX = 26, 36, 44
 ACROSS = 3
 PAPER, INK, BAR, MARK = (255, 255, 255), (27, 31, 36), (0, 114, 178), (179, 71, 0)
-SLOWEST_FPS, LEAST_UNIT_S, USUAL_UNIT_S = 10, 0.2, 0.5
+LEAST_S, USUAL_S = 0.2, 0.5
 
 
 def write_film(view: Contents, path: Path) -> Path:
-    """Write the film at the pace of the source, but no unit shorter than a fifth of a second. Raises MediaError."""
-    seconds = _unit_seconds(view)
-    times = max(1, round(seconds * SLOWEST_FPS))
-    draw = _Film(view)
-    pictures = [torch.from_numpy(draw.picture(unit)).permute(2, 0, 1) for unit in range(view.units)]
-    frames = torch.stack(pictures).repeat_interleave(times, dim=0)
-    return write_video(path, frames, times / seconds, crf=20)
+    """Write the film at the pace of the source, but no frame shorter than a fifth of a second. Raises MediaError."""
+    shown, draw = chosen_units(view.units), _Film(view)
+    pictures = [torch.from_numpy(draw.picture(int(unit))).permute(2, 0, 1) for unit in shown]
+    return write_video(path, torch.stack(pictures), 1 / _frame_seconds(view, len(shown)), crf=20)
 
 
-def _unit_seconds(view: Contents) -> float:
-    """Seconds that a unit stands for."""
+def _frame_seconds(view: Contents, count: int) -> float:
+    """How long each of `count` frames is shown."""
     times = view.times_s
-    if times is None or len(times) < 2 or not times[-1] > times[0]:
-        return USUAL_UNIT_S
-    return max(LEAST_UNIT_S, float(times[-1] - times[0]) / (len(times) - 1))
+    if times is None or count < 2 or not times[-1] > times[0]:
+        return USUAL_S
+    return max(LEAST_S, float(times[-1] - times[0]) / (count - 1))
 
 
 class _Film:

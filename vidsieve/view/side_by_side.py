@@ -7,13 +7,13 @@ from typing import Any
 
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.report import Report
-from vidsieve.tuner.atomic_files import check_output, write_atomically
+from vidsieve.tuner.atomic_files import write_atomically
 from vidsieve.view.contents import Contents
+from vidsieve.view.output_suffix import check_view_output
 from vidsieve.view.sentences import summary
 from vidsieve.view.shown_frames import unit_frames, unit_times
 from vidsieve.view.token_fates import Fate, fates_of
 
-SUFFIXES = (".html", ".png", ".mp4")
 NOTEBOOK_HEIGHT_PX = 900
 
 
@@ -127,12 +127,3 @@ def show(
         question=question,
         facts=tuple(facts),
     )
-
-
-def check_view_output(path: str | Path, *, force: bool = False) -> Path:
-    """Refuse a file that could not be written at the end. Raises UsageError."""
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        known = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        raise UsageError(f"`out` {path}: must end in {known}, got {suffix or 'no ending'!r}.")
-    return check_output(path, force=force)
