@@ -98,7 +98,7 @@ def vidcom2_case(case: dict[str, Any], kinds: dict[str, list[float]], arrays: Ar
     mass = torch.ones(*x.shape[:2], 1)
     channels = arrays.get(f"{group}/channels")
     if channels is not None and channels.size:
-        faults += _differs("channels", channels, steady_channels(features, mass, 0.5).numpy())
+        faults += _differs("channels", channels, steady_channels(features, mass.squeeze(-1) > 0, mass, 0.5).numpy())
     found = measure(features, plan.keep | True, mass.squeeze(-1), 0.5)
     for key, ours in (("v", found.video), ("f", found.frame)):
         if f"{group}/{key}" in arrays:

@@ -15,6 +15,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Keep, KeepKV
 from vidsieve.framework.records import DecodeStep, VideoShape, VideoTokens
 from vidsieve.framework.stage import Stage, tunable
+from vidsieve.policies.shared.blocks import blocks
 
 Windows = Literal["complete", "released"]
 
@@ -121,8 +122,14 @@ def _novelty(
     reference: Int[Tensor, " pruned"],
 ) -> Float[Tensor, "pruned tokens"]:
     """Minus the cosine similarity of each token to its counterpart; +inf where the counterpart is dead."""
-    clean = torch.where(alive.unsqueeze(-1), features, 0.0)
-    similarity = cosine_similarity(clean[pruned].float(), clean[reference].float(), dim=-1)
+    similarity = features.new_empty(len(pruned), features.shape[1], dtype=torch.float32)
+
+    def clean(frames: Int[Tensor, " some"]) -> Float[Tensor, "some tokens dim"]:
+        return torch.where(alive[frames].unsqueeze(-1), features[frames], 0.0).float()
+
+    # block by block: whole copies of the features would take several times the memory of the video
+    for some in blocks(len(pruned), features[0].numel()):
+        similarity[some] = cosine_similarity(clean(pruned[some]), clean(reference[some]), dim=-1)
     return torch.where(alive[reference], -similarity, torch.inf)
 
 

@@ -24,6 +24,7 @@ from vidsieve.framework.hookspecs import hookimpl
 from vidsieve.framework.plans import Budget, Scores
 from vidsieve.framework.records import VideoTokens
 from vidsieve.framework.stage import Stage, tunable
+from vidsieve.policies.shared.blocks import blocks
 
 
 class FrameBudget(Stage):
@@ -97,6 +98,8 @@ class TokenScore(Stage):
         return Scores(-(found.video + self.frame_weight * found.frame))
 
 
+CHANNELS = 16
+"""Channels that are summed together at the least."""
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
@@ -120,26 +123,39 @@ def measure(
 ) -> Likeness:
     """`Likeness` in float32; a token counts in the centres as often as the originals it stands for."""
     mass = torch.where(keep, weight.float(), 0.0).unsqueeze(-1)
-    living = torch.where(keep.unsqueeze(-1), features, 0.0).float()
-    channels = steady_channels(living, mass, channel_ratio)
-    unit = normalize(living.index_select(-1, channels), dim=-1)
-    weighted = unit * mass
+    channels = steady_channels(features, keep, mass, channel_ratio)
+    frames, tokens, _ = features.shape
+    unit = torch.empty(frames, tokens, len(channels), device=features.device)
+    parts = blocks(frames, unit[0].numel())
+    # block by block: whole copies of the features would take several times the memory of the video
+    for some in parts:
+        picked = features[some].index_select(-1, channels)
+        unit[some] = normalize(torch.where(keep[some].unsqueeze(-1), picked, 0.0).float(), dim=-1)
     frame_mass = mass.sum(1, keepdim=True)
-    frame_sum = weighted.sum(1, keepdim=True)
+    frame_sum = torch.cat([(unit[some] * mass[some]).sum(1, keepdim=True) for some in parts])
     frame_centre = frame_sum / frame_mass.clamp(min=1.0)
     video_centre = frame_sum.sum(0, keepdim=True) / frame_mass.sum().clamp(min=1.0)
-    return Likeness(video=_kernel(unit, video_centre), frame=_kernel(unit, frame_centre))
+    return Likeness(
+        video=torch.cat([_kernel(unit[some], video_centre) for some in parts]),
+        frame=torch.cat([_kernel(unit[some], frame_centre[some]) for some in parts]),
+    )
 
 
 def steady_channels(
-    living: Float[Tensor, "frames tokens dim"], mass: Float[Tensor, "frames tokens 1"], channel_ratio: float
+    features: Float[Tensor, "frames tokens dim"],
+    keep: Bool[Tensor, "frames tokens"],
+    mass: Float[Tensor, "frames tokens 1"],
+    channel_ratio: float,
 ) -> Int[Tensor, " channels"]:
     """The `channel_ratio` of the channels that vary least over the video, ascending; ties to the lower."""
     total = mass.sum().clamp(min=1.0)
-    mean = (living * mass).sum((0, 1)) / total
-    variance = ((living - mean).square() * mass).sum((0, 1)) / total
-    count = max(1, int(channel_ratio * living.shape[-1]))
-    return torch.argsort(variance, stable=True)[:count].sort().values
+    variances = []
+    for some in blocks(features.shape[-1], keep.numel(), multiple=CHANNELS):
+        living = torch.where(keep.unsqueeze(-1), features[..., some], 0.0).float()
+        mean = (living * mass).sum((0, 1)) / total
+        variances.append(((living - mean).square_().mul_(mass)).sum((0, 1)) / total)
+    count = max(1, int(channel_ratio * features.shape[-1]))
+    return torch.argsort(torch.cat(variances), stable=True)[:count].sort().values
 
 
 def _kernel(

@@ -111,7 +111,7 @@ class PlannedVideo:
         if self.plan is None:
             return rows
         visual = visual_rows(self.encoded, rows.device)
-        kept = self.plan.carry(rows[visual]) if deep else self.plan.features
+        kept = self.plan.carry(visual_part(rows, self.encoded)) if deep else self.plan.features
         values = torch.cat([kept.to(rows), rows[~visual]])
         if not self.encoded.lead:
             return values
@@ -271,7 +271,7 @@ def _plan(
         index = picture.units.nonzero().squeeze(1).to(rows.device)
         times = None if times is None else times[index]
     return request.policy.plan(
-        rows[visual_rows(seen, rows.device)].unflatten(0, (seen.frames, seen.tokens)),
+        visual_part(rows, seen).unflatten(0, (seen.frames, seen.tokens)),
         token_grid=seen.grid,
         timestamps_s=times,
         question=question,
@@ -379,6 +379,11 @@ def visual_rows(layout: VideoLayout, device: torch.device) -> Bool[Tensor, " row
         flags[:inner].unflatten(0, (layout.frames, -1))[:, : layout.lead] = False
     flags[inner:] = False
     return flags
+
+
+def visual_part(rows: Shaped[Tensor, "all dim"], layout: VideoLayout) -> Shaped[Tensor, "visual dim"]:
+    """The rows of visual tokens; not copied where they stand together, which is everywhere but behind lead rows."""
+    return rows[visual_rows(layout, rows.device)] if layout.lead else rows[: layout.visual]
 
 
 def visual_placeholders(layout: VideoLayout, device: torch.device) -> Bool[Tensor, " placeholders"]:
