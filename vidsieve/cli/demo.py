@@ -77,7 +77,7 @@ def _serve(
 
     gradio()  # if it is missing, that is said before a model is loaded
     from vidsieve.harness.model_loading import load
-    from vidsieve.integrations.demo.side_by_side import SideBySide, samples
+    from vidsieve.integrations.demo.demo_answers import SideBySide, samples
 
     if choice.note:
         note(choice.note)

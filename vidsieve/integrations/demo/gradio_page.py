@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vidsieve.framework.errors import UsageError, VidsieveError
-from vidsieve.integrations.demo.side_by_side import SideBySide
+from vidsieve.integrations.demo.demo_answers import SideBySide
 
 INTRODUCTION = """# Vidsieve
 One clip, one question, with all visual tokens and with fewer. Bright: kept. Dark: dropped before the language model.
