@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from vidsieve.framework.composition import check_ratio
 from vidsieve.framework.errors import UsageError
 from vidsieve.framework.settings_field import setting
 from vidsieve.harness.setup import ModelSetup, Setup
@@ -98,6 +97,8 @@ class BenchSettings(ModelSetup):
         """List the retention ratios; [None] for each policy's own."""
         if self.retention is None:
             return [None]
+        from vidsieve.framework.composition import check_ratio  # loads torch
+
         found: list[float | None] = []
         for part in str(self.retention).split(","):
             try:

@@ -165,7 +165,8 @@ class Benchmark:
         if self._settings.compile:
             from vidsieve.adapters.adapter import decoder_of
 
-            decoder_of(loaded.model).compile()
+            # one graph for prompts of every length; each policy has its own
+            decoder_of(loaded.model).compile(dynamic=True)
         if cells[0].status != "counted":
             bench.reference = running[0].policy
             self._notice(f"frames {frames}: the uncompressed model does not run here, so there are no ratios to it")
