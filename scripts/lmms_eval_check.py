@@ -1,6 +1,6 @@
 """Run lmms-eval with the model `vidsieve` on a local task, and `vidsieve eval` on the same examples, side by side.
 
-    python scripts/lmms_eval_check.py                  both tasks, all policies; a few minutes on two cores
+    python scripts/lmms_eval_check.py                  both tasks, all policies; some six minutes of one core
     python scripts/lmms_eval_check.py --policies vidcom2:0.25 --write
 
 lmms-eval runs unchanged and offline, in an environment of its own, made on first use in --env. The tasks are in its own
