@@ -19,12 +19,18 @@ from doc_pages import ROOT, blocks, commands, pages, shell_lines, text
 
 from vidsieve import load_policy
 from vidsieve.harness import model_loading, session
+from vidsieve.harness.benchmark import random_weights
 
 WHOLE = ("ls", "show", "check", "serve-check")
 TUTORIALS = ("docs/tutorials/01-run-a-policy.md", "docs/tutorials/03-tune-on-your-videos.md")
+BENCHMARKS = {"MVBench", "Video-MME", "MLVU", "LongVideoBench"}
+"""Folders that nobody has here; test_benchmark_folders.py reads small ones."""
 LESS = {"--trials": "1", "--examples": "2", "--latency-ms": "60", "--speedup": "1.1"}
 """What a tutorial's search is given instead; the clock of these tests is made up, and knows a request of 100 ms."""
-OTHERS = ("cd", "curl", "mkdir", "mypy", "optuna-dashboard", "ruff", "source", "ssh", "uvicorn", "vllm")
+OTHERS = (
+    *("accelerate", "cd", "curl", "lmms-eval", "mkdir", "mypy", "optuna-dashboard", "ruff", "source", "ssh", "uvicorn"),
+    "vllm",
+)
 """Programs that the documents name and that are not run here."""
 
 
@@ -41,6 +47,7 @@ def at_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (session, model_loading):
         monkeypatch.setattr(module, "fetched", fetched)
+    monkeypatch.setattr(random_weights, "with_random_weights", fetched)
     monkeypatch.setitem(sys.modules, "gradio", MagicMock())
 
 
@@ -56,7 +63,7 @@ def furnished(tmp_path: Path, invoke: Invoke) -> Path:
     """The folder that commands run in, with the files that pages take for granted."""
     clips = tmp_path / "clips"
     clips.mkdir()
-    for clip in (tmp_path / "clip.mp4", clips / "static-heldout-0-00000.mp4"):
+    for clip in (tmp_path / "clip.mp4", tmp_path / "holiday.mp4", clips / "static-heldout-0-00000.mp4"):
         clip.write_bytes(b"never read")
     line = '{"video": "%s", "question": "what moves ?", "options": ["a", "b"], "answer": "a"}\n'
     (tmp_path / "questions.jsonl").write_text(line % "clip.mp4")
@@ -104,8 +111,9 @@ def test_the_commands_of_a_page_are_carried_out(
             done = invoke(*words)
             assert done.exit_code == 0, f"{where}: {line}: {done.stderr}"
             continue
-        if "--storage" in words:
-            continue  # a server would have to be there; test_commands.py has seen that the options exist
+        if {"--storage", "--compare"} & set(words) or not BENCHMARKS.isdisjoint(words):
+            # a server, results or a benchmark's folder would have to be there; test_commands.py knows the options
+            continue
         words += ["--force"] if words[0] == "tune" and "--confirm" not in words else []
         assert _reaches_the_model(invoke, words) is None, f"{where}: {line}"
 

@@ -14,9 +14,9 @@ from vidsieve.framework.registry import default
 from vidsieve.harness.model_choice import choose
 from vidsieve.harness.model_loading import load
 from vidsieve.harness.setup import Setup
+from vidsieve.integrations.demo.demo_answers import SideBySide, samples
 from vidsieve.integrations.demo.gradio_page import build_page, start
 from vidsieve.integrations.demo.kept_overlay import kept_overlay
-from vidsieve.integrations.demo.demo_answers import SideBySide, samples
 
 QUESTION = "what color is the disc ?"
 
