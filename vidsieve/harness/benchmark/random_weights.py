@@ -92,7 +92,7 @@ def _fill(weight: Any, generator: Any) -> None:
 
 
 def _no_draws() -> Any:
-    """Make a mode in which nothing is drawn at random."""
+    """Make a mode in which zeros stand for what would be drawn at random."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -105,6 +105,10 @@ def _no_draws() -> Any:
             # these functions are seen whole, without what they call
             whole = getattr(func, "__module__", "") in ("torch.nn.init", "transformers.initialization")
             drawn = func in draws or (whole and func.__name__.endswith(("normal_", "uniform_")))
-            return filled if drawn and isinstance(filled, torch.Tensor) else func(*args, **kwargs)
+            if drawn and isinstance(filled, torch.Tensor):
+                # zeros, because a truncated draw is repeated until every value lies within its bounds
+                with torch.no_grad():
+                    return filled.zero_()
+            return func(*args, **kwargs)
 
     return NoDraws()
